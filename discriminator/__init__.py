@@ -1,0 +1,1 @@
+"""Discriminators on latents: networks and losses."""

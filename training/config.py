@@ -1,0 +1,282 @@
+"""Every setting of a training run, and the only place where a default lives.
+
+The graph's widgets, the headless run and the documents read ranges, defaults and help texts from the
+fields below (``dataclasses.fields(cls)[i].metadata``), so that none of them can drift apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    step: float | None = None,
+    advanced: bool = False,
+) -> Any:
+    """A dataclass field that carries its range and its help text.
+
+    ``low`` and ``high`` are inclusive, ``choices`` lists the allowed strings, ``step`` is the increment of
+    a widget, ``advanced`` marks what most people never touch.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "step": step, "advanced": advanced}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Validation and JSON for all the configurations below."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            self._check(field)
+
+    def _check(self, field: dataclasses.Field) -> None:
+        value = getattr(self, field.name)
+        where = f"{type(self).__name__}.{field.name}"
+        expected = type(field.default)
+        if expected is float and type(value) is int:
+            object.__setattr__(self, field.name, float(value))
+            value = float(value)
+        if type(value) is not expected:
+            raise ValueError(f"{where} must be {expected.__name__}, got {value!r}.")
+        if expected is float and not math.isfinite(value):
+            raise ValueError(f"{where} must be a finite number, got {value!r}.")
+        low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+        if choices is not None and value not in choices:
+            raise ValueError(f"{where} must be one of {', '.join(choices)}; got {value!r}.")
+        if low is not None and value < low:
+            raise ValueError(f"{where} must be at least {low:g}, got {value:g}.")
+        if high is not None and value > high:
+            raise ValueError(f"{where} must be at most {high:g}, got {value:g}.")
+
+    def to_json(self) -> str:
+        """The configuration as a JSON object, fields in order of declaration."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The configuration that ``to_json`` wrote. Missing fields take their defaults.
+
+        Raises ``ValueError`` for a text that is not a JSON object, for an unknown field and for a value out
+        of range.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig(Config):
+    """The adapter: its size and the linear layers it sits on."""
+
+    rank: int = option(16, "Width of the adapter. More can learn more, and overfits sooner.", low=1, high=1024)
+    alpha: float = option(
+        16.0,
+        "The adapter's output is scaled by alpha / rank. Equal to rank is the common choice.",
+        low=1e-3,
+        high=4096.0,
+        step=0.5,
+    )
+    targets: str = option(
+        "attention+mlp",
+        "Which linear layers of the transformer blocks are adapted: attention alone, attention and MLP, all "
+        "linear layers of the blocks (modulation too), or those whose name matches target_regex.",
+        choices=("attention", "attention+mlp", "all", "regex"),
+    )
+    target_regex: str = option(
+        "",
+        "With targets = regex: a regular expression that a layer's full name must match, for example "
+        r"single_transformer_blocks\.\d+\.proj_mlp",
+        advanced=True,
+    )
+    seed: int = option(0, "Seed of the adapter's initial weights.", low=0, high=2**63 - 1)
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if self.targets != "regex":
+            return
+        if not self.target_regex:
+            raise ValueError("LoRAConfig.target_regex is empty, but targets is 'regex'. Give an expression.")
+        try:
+            re.compile(self.target_regex)
+        except re.error as error:
+            raise ValueError(f"LoRAConfig.target_regex {self.target_regex!r} is no valid expression: {error}.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(Config):
+    """What both stages share."""
+
+    steps: int = option(1000, "Number of updates of the LoRA.", low=1, high=1_000_000)
+    learning_rate: float = option(1e-4, "Learning rate of the LoRA (AdamW).", low=1e-8, high=1.0, step=1e-6)
+    batch_size: int = option(1, "Images per forward pass.", low=1, high=256)
+    gradient_accumulation: int = option(
+        1,
+        "Forward passes per update. batch_size 1 with 4 of these equals batch_size 4, in less memory.",
+        low=1,
+        high=1024,
+    )
+    seed: int = option(0, "Seed of noise, timesteps and data order. Same seed, same LoRA.", low=0, high=2**63 - 1)
+    timestep_sampling: str = option(
+        "shifted",
+        "How noise levels are drawn. uniform; logit_normal; sigmoid (logit_normal without timestep_mean); "
+        "shifted: logit_normal, then FLUX's shift for the picture's own number of tokens.",
+        choices=("uniform", "logit_normal", "sigmoid", "shifted"),
+        advanced=True,
+    )
+    timestep_mean: float = option(
+        0.0, "Mean of the normal inside logit_normal and shifted.", low=-5.0, high=5.0, step=0.1, advanced=True
+    )
+    timestep_std: float = option(
+        1.0,
+        "Deviation of the normal inside logit_normal, sigmoid and shifted.",
+        low=0.01,
+        high=5.0,
+        step=0.1,
+        advanced=True,
+    )
+    guidance: float = option(
+        1.0,
+        "Value of FLUX-dev's guidance embedding while training. 1.0 keeps the guidance that you sample with.",
+        low=0.0,
+        high=100.0,
+        step=0.1,
+        advanced=True,
+    )
+    caption_dropout: float = option(
+        0.0, "Share of samples that are trained with an empty prompt.", low=0.0, high=1.0, step=0.01, advanced=True
+    )
+    lr_schedule: str = option(
+        "constant",
+        "Course of the learning rate after the warm-up.",
+        choices=("constant", "linear", "cosine"),
+        advanced=True,
+    )
+    lr_warmup_steps: int = option(
+        0, "Updates over which the learning rate rises from 0.", low=0, high=1_000_000, advanced=True
+    )
+    weight_decay: float = option(0.01, "AdamW's weight decay.", low=0.0, high=1.0, step=0.01, advanced=True)
+    max_grad_norm: float = option(
+        1.0, "The LoRA's gradient is scaled down to this norm. 0 turns it off.", low=0.0, high=1e6, advanced=True
+    )
+    ema_decay: float = option(
+        0.99,
+        "Decay of the running average of the LoRA, which is what a stage delivers. 0 delivers the raw weights.",
+        low=0.0,
+        high=0.99999,
+        step=0.001,
+        advanced=True,
+    )
+    gradient_checkpointing: bool = option(
+        True, "Recompute each block in the backward pass: much less memory, about a third slower.", advanced=True
+    )
+    preview_every: int = option(
+        0, "Updates between two preview pictures in the node. 0: none.", low=0, high=1_000_000
+    )
+    preview_steps: int = option(8, "Sampling steps of a preview picture.", low=1, high=100, advanced=True)
+    validate_every: int = option(
+        100,
+        "Updates between two measurements of the flow loss on the held-out images. 0: none.",
+        low=0,
+        high=1_000_000,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionStageConfig(StageConfig):
+    """Stage 1: domain adaptation with the flow-matching loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig(Config):
+    """The judge of stage 2: network, loss and optimiser."""
+
+    architecture: str = option(
+        "cnn",
+        "cnn: a convolutional network with one verdict per patch. mlp: a small network with one verdict per picture.",
+        choices=("cnn", "mlp"),
+    )
+    loss: str = option(
+        "relativistic",
+        "relativistic compares each fake with a real; bce is the original non-saturating loss; lsgan; hinge; wgan-gp.",
+        choices=("bce", "lsgan", "wgan-gp", "hinge", "relativistic"),
+    )
+    width: int = option(64, "Channels (cnn) or units (mlp) of the first layer.", low=4, high=1024, step=4)
+    depth: int = option(3, "Number of stages of the network.", low=1, high=6, advanced=True)
+    spectral_norm: bool = option(False, "Bound each layer's gain by spectral normalisation.", advanced=True)
+    gradient_penalty: float = option(
+        10.0, "Weight of wgan-gp's penalty. Other losses do not use it.", low=0.0, high=1e4, advanced=True
+    )
+    learning_rate: float = option(2e-4, "Learning rate of the discriminator (AdamW).", low=1e-8, high=1.0, step=1e-6)
+    beta1: float = option(0.0, "First AdamW beta of the discriminator.", low=0.0, high=0.9999, step=0.01, advanced=True)
+    beta2: float = option(0.99, "Second AdamW beta of the discriminator.", low=0.0, high=0.99999, step=0.001, advanced=True)
+    weight_decay: float = option(0.0, "AdamW's weight decay.", low=0.0, high=1.0, step=0.01, advanced=True)
+    max_grad_norm: float = option(
+        10.0, "The discriminator's gradient is scaled down to this norm. 0 turns it off.", low=0.0, high=1e6, advanced=True
+    )
+    seed: int = option(0, "Seed of the discriminator's initial weights.", low=0, high=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialStageConfig(StageConfig):
+    """Stage 2: the LoRA against the discriminator."""
+
+    steps: int = option(300, "Number of updates of the LoRA.", low=1, high=1_000_000)
+    learning_rate: float = option(2e-5, "Learning rate of the LoRA (AdamW).", low=1e-8, high=1.0, step=1e-6)
+    objective: str = option(
+        "hybrid",
+        "hybrid: diffusion_weight x flow loss + adversarial_weight x adversarial loss. pure: adversarial alone.",
+        choices=("hybrid", "pure"),
+    )
+    adversarial_weight: float = option(0.1, "Weight of the adversarial loss.", low=0.0, high=1e4, step=0.01)
+    adversarial_weight_end: float = option(
+        0.1, "Weight of the adversarial loss at the last step, where its schedule is not constant.",
+        low=0.0, high=1e4, step=0.01, advanced=True,
+    )
+    adversarial_schedule: str = option(
+        "constant",
+        "Course of the adversarial weight from its first to its last value.",
+        choices=("constant", "linear", "cosine"),
+    )
+    diffusion_weight: float = option(1.0, "Weight of the flow loss in the hybrid objective.", low=0.0, high=1e4, step=0.01)
+    diffusion_weight_end: float = option(
+        1.0, "Weight of the flow loss at the last step, where its schedule is not constant.",
+        low=0.0, high=1e4, step=0.01, advanced=True,
+    )
+    diffusion_schedule: str = option(
+        "constant",
+        "Course of the flow loss's weight from its first to its last value.",
+        choices=("constant", "linear", "cosine"),
+        advanced=True,
+    )
+    discriminator_updates: int = option(1, "Updates of the discriminator before each update of the LoRA.", low=1, high=100)
+    discriminator_warmup: int = option(
+        50, "Updates of the discriminator alone before the first update of the LoRA.", low=0, high=100_000
+    )
+    renoise: bool = option(
+        True,
+        "Show the discriminator real and fake latents at a drawn noise level, instead of clean ones. "
+        "It then judges structure and texture, and is harder to fool.",
+    )
+    renoise_mean: float = option(
+        0.0, "The level is sigmoid(normal(renoise_mean, renoise_std)).", low=-5.0, high=5.0, step=0.1, advanced=True
+    )
+    renoise_std: float = option(1.0, "See renoise_mean.", low=0.01, high=5.0, step=0.1, advanced=True)
+    beta1: float = option(0.0, "First AdamW beta of the LoRA in this stage.", low=0.0, high=0.9999, step=0.01, advanced=True)
+    beta2: float = option(0.99, "Second AdamW beta of the LoRA in this stage.", low=0.0, high=0.99999, step=0.001, advanced=True)
