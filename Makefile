@@ -1,0 +1,42 @@
+# Variables: PYTHON (3.11 or newer), TORCH (what to install for it; TORCH=torch takes the newest, for a GPU),
+# COMFYUI_PATH (a ComfyUI checkout to test against, instead of the one that is fetched), PYTEST_ARGS, ARGS.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help test demo lint bench-step host clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+test: host ## all tests, a real ComfyUI and a real browser included; PYTEST_ARGS="-k lora" selects
+	@sh tests/get_chromium.sh
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+demo: host ## train both stages on the CPU in a real ComfyUI and show what changed
+	$(PY) -m fluxduel.demo.run $(ARGS)
+
+lint: .venv/installed ## ruff
+	$(PY) -m ruff check .
+
+bench-step: .venv/installed ## seconds and memory of one training step; ARGS are the script's
+	$(PY) benchmarks/step.py $(ARGS)
+
+host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what it requires
+	@$(PY) -m fluxduel.tests.get_host
+
+clean: ## remove everything that these commands made
+	rm -rf .venv .host .demo .pytest_cache .ruff_cache fluxduel.egg-info
+
+# torch first: a torch that is already importable (a venv with --system-site-packages) is kept.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FluxDuel needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo "Installing into .venv (a few minutes the first time)"
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -c 'import torch' 2>/dev/null || $(PIP) "$(TORCH)"
+	$(PY) -c 'import importlib.metadata as m; m.version("torchvision")' 2>/dev/null || $(PIP) --no-deps "$(TORCHVISION)"
+	$(PIP) --editable '.[test]'
+	@touch $@

@@ -1,0 +1,68 @@
+"""Fixtures that start a real ComfyUI, and the table at the end: what ran, and what did not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
+
+TESTS = Path(__file__).parent
+LAYERS = ("unit", "engine", "host", "browser")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def comfy_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
+    """One ComfyUI for all host and browser tests of the session."""
+    try:
+        host_folder()
+    except HostError as error:
+        pytest.skip(str(error))
+    with ComfyHost(tmp_path_factory.mktemp("comfyui")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium: ``CHROMIUM`` where set, else the first known name on PATH."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    return path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test of host/ and browser/ with its folder's name, so that ``-m "not browser"`` needs no marks."""
+    for item in items:
+        layer = item.path.relative_to(TESTS).parts[0]
+        if layer in ("host", "browser"):
+            item.add_marker(layer)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A table of the layers, and in words what was left out."""
+    counts: dict[str, Counter[str]] = {layer: Counter() for layer in LAYERS}
+    reasons: dict[str, set[str]] = {layer: set() for layer in LAYERS}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            parts = report.nodeid.split("/")
+            if len(parts) < 2 or parts[1] not in counts:
+                continue
+            counts[parts[1]][outcome] += 1
+            if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                reasons[parts[1]].add(report.longrepr[2].removeprefix("Skipped: "))
+    write = terminalreporter.write_line
+    terminalreporter.section("layers")
+    write(f"{'':10}{'passed':>8}{'failed':>8}{'skipped':>8}")
+    for layer, count in counts.items():
+        write(f"{layer:10}{count['passed']:8}{count['failed'] + count['error']:8}{count['skipped']:8}")
+    for layer in ("host", "browser"):
+        if counts[layer]["skipped"]:
+            write(f"{counts[layer]['skipped']} {layer} tests were not run: {'; '.join(sorted(reasons[layer]))}.")

@@ -1,0 +1,48 @@
+"""Run a ComfyUI checkout as ``python main.py`` does, also beside a torchvision without operators.
+
+    python launch_comfy.py <ComfyUI folder> [arguments of main.py]
+
+A torchvision wheel that was built for another build of torch loads without its compiled operators, and its
+import then fails with "operator torchvision::nms does not exist". ComfyUI needs none of these operators, so
+their schemas are enough. They are defined only where torchvision has just found itself without operators,
+and only at that moment: torch must not be imported before main.py has chosen the device.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import runpy
+import sys
+from pathlib import Path
+
+
+class TorchvisionSchemas(importlib.abc.MetaPathFinder):
+    """Defines the schemas that ``torchvision._meta_registrations`` is about to register fakes for."""
+
+    def __init__(self) -> None:
+        self._library: object | None = None
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name != "torchvision._meta_registrations" or self._library is not None:
+            return
+        if sys.modules["torchvision.extension"]._has_ops():
+            return
+        from torch.library import Library
+
+        library = Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        self._library = library  # the definitions live as long as this object
+
+
+def main() -> None:
+    host = Path(sys.argv[1]).resolve()
+    main_file = host / "main.py"
+    sys.meta_path.insert(0, TorchvisionSchemas())
+    sys.path[0] = str(host)  # where `python main.py` has its own folder, and this file's folder is now
+    sys.argv = [str(main_file), *sys.argv[2:]]
+    runpy.run_path(str(main_file), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
