@@ -1,1 +1,1 @@
-"""Discriminators on latents: networks and losses."""
+"""Discriminators on latents: networks and losses. Imports torch alone."""
