@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
+
 def option(
     default: Any,
     help: str,
@@ -115,7 +116,9 @@ class LoRAConfig(Config):
         try:
             re.compile(self.target_regex)
         except re.error as error:
-            raise ValueError(f"LoRAConfig.target_regex {self.target_regex!r} is no valid expression: {error}.") from error
+            raise ValueError(
+                f"LoRAConfig.target_regex {self.target_regex!r} is no valid expression: {error}."
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +188,7 @@ class StageConfig(Config):
     gradient_checkpointing: bool = option(
         True, "Recompute each block in the backward pass: much less memory, about a third slower.", advanced=True
     )
-    preview_every: int = option(
-        0, "Updates between two preview pictures in the node. 0: none.", low=0, high=1_000_000
-    )
+    preview_every: int = option(0, "Updates between two preview pictures in the node. 0: none.", low=0, high=1_000_000)
     preview_steps: int = option(8, "Sampling steps of a preview picture.", low=1, high=100, advanced=True)
     validate_every: int = option(
         100,
@@ -225,10 +226,16 @@ class DiscriminatorConfig(Config):
     )
     learning_rate: float = option(2e-4, "Learning rate of the discriminator (AdamW).", low=1e-8, high=1.0, step=1e-6)
     beta1: float = option(0.0, "First AdamW beta of the discriminator.", low=0.0, high=0.9999, step=0.01, advanced=True)
-    beta2: float = option(0.99, "Second AdamW beta of the discriminator.", low=0.0, high=0.99999, step=0.001, advanced=True)
+    beta2: float = option(
+        0.99, "Second AdamW beta of the discriminator.", low=0.0, high=0.99999, step=0.001, advanced=True
+    )
     weight_decay: float = option(0.0, "AdamW's weight decay.", low=0.0, high=1.0, step=0.01, advanced=True)
     max_grad_norm: float = option(
-        10.0, "The discriminator's gradient is scaled down to this norm. 0 turns it off.", low=0.0, high=1e6, advanced=True
+        10.0,
+        "The discriminator's gradient is scaled down to this norm. 0 turns it off.",
+        low=0.0,
+        high=1e6,
+        advanced=True,
     )
     seed: int = option(0, "Seed of the discriminator's initial weights.", low=0, high=2**63 - 1)
 
@@ -246,18 +253,28 @@ class AdversarialStageConfig(StageConfig):
     )
     adversarial_weight: float = option(0.1, "Weight of the adversarial loss.", low=0.0, high=1e4, step=0.01)
     adversarial_weight_end: float = option(
-        0.1, "Weight of the adversarial loss at the last step, where its schedule is not constant.",
-        low=0.0, high=1e4, step=0.01, advanced=True,
+        0.1,
+        "Weight of the adversarial loss at the last step, where its schedule is not constant.",
+        low=0.0,
+        high=1e4,
+        step=0.01,
+        advanced=True,
     )
     adversarial_schedule: str = option(
         "constant",
         "Course of the adversarial weight from its first to its last value.",
         choices=("constant", "linear", "cosine"),
     )
-    diffusion_weight: float = option(1.0, "Weight of the flow loss in the hybrid objective.", low=0.0, high=1e4, step=0.01)
+    diffusion_weight: float = option(
+        1.0, "Weight of the flow loss in the hybrid objective.", low=0.0, high=1e4, step=0.01
+    )
     diffusion_weight_end: float = option(
-        1.0, "Weight of the flow loss at the last step, where its schedule is not constant.",
-        low=0.0, high=1e4, step=0.01, advanced=True,
+        1.0,
+        "Weight of the flow loss at the last step, where its schedule is not constant.",
+        low=0.0,
+        high=1e4,
+        step=0.01,
+        advanced=True,
     )
     diffusion_schedule: str = option(
         "constant",
@@ -265,7 +282,9 @@ class AdversarialStageConfig(StageConfig):
         choices=("constant", "linear", "cosine"),
         advanced=True,
     )
-    discriminator_updates: int = option(1, "Updates of the discriminator before each update of the LoRA.", low=1, high=100)
+    discriminator_updates: int = option(
+        1, "Updates of the discriminator before each update of the LoRA.", low=1, high=100
+    )
     discriminator_warmup: int = option(
         50, "Updates of the discriminator alone before the first update of the LoRA.", low=0, high=100_000
     )
@@ -278,5 +297,9 @@ class AdversarialStageConfig(StageConfig):
         0.0, "The level is sigmoid(normal(renoise_mean, renoise_std)).", low=-5.0, high=5.0, step=0.1, advanced=True
     )
     renoise_std: float = option(1.0, "See renoise_mean.", low=0.01, high=5.0, step=0.1, advanced=True)
-    beta1: float = option(0.0, "First AdamW beta of the LoRA in this stage.", low=0.0, high=0.9999, step=0.01, advanced=True)
-    beta2: float = option(0.99, "Second AdamW beta of the LoRA in this stage.", low=0.0, high=0.99999, step=0.001, advanced=True)
+    beta1: float = option(
+        0.0, "First AdamW beta of the LoRA in this stage.", low=0.0, high=0.9999, step=0.01, advanced=True
+    )
+    beta2: float = option(
+        0.99, "Second AdamW beta of the LoRA in this stage.", low=0.0, high=0.99999, step=0.001, advanced=True
+    )

@@ -21,9 +21,9 @@ def generator(seed: int, step: int, position: int, stream: str) -> torch.Generat
 
 def normals(seed: int, step: int, positions: Sequence[int], stream: str, shape: Sequence[int] = ()) -> Tensor:
     """Standard normal draws (len(positions), *shape), fp32, on the CPU."""
-    return torch.stack([torch.randn(*shape, generator=generator(seed, step, p, stream)) for p in positions])
+    return torch.stack([torch.randn(tuple(shape), generator=generator(seed, step, p, stream)) for p in positions])
 
 
 def uniforms(seed: int, step: int, positions: Sequence[int], stream: str, shape: Sequence[int] = ()) -> Tensor:
     """Draws from [0, 1) of shape (len(positions), *shape), fp32, on the CPU."""
-    return torch.stack([torch.rand(*shape, generator=generator(seed, step, p, stream)) for p in positions])
+    return torch.stack([torch.rand(tuple(shape), generator=generator(seed, step, p, stream)) for p in positions])

@@ -1,0 +1,30 @@
+"""Measurements on held-out data."""
+
+from __future__ import annotations
+
+import torch
+
+from . import draws, flow
+from .base_model import FluxBase
+from .real_latents import RealLatents, held_out_batches
+
+# Midpoints of four equal parts of (0, 1): the same levels for every LoRA, so that runs can be compared.
+HELD_OUT_SIGMAS = (0.125, 0.375, 0.625, 0.875)
+
+
+@torch.no_grad()
+def held_out_flow_loss(base: FluxBase, data: RealLatents, guidance: float, batch_size: int = 4) -> float:
+    """Mean flow loss over the held-out images at fixed levels and fixed noise; NaN where none is held out.
+
+    The same numbers are drawn each time, so a difference between two calls is a difference between two LoRAs.
+    """
+    losses = []
+    for batch in held_out_batches(data, batch_size):
+        batch = batch.to(base.device)
+        noise = draws.normals(0, 0, batch.positions, "held-out", batch.x0.shape[1:]).to(batch.x0)
+        for level in HELD_OUT_SIGMAS:
+            sigma = base.seen_sigma(torch.full((len(batch.names),), level)).to(batch.x0)
+            x_t = flow.interpolate(batch.x0, noise, sigma)
+            velocity = base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance)
+            losses.append(flow.flow_loss(velocity, batch.x0, noise, batch.mask))
+    return torch.cat(losses).mean().item() if losses else float("nan")

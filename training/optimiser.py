@@ -1,0 +1,92 @@
+"""One network's update: clipped AdamW with a learning rate schedule, and the running average of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from torch.nn import Parameter
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient that is NaN or infinite. Nothing was updated with it."""
+
+
+class Optimiser:
+    """AdamW (arXiv:1711.05101) over ``parameters``.
+
+    ``schedule``: ``constant``, ``linear`` or ``cosine``, after ``warmup_steps`` of rise, over ``total_steps``.
+    ``max_grad_norm`` 0 leaves gradients as they are.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        max_grad_norm: float,
+        total_steps: int,
+        schedule: str = "constant",
+        warmup_steps: int = 0,
+    ) -> None:
+        self.parameters = list(parameters)
+        self._max_grad_norm = max_grad_norm or math.inf
+        self._adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        name = "constant_with_warmup" if schedule == "constant" else schedule
+        self._schedule = get_scheduler(name, self._adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def step(self) -> float:
+        """Clip, update, advance the schedule, clear the gradients. Returns the gradient's norm before clipping.
+
+        Raises ``NonFiniteError``, and updates nothing, where the norm is NaN or infinite.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm))
+        if not math.isfinite(norm):
+            self.clear()
+            raise NonFiniteError(f"the gradient's norm is {norm}")
+        self._adamw.step()
+        self._schedule.step()
+        self.clear()
+        return norm
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self._adamw.zero_grad(set_to_none=True)
+
+
+class RunningAverage:
+    """Exponential moving average of ``parameters``, in fp32.
+
+    The decay rises as (1 + n) / (10 + n) up to ``decay``, so that a short run is not dominated by its start.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], decay: float) -> None:
+        self._parameters = list(parameters)
+        self._decay = decay
+        self._updates = 0
+        self._average = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the current weights into the average."""
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the weights with their average; called twice, all is as before."""
+        for parameter, average in zip(self._parameters, self._average, strict=True):
+            current: Tensor = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(current)

@@ -1,0 +1,296 @@
+"""What both stages share: what they report, what they return, and the loop around their ``step()``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import draws, flow, lora, metrics, sampler
+from .base_model import FluxBase, load_base, read_transformer_config
+from .config import StageConfig
+from .families import flux1
+from .lora import FluxLoRA
+from .optimiser import NonFiniteError, Optimiser, RunningAverage
+from .real_latents import Batch, DataError, RealLatents, micro_batches
+
+log = logging.getLogger(__name__)
+
+PREVIEW_PICTURES = 2
+
+
+class Reporter(Protocol):
+    """Where a stage's progress goes. A graph, a terminal and a test each bring their own."""
+
+    def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        """After each step; ``step`` counts from 1 to ``total``."""
+
+    def preview(self, step: int, latents: Tensor) -> None:
+        """Sampled latents (n, 16, h, w) in model space, on the CPU."""
+
+    def should_stop(self) -> bool:
+        """Polled before each step; True ends the stage with what it has."""
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """One record a step (see ``stats.jsonl``). ``path`` is that file's, or empty."""
+
+    stage: str
+    records: tuple[dict[str, float], ...]
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage delivers. ``stopped``: it was ended before its last step."""
+
+    lora: FluxLoRA
+    log: TrainingLog
+    stopped: bool
+
+
+class StageFailure(RuntimeError):
+    """A stage that could not go on. ``result`` holds the last good weights."""
+
+    def __init__(self, message: str, result: StageResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class Stage(ABC):
+    """The state that both stages train with; each adds its own ``step()``."""
+
+    name = ""
+
+    def __init__(
+        self,
+        start: FluxLoRA,
+        data: RealLatents,
+        config: StageConfig,
+        *,
+        device: torch.device | str,
+        betas: tuple[float, float],
+    ) -> None:
+        check_fits(start, data)
+        self.start, self.data, self.config = start, data, config
+        self.device = torch.device(device)
+        self.base: FluxBase = load_base(start.base, self.device)
+        lora.attach(self.base, start)
+        self.base.gradient_checkpointing = config.gradient_checkpointing
+        self.optimiser = Optimiser(
+            lora.parameters(self.base),
+            learning_rate=config.learning_rate,
+            betas=betas,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            total_steps=config.steps,
+            schedule=config.lr_schedule,
+            warmup_steps=config.lr_warmup_steps,
+        )
+        self.average = RunningAverage(self.optimiser.parameters, config.ema_decay) if config.ema_decay else None
+        self.lora_updates = 0
+
+    @property
+    def total(self) -> int:
+        """Number of calls of ``step()``."""
+        return self.config.steps
+
+    @abstractmethod
+    def step(self, step: int) -> dict[str, float]:
+        """One update, ``step`` counted from 0. Returns the scalars to log."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a LoRA says of this stage."""
+        return {
+            "stage": self.name,
+            "config": asdict(self.config),
+            "steps_done": self.lora_updates,
+            "data": self.data.fingerprint,
+        }
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """The training data of one update, on the device, in equal parts."""
+        config = self.config
+        parts = micro_batches(
+            self.data,
+            seed=config.seed,
+            step=step,
+            batch_size=config.batch_size,
+            gradient_accumulation=config.gradient_accumulation,
+            caption_dropout=config.caption_dropout,
+        )
+        return [part.to(self.device) for part in parts]
+
+    def noise_and_sigma(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Noise like ``batch.x0``, and sigma (batch,) as the transformer will see it."""
+        config, positions = self.config, batch.positions
+        noise = draws.normals(config.seed, step, positions, "noise", batch.x0.shape[1:])
+        sigma = flow.draw_sigma(
+            config.timestep_sampling,
+            draws.normals(config.seed, step, positions, "sigma"),
+            draws.uniforms(config.seed, step, positions, "sigma"),
+            config.timestep_mean,
+            config.timestep_std,
+            flux1.num_tokens(*batch.x0.shape[-2:]),
+        )
+        return noise.to(batch.x0), self.base.seen_sigma(sigma).to(batch.x0)
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """The generator's velocity, adapter on."""
+        return self.base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, self.config.guidance)
+
+    def update_lora(self) -> float:
+        """Apply the accumulated gradient to the LoRA and its average. Returns the gradient's norm."""
+        norm = self.optimiser.step()
+        self.lora_updates += 1
+        if self.average is not None:
+            self.average.update()
+        return norm
+
+    @contextmanager
+    def delivered_weights(self) -> Iterator[None]:
+        """Inside, the adapter holds the weights that the stage would deliver: the running average if there is one."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    def result(self, records: list[dict[str, float]], path: str, stopped: bool) -> StageResult:
+        """The LoRA as it is now, with its log."""
+        with self.delivered_weights():
+            tensors = lora.snapshot(self.base)
+        trained = replace(self.start, tensors=tensors, provenance=(*self.start.provenance, self.provenance()))
+        return StageResult(trained, TrainingLog(self.name, tuple(records), path), stopped)
+
+
+def check_fits(start: FluxLoRA, data: RealLatents) -> None:
+    """Raises ``DataError`` where the data was encoded for another model than the LoRA's base."""
+    if not data.training:
+        raise DataError("There is no image to train on: all are held out. Add images, or lower held_out_share.")
+    config = read_transformer_config(start.base.path)
+    for prompt in (*data.prompts, data.empty_prompt):
+        for name, got, expected in (
+            ("prompt_embeds", prompt.prompt_embeds.shape[-1], config["joint_attention_dim"]),
+            ("pooled_prompt_embeds", prompt.pooled_prompt_embeds.shape[-1], config["pooled_projection_dim"]),
+        ):
+            if got != expected:
+                raise DataError(
+                    f"{name} of caption {prompt.caption!r} are {got} wide, but {start.base.name} takes {expected}. "
+                    "Encode the captions with the text encoders of that base "
+                    "(FLUX.1: CLIP-L and T5-XXL; the built-in base: LoadTinyFluxEncoders)."
+                )
+    for sample in data.samples:
+        flux1.check_latents(sample.mean[None], sample.name)
+
+
+def check_finite(batches: list[Batch], losses: Mapping[str, list[Tensor]]) -> dict[str, float]:
+    """The mean of each loss over the micro-batches.
+
+    Raises ``NonFiniteError`` that names the loss and the samples where a value is NaN or infinite.
+    """
+    for name, values in losses.items():
+        for batch, value in zip(batches, values, strict=True):
+            if not math.isfinite(value.item()):
+                raise NonFiniteError(f"{name} is {value.item()} for {', '.join(batch.names)}")
+    return {name: math.fsum(value.item() for value in values) / len(values) for name, values in losses.items()}
+
+
+def sigma_statistics(sigmas: list[Tensor]) -> dict[str, float]:
+    """Mean and deviation of the noise levels of one update."""
+    sigma = torch.cat(sigmas)
+    return {"sigma_mean": sigma.mean().item(), "sigma_std": sigma.std(correction=0).item()}
+
+
+def run(stage: Stage, reporter: Reporter, run_folder: Path | None) -> StageResult:
+    """Train to the last step, or until the reporter says stop.
+
+    Writes one line a step to ``run_folder / stats.jsonl`` where a folder is given. Raises ``StageFailure`` with the
+    last good weights where a step fails, a loss that is not finite included.
+    """
+    records: list[dict[str, float]] = []
+    path = "" if run_folder is None else str(run_folder / "stats.jsonl")
+    with _stats_file(path) as stats:
+
+        def emit(step: int, values: dict[str, float]) -> None:
+            records.append({"step": step, "total": stage.total, **values})
+            if stats is not None:
+                stats.write(json.dumps(records[-1]) + "\n")
+                stats.flush()
+            reporter.scalars(stage.name, step, stage.total, values)
+
+        step = 0
+        try:
+            if stage.config.validate_every and stage.data.held_out:
+                emit(0, {"held_out_loss": _held_out_loss(stage)})
+            for step in range(stage.total):
+                if reporter.should_stop():
+                    return stage.result(records, path, stopped=True)
+                started = time.perf_counter()
+                values = stage.step(step)
+                values["seconds_per_step"] = time.perf_counter() - started
+                emit(step + 1, values | _measure(stage, step + 1))
+                if _due(step + 1, stage.config.preview_every):
+                    reporter.preview(step + 1, _preview(stage))
+        except Exception as error:
+            message = f"{stage.name} stage, step {step + 1} of {stage.total}: {str(error).rstrip('.')}."
+            if isinstance(error, NonFiniteError):
+                message += (
+                    " The weights from before this step are kept. Lower the learning rate or the adversarial weight, "
+                    "and look at the images named."
+                )
+            raise StageFailure(message, stage.result(records, path, stopped=True)) from error
+    return stage.result(records, path, stopped=False)
+
+
+def _stats_file(path: str) -> Any:
+    if not path:
+        return nullcontext()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file: IO[str] = open(path, "w", encoding="utf-8")
+    return file
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _measure(stage: Stage, step: int) -> dict[str, float]:
+    wanted = _due(step, stage.config.validate_every) or (stage.config.validate_every and step == stage.total)
+    return {"held_out_loss": _held_out_loss(stage)} if wanted and stage.data.held_out else {}
+
+
+def _held_out_loss(stage: Stage) -> float:
+    with stage.delivered_weights():
+        return metrics.held_out_flow_loss(stage.base, stage.data, stage.config.guidance)
+
+
+def _preview(stage: Stage) -> Tensor:
+    shown = stage.data.samples[(stage.data.held_out or stage.data.training)[0]]
+    prompt = stage.data.prompts[shown.prompt]
+    with stage.delivered_weights():
+        latents = sampler.sample(
+            stage.base,
+            prompt.prompt_embeds,
+            prompt.pooled_prompt_embeds,
+            height=shown.mean.shape[-2],
+            width=shown.mean.shape[-1],
+            steps=stage.config.preview_steps,
+            seeds=range(PREVIEW_PICTURES),
+            guidance=stage.config.guidance,
+        )
+    return latents.cpu()
