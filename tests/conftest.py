@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
+from fluxduel.tests.launch_comfy import TorchvisionSchemas
+
+# diffusers imports torchvision through transformers, and this environment's may be one without operators.
+sys.meta_path.insert(0, TorchvisionSchemas())
 
 TESTS = Path(__file__).parent
 LAYERS = ("unit", "engine", "host", "browser")
