@@ -1,0 +1,197 @@
+"""From a dataset to the batches of a step: order, posterior samples, flips, caption dropout."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import draws
+
+if TYPE_CHECKING:
+    from .real_latents import LatentSample, Prompt, RealLatents
+
+FLIP_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one size and one prompt length, fp32, model-space latents.
+
+    ``x0`` (B, 16, h, w), ``prompt_embeds`` (B, L, D), ``pooled_prompt_embeds`` (B, P), ``mask`` (B, 1, h, w) in [0, 1]
+    or ``None``. ``positions`` is the place of each sample in the step's global batch: the key of its random draws.
+    """
+
+    x0: Tensor
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor
+    mask: Tensor | None
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        return dataclasses.replace(
+            self,
+            x0=self.x0.to(device),
+            prompt_embeds=self.prompt_embeds.to(device),
+            pooled_prompt_embeds=self.pooled_prompt_embeds.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+        )
+
+
+def group_by_shape(data: RealLatents, samples: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """``samples`` (indices) in groups that can be stacked: same latent size, same prompt length."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index in samples:
+        sample = data.samples[index]
+        length = data.prompts[sample.prompt].prompt_embeds.shape[0]
+        groups.setdefault((*sample.mean.shape[1:], length), []).append(index)
+    return tuple(tuple(groups[shape]) for shape in sorted(groups))
+
+
+def steps_per_epoch(data: RealLatents, batch_size: int, gradient_accumulation: int) -> int:
+    """Steps after which ``micro_batches`` has used every training sample at least once."""
+    size = batch_size * gradient_accumulation
+    return sum(-(-len(group) // size) for group in data.training_groups)
+
+
+def micro_batches(
+    data: RealLatents,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    gradient_accumulation: int,
+    caption_dropout: float = 0.0,
+) -> list[Batch]:
+    """The ``gradient_accumulation`` batches of ``batch_size`` samples of one step, a function of (seed, step) alone.
+
+    The step's global batch holds batch_size * gradient_accumulation samples of one latent size and prompt length. It
+    is cut into the micro batches, so that 4 x 1 and 1 x 4 hold the same samples with the same draws. ``step`` counts
+    from 0. An epoch visits every training sample at least once; the last batch of a group is filled up from the start
+    of the group's order, so a group smaller than the global batch repeats its samples.
+
+    x0 is a sample of the VAE's posterior. Where a flipped encoding exists, it is taken with probability 0.5, and the
+    mask with it. A sample without a mask has ones where another of the global batch has a mask. With probability
+    ``caption_dropout`` a prompt is replaced by ``data.empty_prompt``: for each sample where the empty prompt is as long
+    as the others, else for the whole global batch at once, because prompts of different lengths cannot be stacked.
+
+    Raises ``ValueError`` for a number out of range or a dataset without training samples.
+    """
+    if batch_size < 1 or gradient_accumulation < 1:
+        raise ValueError(
+            f"batch_size and gradient_accumulation must be at least 1, got {batch_size} and {gradient_accumulation}."
+        )
+    if step < 0:
+        raise ValueError(f"step must be at least 0, got {step}.")
+    if not 0.0 <= caption_dropout <= 1.0:
+        raise ValueError(f"caption_dropout must be from 0 to 1, got {caption_dropout}.")
+    if not data.training:
+        raise ValueError("The dataset has no training samples: all of them are held out.")
+    size = batch_size * gradient_accumulation
+    epoch, place = divmod(step, steps_per_epoch(data, batch_size, gradient_accumulation))
+    chosen = _epoch_order(data.training_groups, seed, epoch, size)[place]
+    dropped = _dropped(data, chosen, seed, step, caption_dropout)
+    masked = any(data.samples[index].mask is not None for index in chosen)
+    batches = []
+    for start in range(0, size, batch_size):
+        positions = tuple(range(start, start + batch_size))
+        samples = [data.samples[chosen[position]] for position in positions]
+        prompts = [
+            data.empty_prompt if dropped[position] else data.prompts[sample.prompt]
+            for position, sample in zip(positions, samples, strict=True)
+        ]
+        flips = (draws.uniforms(seed, step, positions, "data/flip") < FLIP_PROBABILITY).tolist()
+        flips = [flip and sample.flipped_mean is not None for flip, sample in zip(flips, samples, strict=True)]
+        x0 = torch.stack(
+            [
+                _posterior_sample(sample, flip, seed, step, position)
+                for sample, flip, position in zip(samples, flips, positions, strict=True)
+            ]
+        )
+        batches.append(_stack(samples, prompts, x0, flips, positions, masked))
+    return batches
+
+
+def held_out_batches(data: RealLatents, batch_size: int) -> Iterator[Batch]:
+    """The held-out samples in batches of up to ``batch_size``: posterior mean, never flipped, own captions.
+
+    A picture that repeats with the same caption and mask comes once. ``positions`` numbers the samples independently
+    of ``batch_size``, so that draws keyed by it are the same in every measurement.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    distinct: dict[tuple[int, int, bytes], int] = {}
+    for index in data.held_out:
+        sample = data.samples[index]
+        mask = b"" if sample.mask is None else sample.mask.numpy().tobytes()
+        distinct.setdefault((id(sample.mean), sample.prompt, mask), index)
+    position = {index: number for number, index in enumerate(distinct.values())}
+    for group in group_by_shape(data, list(position)):
+        for start in range(0, len(group), batch_size):
+            indices = group[start : start + batch_size]
+            samples = [data.samples[index] for index in indices]
+            yield _stack(
+                samples,
+                [data.prompts[sample.prompt] for sample in samples],
+                torch.stack([sample.mean for sample in samples]),
+                [False] * len(samples),
+                tuple(position[index] for index in indices),
+                any(sample.mask is not None for sample in samples),
+            )
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_order(groups: tuple[tuple[int, ...], ...], seed: int, epoch: int, size: int) -> tuple[tuple[int, ...], ...]:
+    """The sample indices of each global batch of an epoch."""
+    batches = []
+    for number, group in enumerate(groups):
+        order = torch.randperm(len(group), generator=draws.generator(seed, epoch, number, "data/samples")).tolist()
+        for start in range(0, len(group), size):
+            batches.append(tuple(group[order[k % len(group)]] for k in range(start, start + size)))
+    order = torch.randperm(len(batches), generator=draws.generator(seed, epoch, 0, "data/batches")).tolist()
+    return tuple(batches[k] for k in order)
+
+
+def _dropped(data: RealLatents, chosen: Sequence[int], seed: int, step: int, share: float) -> list[bool]:
+    """For each sample of the global batch: is its prompt replaced by the empty one?"""
+    length = data.prompts[data.samples[chosen[0]].prompt].prompt_embeds.shape[0]
+    if data.empty_prompt.prompt_embeds.shape[0] != length:
+        return (draws.uniforms(seed, step, [0], "data/caption dropout") < share).tolist() * len(chosen)
+    return (draws.uniforms(seed, step, range(len(chosen)), "data/caption dropout") < share).tolist()
+
+
+def _posterior_sample(sample: LatentSample, flip: bool, seed: int, step: int, position: int) -> Tensor:
+    mean, std = (sample.flipped_mean, sample.flipped_std) if flip else (sample.mean, sample.std)
+    assert mean is not None
+    if std is None:
+        return mean
+    return mean + std * draws.normals(seed, step, [position], "data/posterior", mean.shape)[0]
+
+
+def _stack(
+    samples: Sequence[LatentSample],
+    prompts: Sequence[Prompt],
+    x0: Tensor,
+    flips: Sequence[bool],
+    positions: tuple[int, ...],
+    masked: bool,
+) -> Batch:
+    mask = None
+    if masked:
+        masks = [sample.mask if sample.mask is not None else torch.ones(1, *x0.shape[2:]) for sample in samples]
+        mask = torch.stack([m.flip(-1) if flip else m for m, flip in zip(masks, flips, strict=True)])
+    return Batch(
+        x0=x0,
+        prompt_embeds=torch.stack([prompt.prompt_embeds for prompt in prompts]),
+        pooled_prompt_embeds=torch.stack([prompt.pooled_prompt_embeds for prompt in prompts]),
+        mask=mask,
+        names=tuple(sample.name for sample in samples),
+        positions=positions,
+    )
