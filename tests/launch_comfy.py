@@ -1,16 +1,21 @@
-"""Run a ComfyUI checkout as ``python main.py`` does, also beside a torchvision without operators.
+"""Run a ComfyUI checkout as ``python main.py`` does, where torch's companions do not fit the installed torch.
 
     python launch_comfy.py <ComfyUI folder> [arguments of main.py]
 
-A torchvision wheel that was built for another build of torch loads without its compiled operators, and its
+torchvision: a wheel that was built for another build of torch loads without its compiled operators, and its
 import then fails with "operator torchvision::nms does not exist". ComfyUI needs none of these operators, so
 their schemas are enough. They are defined only where torchvision has just found itself without operators,
 and only at that moment: torch must not be imported before main.py has chosen the device.
+
+torchaudio: newer hosts import it at start-up, and its wheels do not even load beside another build of torch.
+Where it is not installed, empty modules stand in; only audio nodes would call it.
 """
 
 from __future__ import annotations
 
 import importlib.abc
+import importlib.machinery
+import importlib.util
 import runpy
 import sys
 from pathlib import Path
@@ -35,10 +40,21 @@ class TorchvisionSchemas(importlib.abc.MetaPathFinder):
         self._library = library  # the definitions live as long as this object
 
 
+def stand_in_for_torchaudio() -> None:
+    if importlib.util.find_spec("torchaudio") is not None:
+        return
+    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):
+        spec = importlib.machinery.ModuleSpec(name, None, is_package=name == "torchaudio")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+    for part in ("functional", "transforms"):
+        setattr(sys.modules["torchaudio"], part, sys.modules[f"torchaudio.{part}"])
+
+
 def main() -> None:
     host = Path(sys.argv[1]).resolve()
     main_file = host / "main.py"
     sys.meta_path.insert(0, TorchvisionSchemas())
+    stand_in_for_torchaudio()
     sys.path[0] = str(host)  # where `python main.py` has its own folder, and this file's folder is now
     sys.argv = [str(main_file), *sys.argv[2:]]
     runpy.run_path(str(main_file), run_name="__main__")
