@@ -1,0 +1,109 @@
+"""A FLUX-shaped transformer with random weights, a LoRA on it and data for it: for tests of the mathematics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from fluxduel.training.base_model import BaseReference
+from fluxduel.training.config import LoRAConfig
+from fluxduel.training.lora import FluxLoRA, create
+from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
+
+CONTEXT, POOLED, LENGTH = 24, 12, 5
+
+
+@pytest.fixture(scope="session")
+def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small transformer in diffusers' layout, every weight of it random (also those that start at zero)."""
+    folder = tmp_path_factory.mktemp("random-transformer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=CONTEXT,
+            pooled_projection_dim=POOLED,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )
+        for weight in transformer.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    transformer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def reference(random_transformer: Path) -> BaseReference:
+    return BaseReference(str(random_transformer), "fp32")
+
+
+@pytest.fixture
+def start(reference: BaseReference) -> FluxLoRA:
+    """A LoRA that already does something: its B is random, so that both of its halves have gradients."""
+    lora = create(reference, LoRAConfig(rank=3, alpha=6.0))
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        name: torch.randn(t.shape, generator=generator) * 0.05 if name.endswith("lora_B.weight") else t
+        for name, t in lora.tensors.items()
+    }
+    return FluxLoRA(reference, lora.config, tensors)
+
+
+def make_data(count: int = 8, held_out: int = 2, side: int = 4, seed: int = 0, length: int = LENGTH) -> RealLatents:
+    """``count`` random latents with a posterior, each with a caption of its own; the last ones held out."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    prompts = tuple(Prompt(f"caption {i}", draw(length, CONTEXT), draw(POOLED)) for i in range(count))
+    samples = tuple(
+        LatentSample(
+            name=f"picture {i}",
+            mean=draw(16, side, side),
+            std=torch.full((16, side, side), 0.1),
+            flipped_mean=None,
+            flipped_std=None,
+            mask=None,
+            prompt=i,
+        )
+        for i in range(count)
+    )
+    return RealLatents(
+        samples=samples,
+        prompts=prompts,
+        empty_prompt=Prompt("", draw(length, CONTEXT), draw(POOLED)),
+        held_out=tuple(range(count - held_out, count)),
+        fingerprint=f"test/{seed}",
+    )
+
+
+@pytest.fixture
+def data() -> RealLatents:
+    return make_data()
+
+
+class Recorder:
+    """A reporter that remembers, and asks to stop before step ``stop_before`` (counted from 1)."""
+
+    def __init__(self, stop_before: int | None = None) -> None:
+        self.records: list[dict[str, float]] = []
+        self.previews: list[torch.Tensor] = []
+        self._stop_before = stop_before
+        self._polled = 0
+
+    def scalars(self, stage: str, step: int, total: int, values: dict[str, float]) -> None:
+        self.records.append({"stage": stage, "step": step, "total": total, **values})
+
+    def preview(self, step: int, latents: torch.Tensor) -> None:
+        self.previews.append(latents)
+
+    def should_stop(self) -> bool:
+        self._polled += 1
+        return self._stop_before is not None and self._polled >= self._stop_before
