@@ -1,4 +1,4 @@
-"""The adapter: made new, attached to a base, read back from it; and its files (``lora_files``)."""
+"""The adapter: made new, attached to a base, read back from it; and its files (``lora_files``, ``lora_import``)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .base_model import BaseReference, FluxBase
 from .config import LoRAConfig
 from .lora_files import file_tensors, save
+from .lora_import import load_file
 from .lora_value import (
     DOWN,
     UP,
@@ -33,6 +34,7 @@ __all__ = [
     "attach",
     "create",
     "file_tensors",
+    "load_file",
     "parameters",
     "restore",
     "save",

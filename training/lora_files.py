@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from . import lora_kohya
@@ -117,22 +116,23 @@ def save(
     partial = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata=texts)
-        with open(partial, "rb+") as stream:
+        # Not save_file, whose files only their owner can read, and whose errors do not say which error it was.
+        with open(partial, "xb") as stream:
+            stream.write(serialise(tensors, metadata=texts))
+            stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise LoRAError(_write_advice(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
 
 
-def _write_advice(path: Path, error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error).lower() or "No space" in str(error):
+def _write_advice(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = "The disk is full: make room, or choose a folder on another disk."
-    elif number in (errno.EACCES, errno.EPERM, errno.EROFS) or "Permission denied" in str(error):
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "The folder cannot be written to: choose another one, or change its permissions."
     else:
         advice = "Check the folder, or choose another one."

@@ -86,6 +86,15 @@ def _fused_pair(part: Part, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     return down, up
 
 
+def fused_shapes(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """(out, in) of each of black-forest-labs' layers, by its name with underscores, from diffusers' ``layers``."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for module, (size_out, size_in) in layers.items():
+        key = bfl_part(module).layer.replace(".", "_")
+        shapes[key] = (shapes.get(key, (0, 0))[0] + size_out, size_in)
+    return shapes
+
+
 def split(fused: Mapping[str, Tensor], modules: list[str], rank: int) -> dict[str, Tensor]:
     """The inverse of ``fuse``, bit for bit, for these modules and this rank.
 
