@@ -1,0 +1,42 @@
+"""The nodes, as the host's V3 loader takes them."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import host
+from .apply_flux_lora import ApplyFluxLoRA
+from .encode_real_latents import EncodeRealLatents
+from .latent_discriminator import LatentDiscriminator
+from .load_flux_lora import LoadFluxLoRA
+from .load_tiny_flux_encoders import LoadTinyFluxEncoders
+from .load_training_images import LoadTrainingImages
+from .plot_training_log import PlotTrainingLog
+from .sample_flux_lora import SampleFluxLoRA
+from .save_lora import SaveLoRA
+from .train_adversarial_stage import TrainAdversarialStage
+from .train_diffusion_stage import TrainDiffusionStage
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadFluxLoRA,
+    LoadTinyFluxEncoders,
+    LoadTrainingImages,
+    EncodeRealLatents,
+    TrainDiffusionStage,
+    LatentDiscriminator,
+    TrainAdversarialStage,
+    SaveLoRA,
+    ApplyFluxLoRA,
+    SampleFluxLoRA,
+    PlotTrainingLog,
+]
+
+
+class FluxDuelExtension(ComfyExtension):
+    """What ``comfy_entrypoint`` hands to the host."""
+
+    async def on_load(self) -> None:
+        host.register_routes()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

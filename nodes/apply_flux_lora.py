@@ -1,0 +1,44 @@
+"""The LoRA on the host's own MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..training import lora as adapters
+from ..training.lora import FluxLoRA
+from . import host
+from .sockets import FluxLoRASocket
+
+
+class ApplyFluxLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxDuelApplyFluxLoRA",
+            display_name="Apply FLUX LoRA",
+            category="FluxDuel",
+            description="Put a LoRA that was just trained on a MODEL, for the host's own samplers, without saving it.",
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A FLUX.1 model from the host's loaders: the one the LoRA was trained on."
+                ),
+                FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to apply."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.01,
+                    tooltip="Weight of the LoRA. 1 is what was trained, 0 is the base alone.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("patched", display_name="MODEL", tooltip="The model with the LoRA on it.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, flux_lora: FluxLoRA, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(host.apply_lora(model, adapters.file_tensors(flux_lora), strength, flux_lora.base))

@@ -1,0 +1,233 @@
+"""From pictures and captions to the dataset of both stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..training.buckets import MAX_RESOLUTION
+from ..training.families import flux1
+from ..training.latent_cache import digest
+from ..training.real_latents import MAX_HELD_OUT_SHARE, DataError, encode
+from . import host
+from .sockets import RealLatentsSocket
+from .values import outside_inference_mode
+from .widgets import supported
+
+NODE = "Encode Real Latents"
+
+
+class EncodeRealLatents(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxDuelEncodeRealLatents",
+            display_name="Encode Real Latents",
+            category="FluxDuel",
+            description="Crop the pictures into buckets of equal area and encode them and their captions. Results are "
+            "kept on disk by content, so that only what changed is encoded again.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="The training pictures, from Load Training Images or any of the host's image loaders: a "
+                    "list of pictures of any size, or a batch.",
+                ),
+                io.Vae.Input("vae", tooltip="FLUX's VAE (ae.safetensors), or the tiny base's."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The base's own text encoder: DualCLIPLoader of type flux for a real FLUX, Load Tiny FLUX "
+                    "Encoders for the tiny base. Not needed where conditioning is connected.",
+                ),
+                io.String.Input(
+                    "captions",
+                    optional=True,
+                    force_input=True,
+                    tooltip="One caption for each picture, or one for all of them.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="One mask for each picture, of the picture's size: 1 where to train, 0 where not.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="Encoded prompts in place of clip and captions: one for each picture, or one for all.",
+                ),
+                io.String.Input(
+                    "names",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The pictures' names, for messages. From Load Training Images.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=flux1.PIXELS_PER_TOKEN,
+                    max=MAX_RESOLUTION,
+                    step=flux1.PIXELS_PER_TOKEN,
+                    tooltip="Side of a square picture in pixels; other shapes get about the same area. 64 for the "
+                    "tiny base, 512 to 1024 for a real FLUX.",
+                ),
+                io.Boolean.Input(
+                    "flip",
+                    default=False,
+                    tooltip="Train on each picture's mirror image as well. Not for writing, faces or anything with a "
+                    "left and a right.",
+                ),
+                io.Float.Input(
+                    "held_out_share",
+                    default=0.1,
+                    min=0.0,
+                    max=MAX_HELD_OUT_SHARE,
+                    step=0.05,
+                    round=False,
+                    tooltip="Share of the pictures that is never trained on, and on which held_out_loss is measured.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="Decides which pictures are held out.",
+                ),
+                io.Int.Input(
+                    "bucket_step",
+                    default=64,
+                    min=flux1.PIXELS_PER_TOKEN,
+                    max=256,
+                    step=flux1.PIXELS_PER_TOKEN,
+                    tooltip="Sides of buckets are multiples of this many pixels. Smaller crops less and makes more "
+                    "buckets. At most resolution.",
+                    **supported(io.Int.Input, advanced=True),
+                ),
+            ],
+            outputs=[
+                RealLatentsSocket.Output(
+                    "real_latents",
+                    display_name="real_latents",
+                    tooltip="The encoded pictures and captions, for the training nodes.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Numbers of pictures, buckets and captions, and warnings.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **supported(io.Schema, search_aliases=["training dataset", "encode dataset", "latent cache"]),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[Tensor],
+        vae: list[Any],
+        resolution: list[int],
+        flip: list[bool],
+        held_out_share: list[float],
+        seed: list[int],
+        bucket_step: list[int],
+        clip: list[Any] | None = None,
+        captions: list[str] | None = None,
+        masks: list[Tensor] | None = None,
+        conditioning: list[Any] | None = None,
+        names: list[str] | None = None,
+    ) -> io.NodeOutput:
+        pictures = _pictures(images)
+        count = len(pictures)
+        titles = names or [f"image {number}" for number in range(1, count + 1)]
+        encoder = (clip or [None])[0]
+        if conditioning:
+            texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, count)
+        else:
+            texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
+        host.check_vae(vae[0], NODE)
+        progress = host.Progress(str(cls.hidden.unique_id))
+        with outside_inference_mode():
+            data, report = encode(
+                pictures,
+                texts,
+                names=titles,
+                masks=_masks(masks, count),
+                encode_image=lambda pixels: host.encode_image(vae[0], pixels),
+                encode_prompt=encode_prompt,
+                vae_key=host.vae_key(vae[0]),
+                text_key=text_key,
+                resolution=resolution[0],
+                bucket_step=bucket_step[0],
+                flip=flip[0],
+                held_out_share=held_out_share[0],
+                seed=seed[0],
+                cache_folder=host.cache_folder(),
+                report=progress.update,
+            )
+        return io.NodeOutput(data, report, ui=host.text_ui(report))
+
+
+def _pictures(images: list[Tensor]) -> list[Tensor]:
+    """IMAGE values (b, H, W, 1, 3 or 4) -> single RGB pictures (H, W, 3)."""
+    singles = [picture for batch in images for picture in (batch if batch.ndim == 4 else batch[None])]
+    return [picture.expand(-1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3] for picture in singles]
+
+
+def _masks(masks: list[Tensor] | None, count: int) -> list[Tensor | None] | None:
+    """MASK values -> one (H, W) for each picture; a mask that is 1 everywhere is none."""
+    if not masks:
+        return None
+    singles = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
+    if len(singles) == 1:
+        singles = singles * count
+    return [None if bool((mask == 1).all()) else mask for mask in singles]
+
+
+Prompts = tuple[list[str], str, Callable[[str], tuple[Tensor, Tensor]]]
+
+
+def _from_captions(captions: list[str] | None, clip: Any, count: int) -> Prompts:
+    if clip is None:
+        raise DataError(f"{NODE}: connect clip and captions, or conditioning.")
+    if not captions:
+        raise DataError(
+            f"{NODE}: there are no captions. Connect the captions of Load Training Images, or one text for all."
+        )
+    texts = captions * count if len(captions) == 1 else captions
+    return texts, host.clip_key(clip), lambda caption: host.encode_prompt(clip, caption)
+
+
+def _from_conditioning(conditioning: list[Any], captions: list[str] | None, clip: Any, count: int) -> Prompts:
+    if captions:
+        raise DataError(f"{NODE}: both captions and conditioning are connected. Remove one of them.")
+    if len(conditioning) not in (1, count):
+        raise DataError(
+            f"{NODE}: there are {count} pictures and {len(conditioning)} conditionings. Connect one for each picture, "
+            "or one for all."
+        )
+    prompts = {
+        f"conditioning {number}": host.prompt_of(value, f"{NODE}: conditioning {number}")
+        for number, value in enumerate(conditioning, 1)
+    }
+    key = digest("conditioning", *(tensor for pair in prompts.values() for tensor in pair))
+    if clip is not None:
+        key = digest(key, host.clip_key(clip))
+    labels = list(prompts) * count if len(prompts) == 1 else list(prompts)
+
+    def encode_prompt(label: str) -> tuple[Tensor, Tensor]:
+        return prompts[label] if label else _empty_prompt(prompts, clip)
+
+    return labels, key, encode_prompt
+
+
+def _empty_prompt(prompts: dict[str, Sequence[Tensor]], clip: Any) -> tuple[Tensor, Tensor]:
+    if clip is not None:
+        return host.encode_prompt(clip, "")
+    # Without a text encoder there is no empty prompt; zeros are what the host's own Zero Out node makes of one.
+    embeds, pooled = next(iter(prompts.values()))
+    return torch.zeros_like(embeds), torch.zeros_like(pooled)

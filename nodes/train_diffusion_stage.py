@@ -1,0 +1,57 @@
+"""Stage 1 as a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..training.config import DiffusionStageConfig
+from ..training.diffusion_stage import train_diffusion_stage
+from ..training.lora import FluxLoRA
+from ..training.real_latents import RealLatents
+from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
+from .stage_run import run_stage
+from .widgets import configuration, supported, widgets
+
+
+class TrainDiffusionStage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxDuelTrainDiffusionStage",
+            display_name="Train Diffusion Stage",
+            category="FluxDuel",
+            description="Stage 1: adapt the LoRA to the pictures with the flow-matching loss. Cancel stops within one "
+            "step and keeps what was trained in a file.",
+            inputs=[
+                FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from. It is not changed."),
+                RealLatentsSocket.Input("real_latents", tooltip="The encoded training pictures."),
+                *widgets(
+                    DiffusionStageConfig,
+                    first=["steps", "learning_rate", "batch_size", "gradient_accumulation", "seed", "preview_every"],
+                ),
+            ],
+            outputs=[
+                FluxLoRASocket.Output(
+                    "trained_lora", display_name="flux_lora", tooltip="The LoRA after this stage."
+                ),
+                TrainingLogSocket.Output(
+                    "log", display_name="log", tooltip="The numbers of every step, for Plot Training Log."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **supported(io.Schema, search_aliases=["train LoRA", "flow matching", "stage 1"]),
+        )
+
+    @classmethod
+    def execute(cls, flux_lora: FluxLoRA, real_latents: RealLatents, **options: Any) -> io.NodeOutput:
+        config = configuration(DiffusionStageConfig, options)
+        result = run_stage(
+            "diffusion",
+            flux_lora,
+            real_latents,
+            lambda lora, data, **run: train_diffusion_stage(lora, data, config, **run),
+            node=str(cls.hidden.unique_id),
+        )
+        return io.NodeOutput(result.lora, result.log)
