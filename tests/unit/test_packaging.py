@@ -1,0 +1,167 @@
+"""What the registry, ComfyUI-Manager and the layering rely on, read from the files."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fluxduel.tests.comfy_host import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HOST_MODULES = {
+    "comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "server", "nodes", "execution",
+    "latent_preview", "node_helpers", "aiohttp",
+}  # fmt: skip
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+ENGINE = [*sorted((ROOT / "training").rglob("*.py")), *sorted((ROOT / "discriminator").rglob("*.py"))]
+NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(level, dotted name) of every import in the file, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+            if node.module is None:
+                yield from ((node.level, alias.name) for alias in node.names)
+
+
+def imported_from_host(path: Path) -> set[str]:
+    return {name.split(".")[0] for level, name in imports(path) if level == 0} & HOST_MODULES
+
+
+def schema_ids() -> dict[str, Path]:
+    """The ids that ComfyUI-Manager's scanner finds: literal, in a direct subclass of io.ComfyNode."""
+    found = {}
+    for path in NODE_FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ClassDef) or [ast.unparse(base) for base in node.bases] != ["io.ComfyNode"]:
+                continue
+            (schema,) = [call for call in ast.walk(node) if isinstance(call, ast.Call) and is_schema(call)]
+            (node_id,) = [keyword.value for keyword in schema.keywords if keyword.arg == "node_id"]
+            assert isinstance(node_id, ast.Constant), f"{name_of(path)}: the node_id must be a literal"
+            found[node_id.value] = path
+    return found
+
+
+def is_schema(call: ast.Call) -> bool:
+    return ast.unparse(call.func) == "io.Schema"
+
+
+def test_the_managers_requirements_are_the_projects_dependencies() -> None:
+    lines = (ROOT / "requirements.txt").read_text().split("\n")
+    assert [line for line in lines if line] == PROJECT["dependencies"]
+
+
+def test_nothing_that_comes_with_the_host_is_required_or_capped() -> None:
+    for requirement in PROJECT["dependencies"]:
+        name, bound = re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", requirement).groups()
+        assert name.lower() not in {"torch", "torchvision", "torchaudio", "numpy", "transformers", "pillow"}
+        assert re.fullmatch(r">=[0-9.]+", bound), f"{requirement}: only lower bounds, for the user's other packs"
+
+
+def test_setuptools_knows_every_package_folder() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent for path in (*ENGINE, *NODE_FILES) if path.name == "__init__.py"}
+    expected = {"fluxduel", *("fluxduel." + name_of(folder).replace("/", ".") for folder in folders)}
+    assert set(setuptools["packages"]) == expected
+
+
+def test_no_file_is_a_link() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    assert [name for name in tracked.stdout.split("\0") if (ROOT / name).is_symlink()] == []
+
+
+def test_the_engine_imports_neither_the_host_nor_the_nodes() -> None:
+    for path in ENGINE:
+        assert imported_from_host(path) == set(), name_of(path)
+        assert not [name for level, name in imports(path) if level and name.split(".")[0] == "nodes"], name_of(path)
+
+
+def test_the_discriminator_does_not_know_the_training() -> None:
+    for path in ENGINE:
+        if path.is_relative_to(ROOT / "discriminator"):
+            assert not [name for _, name in imports(path) if "training" in name.split(".")], name_of(path)
+
+
+def test_only_one_file_of_the_nodes_talks_to_the_host() -> None:
+    for path in NODE_FILES:
+        allowed = HOST_MODULES if path.name == "host.py" else {"comfy_api"}
+        assert imported_from_host(path) <= allowed, name_of(path)
+
+
+def test_imports_inside_the_pack_are_relative() -> None:
+    # The host loads the folder by path, under a name of its own.
+    for path in [*ENGINE, *NODE_FILES, ROOT / "__init__.py"]:
+        assert not [name for level, name in imports(path) if level == 0 and name.startswith("fluxduel")], name_of(path)
+
+
+def test_the_engine_loads_without_a_host() -> None:
+    script = """
+import importlib, sys
+from fluxduel.tests.launch_comfy import TorchvisionSchemas
+sys.meta_path.insert(0, TorchvisionSchemas())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert "folder_paths" not in sys.modules and "comfy" not in sys.modules
+"""
+    names = ["fluxduel", "fluxduel.training.diffusion_stage", "fluxduel.training.adversarial_stage"]
+    done = subprocess.run([sys.executable, "-c", script, *names], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_node_can_be_found_by_the_managers_scanner() -> None:
+    classes = [
+        node.name
+        for path in NODE_FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "define_schema"
+    ]
+    ids = schema_ids()
+    assert len(ids) == len(classes) > 0
+    assert all(node_id.startswith("FluxDuel") for node_id in ids)
+
+
+def test_every_node_has_a_help_page() -> None:
+    pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages == set(schema_ids())
+    for page in (ROOT / "web" / "docs").glob("*.md"):
+        assert len(page.read_text().split()) > 30, f"{page.name} says nothing"
+
+
+def test_the_workflows_are_shipped() -> None:
+    assert [path.name for path in WORKFLOWS] == ["two_stage_flux_dev.json", "two_stage_tiny.json"]
+
+
+def test_every_node_of_a_workflow_names_its_pack() -> None:
+    # What the editor offers to install when a node is missing.
+    ours = schema_ids()
+    for node in [node for path in WORKFLOWS for node in json.loads(path.read_text())["nodes"]]:
+        properties = node["properties"]
+        if node["type"] in ours:
+            assert properties["cnr_id"] == PROJECT["name"]
+            assert properties["ver"] == PROJECT["version"]
+        else:
+            assert not node["type"].startswith("FluxDuel"), f"{node['type']} is no node of this pack"
+            assert properties["cnr_id"] == "comfy-core"
+
+
+def test_no_workflow_holds_a_path_of_the_machine_it_was_made_on() -> None:
+    for path in WORKFLOWS:
+        assert re.search(r'"(/[a-z]|[A-Z]:\\)', path.read_text()) is None, name_of(path)
