@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+
 from fluxduel.training.base_model import BaseReference
 from fluxduel.training.config import LoRAConfig
 from fluxduel.training.lora import FluxLoRA, create

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+
 from fluxduel.tests.engine.conftest import Recorder, make_data
 from fluxduel.training import lora
 from fluxduel.training.config import DiffusionStageConfig
@@ -147,7 +148,9 @@ def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
     assert tuple(lines) == result.log.records
     assert [record["step"] for record in lines] == [0, 1, 2, 3, 4]
     assert [record["step"] for record in lines if "held_out_loss" in record] == [0, 2, 4]
-    assert {"diffusion_loss", "sigma_mean", "sigma_std", "grad_norm", "learning_rate", "seconds_per_step"} <= set(lines[1])
+    assert {"diffusion_loss", "sigma_mean", "sigma_std", "grad_norm", "learning_rate", "seconds_per_step"} <= set(
+        lines[1]
+    )
     assert [{k: v for k, v in r.items() if k != "stage"} for r in recorder.records] == lines
     assert [tuple(latents.shape) for latents in recorder.previews] == [(2, 16, 4, 4)]
     assert result.log.path == str(tmp_path / "run" / "stats.jsonl")
@@ -157,9 +160,7 @@ def test_stopping_keeps_what_was_trained(start, data):
     config = dataclasses.replace(CONFIG, steps=5)
     stopped = train_diffusion_stage(start, data, config, device="cpu", reporter=Recorder(stop_before=3))
     assert stopped.stopped and stopped.lora.provenance[0]["steps_done"] == 2
-    two = train_diffusion_stage(
-        start, data, dataclasses.replace(CONFIG, steps=2), device="cpu", reporter=Recorder()
-    )
+    two = train_diffusion_stage(start, data, dataclasses.replace(CONFIG, steps=2), device="cpu", reporter=Recorder())
     assert all(torch.equal(stopped.lora.tensors[key], two.lora.tensors[key]) for key in two.lora.tensors)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from fluxduel.training.config import (
     AdversarialStageConfig,
     DiffusionStageConfig,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
 from fluxduel.training import flow
 
 SHAPE = (5, 16, 6, 4)

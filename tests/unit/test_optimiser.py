@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import Parameter
+
 from fluxduel.training.optimiser import NonFiniteError, Optimiser, RunningAverage
 from fluxduel.training.schedules import annealed
-from torch.nn import Parameter
 
 
 def make(parameters, **changes):

@@ -1,0 +1,142 @@
+"""Time of a training step against a plain diffusers + PEFT loop on the same model, in the same run.
+
+    python -m benchmarks.step [--repeats 9] [--steps 6] [--batch-size 4] [--side 16]
+
+Prints one JSON line last: ``stage1_over_plain``, a stage-1 step of the engine over a step of the plain loop;
+``iteration_over_stage1``, a discriminator and a generator update over a stage-1 step of equal batch. Each is the
+median, over the repeats, of the ratio of two blocks of steps that ran one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from peft import LoraConfig
+
+from fluxduel.training import lora
+from fluxduel.training.adversarial_stage import AdversarialStage
+from fluxduel.training.base_model import TINY_BASE, TINY_BASE_FOLDER, BaseReference
+from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
+from fluxduel.training.diffusion_stage import DiffusionStage
+from fluxduel.training.families import flux1
+from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
+
+RANK = 16
+PROMPT_LENGTH = 16
+
+
+def synthetic_data(side: int, context_dim: int, pooled_dim: int) -> RealLatents:
+    """32 random latents with captions of their own: the time of a step does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    prompts = tuple(Prompt(str(i), draw(PROMPT_LENGTH, context_dim), draw(pooled_dim)) for i in range(32))
+    samples = tuple(LatentSample(str(i), draw(16, side, side), None, None, None, None, i) for i in range(32))
+    return RealLatents(samples, prompts, prompts[0], (), "benchmark")
+
+
+def plain_loop(data: RealLatents, batch_size: int, side: int, checkpointing: bool) -> Callable[[], None]:
+    """A step as a short script would do it with diffusers and PEFT."""
+    folder = TINY_BASE_FOLDER / "transformer"
+    transformer = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False)
+    pattern = flux1.target_pattern("attention+mlp", "").pattern
+    transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=pattern))
+    if checkpointing:
+        transformer.enable_gradient_checkpointing()
+    weights = [p for p in transformer.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-4)
+    x0_all = torch.stack([sample.mean for sample in data.samples])
+    embeds_all = torch.stack([prompt.prompt_embeds for prompt in data.prompts])
+    pooled_all = torch.stack([prompt.pooled_prompt_embeds for prompt in data.prompts])
+    device, dtype = torch.device("cpu"), torch.float32
+    image_ids = FluxPipeline._prepare_latent_image_ids(batch_size, side // 2, side // 2, device, dtype)
+    text_ids = torch.zeros(PROMPT_LENGTH, 3)
+
+    def step() -> None:
+        chosen = torch.randint(len(data.samples), (batch_size,))
+        x0 = x0_all[chosen]
+        noise = torch.randn_like(x0)
+        sigma = torch.sigmoid(torch.randn(batch_size))
+        x_t = (1 - sigma)[:, None, None, None] * x0 + sigma[:, None, None, None] * noise
+        prediction = transformer(
+            hidden_states=FluxPipeline._pack_latents(x_t, batch_size, 16, side, side),
+            encoder_hidden_states=embeds_all[chosen],
+            pooled_projections=pooled_all[chosen],
+            timestep=sigma,
+            guidance=torch.ones(batch_size),
+            img_ids=image_ids,
+            txt_ids=text_ids,
+            return_dict=False,
+        )[0]
+        target = FluxPipeline._pack_latents(noise - x0, batch_size, 16, side, side)
+        loss = torch.nn.functional.mse_loss(prediction, target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        loss.item()
+
+    return step
+
+
+def seconds(step: Callable[[], object], steps: int) -> float:
+    """Seconds for ``steps`` calls."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=6, help="steps a block")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--side", type=int, default=16, help="side of the latents")
+    parser.add_argument("--no-checkpointing", action="store_true")
+    options = parser.parse_args()
+
+    checkpointing = not options.no_checkpointing
+    start = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=RANK, alpha=RANK))
+    data = synthetic_data(options.side, 128, 64)
+    shared = dict(batch_size=options.batch_size, gradient_checkpointing=checkpointing, steps=100_000)
+    stage1 = DiffusionStage(start, data, DiffusionStageConfig(**shared), device="cpu")
+    stage2 = AdversarialStage(
+        start, data, DiscriminatorConfig(), AdversarialStageConfig(**shared, discriminator_warmup=0), device="cpu"
+    )
+    counter = iter(range(10**9))
+    contenders = {
+        "plain": plain_loop(data, options.batch_size, options.side, checkpointing),
+        "stage1": lambda: stage1.step(next(counter)),
+        "iteration": lambda: stage2.step(next(counter)),
+    }
+    for step in contenders.values():
+        seconds(step, 2)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(options.repeats):
+        for name, step in contenders.items():
+            times[name].append(seconds(step, options.steps) / options.steps)
+    ratios = {
+        "stage1_over_plain": [a / b for a, b in zip(times["stage1"], times["plain"], strict=True)],
+        "iteration_over_stage1": [a / b for a, b in zip(times["iteration"], times["stage1"], strict=True)],
+    }
+    for name, values in times.items():
+        print(f"{name:10} {statistics.median(values) * 1000:8.1f} ms a step, median of {len(values)} blocks")
+    for name, values in ratios.items():
+        print(f"{name}: {min(values):.3f} to {max(values):.3f}")
+    medians = {name: round(statistics.median(values), 4) for name, values in ratios.items()}
+    print(
+        json.dumps(medians | {"batch_size": options.batch_size, "side": options.side, "checkpointing": checkpointing})
+    )
+
+
+if __name__ == "__main__":
+    main()
