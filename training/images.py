@@ -332,7 +332,7 @@ def _report(
     without_alpha: Sequence[str],
 ) -> str:
     used = [path for path in found.pictures if repeats[path]]
-    lines = [f"Folder {found.root}: {len(used)} pictures."]
+    lines = [f"Folder {found.root}. Pictures: {len(used)}."]
     if any(count != 1 for count in repeats.values()):
         by_folder = Counter((path.parent, repeats[path]) for path in found.pictures)
         folders = ", ".join(
@@ -343,12 +343,12 @@ def _report(
     lines.append(f"Mask rule: {mask_rule}.")
     if without_alpha:
         lines.append(
-            f"{len(without_alpha)} pictures have no alpha channel and are learned whole: {listed(without_alpha)}."
+            f"Pictures without an alpha channel, learned whole: {len(without_alpha)} ({listed(without_alpha)})."
         )
     if reduced:
         lines.append(
-            f"{len(reduced)} pictures have more than {MAX_RESOLUTION} x {MAX_RESOLUTION} pixels and were reduced to "
-            f"that area: {listed(reduced)}."
+            f"Pictures of more than {MAX_RESOLUTION} x {MAX_RESOLUTION} pixels, reduced to that area: {len(reduced)} "
+            f"({listed(reduced)})."
         )
     return "\n".join(lines + [f"Warning: {warning}" for warning in _warnings(found, caption_rule, mask_rule)])
 
@@ -359,11 +359,11 @@ def _warnings(found: _Folder, caption_rule: str, mask_rule: str) -> list[str]:
     for files, what in ((found.captions, "caption files"), (found.masks, "mask files")):
         orphans = sorted(found.name(path) for key, path in files.items() if key not in keys)
         if orphans:
-            warnings.append(f"{len(orphans)} {what} have no picture of their name: {listed(orphans)}.")
+            warnings.append(f"{what} without a picture of their name: {len(orphans)} ({listed(orphans)}).")
     unused = sum(key in keys for key in found.captions)
     if unused and caption_rule != "text file":
-        warnings.append(f"{unused} caption files are not used, because the caption rule is '{caption_rule}'.")
+        warnings.append(f"caption files that are not used, because the caption rule is '{caption_rule}': {unused}.")
     unused = sum(key in keys for key in found.masks)
     if unused and mask_rule != "mask files":
-        warnings.append(f"{unused} mask files are not used, because the mask rule is '{mask_rule}'.")
+        warnings.append(f"mask files that are not used, because the mask rule is '{mask_rule}': {unused}.")
     return warnings

@@ -459,8 +459,8 @@ def _warnings(data: RealLatents, pictures: Sequence[_Picture], captions: Sequenc
     small = [p.name for p in once if max(p.bucket[0] / p.height, p.bucket[1] / p.width) > 1]
     if small:
         warnings.append(
-            f"{len(small)} pictures are smaller than their bucket and were enlarged, which teaches blur: "
-            f"{listed(sorted(small))}. Use larger pictures or a lower resolution."
+            f"pictures smaller than their bucket: {len(small)} ({listed(sorted(small))}). They were enlarged, which "
+            "teaches blur: use larger pictures or a lower resolution."
         )
     cropped = []
     for picture in once:
@@ -468,19 +468,21 @@ def _warnings(data: RealLatents, pictures: Sequence[_Picture], captions: Sequenc
         if 1 - height * width / (picture.height * picture.width) > CROP_WARNING:
             cropped.append(picture.name)
     if cropped:
-        warnings.append(f"more than a third of {len(cropped)} pictures is cropped away: {listed(sorted(cropped))}.")
+        warnings.append(
+            f"pictures that lose more than a third to the crop: {len(cropped)} ({listed(sorted(cropped))})."
+        )
     names: dict[str, list[str]] = {}
     for picture in pictures:
         names.setdefault(picture.identity, []).append(picture.name)
     copies = sorted(min(group) for group in names.values() if len(set(group)) > 1)
     if copies:
         warnings.append(
-            f"{len(copies)} pictures are there more than once, under different names, and weigh more in training: "
-            f"{listed(copies)}."
+            f"pictures that are there under several names: {len(copies)} ({listed(copies)}). They weigh more in "
+            "training: remove the copies."
         )
     empty = sum(not caption.strip() for caption in captions)
     if empty and empty < len(captions):
-        warnings.append(f"{empty} of {len(captions)} captions are empty.")
+        warnings.append(f"empty captions: {empty} of {len(captions)}.")
     if share > 0 and not data.held_out:
         warnings.append("nothing is held out, because there are not two different pictures.")
     return warnings
