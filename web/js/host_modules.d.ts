@@ -1,0 +1,17 @@
+/* The two scripts that ComfyUI serves for extensions. */
+
+declare module "*/scripts/app.js" {
+  export const app: {
+    rootGraph: import("./comfy").Graph;
+    canvas: { canvas: HTMLCanvasElement };
+    extensionManager: { setting: { get(id: string): unknown } };
+    registerExtension(extension: import("./comfy").Extension): void;
+  };
+}
+
+declare module "*/scripts/api.js" {
+  export const api: {
+    addEventListener(type: string, listener: (event: CustomEvent) => void): void;
+    fetchApi(route: string): Promise<Response>;
+  };
+}

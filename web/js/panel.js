@@ -1,0 +1,242 @@
+// @ts-check
+/** One pair of axes with its legend and curves. */
+
+import { decimate, formatTick, formatValue, linearTicks, logTicks, smooth, valueRange } from "./curves.js";
+import { diamond, disc, drawText, line } from "./pen.js";
+
+/** @typedef {import("./pen.js").Theme} Theme */
+/** @typedef {import("./series.js").Series} Series */
+/** @typedef {import("./run_record.js").Column} Column */
+/** @typedef {import("./run_record.js").RunRecord} RunRecord */
+/** @typedef {{left: number, top: number, width: number, height: number}} Box in CSS pixels of the canvas */
+
+const LEGEND_LINE = 15;
+/** Room to the right of the axes, and below them for the steps. */
+export const MARGIN = Object.freeze({ right: 10, bottom: 18 });
+
+export class Panel {
+  /**
+   * @param {RunRecord} record
+   * @param {Series[]} series
+   * @param {number} window of the running mean, in steps
+   */
+  constructor(record, series, window) {
+    this.series = series.filter(({ name }) => record.columns[name].steps.length > 0);
+    /** @type {Record<string, Column>} */
+    this.raw = {};
+    /** @type {Record<string, ArrayLike<number>>} */
+    this.smoothed = {};
+    for (const { name, markers } of this.series) {
+      const column = record.columns[name];
+      this.raw[name] = column;
+      // Where only every k-th step is known, the mean over as many steps spans fewer records.
+      const stride = (column.steps[column.steps.length - 1] - column.steps[0]) / Math.max(1, column.steps.length - 1);
+      this.smoothed[name] = markers ? column.values : smooth(column.values, window / Math.max(1, stride));
+    }
+    /** @type {Box} */
+    this.box = { left: 0, top: 0, width: 1, height: 1 };
+    /** @type {[number, number]} */
+    this.steps = [0, 1];
+    /** @type {[number, number]} */
+    this.range = [0, 1];
+    /** @type {number[]} */
+    this.ticks = [];
+    this.logarithmic = false;
+    /** Whether a logarithmic axis leaves values out. */
+    this.hidesValues = false;
+  }
+
+  /**
+   * Fit the value axis to the curves.
+   * @param {boolean} logarithmic
+   * @param {number} count of ticks, about
+   */
+  fitRange(logarithmic, count) {
+    const lines = this.series.map(({ name }) => this.smoothed[name]);
+    const clouds = this.series.map(({ name }) => this.raw[name].values);
+    const above = (/** @type {ArrayLike<number>} */ values) => Array.from(values).filter((value) => value > 0);
+    const range = logarithmic ? valueRange(lines.map(above), clouds.map(above)) : valueRange(lines, clouds);
+    this.logarithmic = logarithmic && range !== undefined;
+    this.hidesValues = logarithmic && clouds.some((values) => values.some((value) => value <= 0));
+    const [low, high] = range ?? [0, 1];
+    if (this.logarithmic) {
+      const margin = (high / low) ** 0.04;
+      this.range = [low / margin, high * margin];
+      this.ticks = logTicks(this.range[0], this.range[1], count);
+      return;
+    }
+    const margin = (high - low) * 0.05;
+    // Losses are read against 0 where it is near.
+    const floor = low >= 0 && low < high * 0.35 ? 0 : low - margin;
+    this.range = [floor, high + margin];
+    this.ticks = linearTicks(this.range[0], this.range[1], count);
+  }
+
+  /** @param {[number, number]} range @param {number[]} ticks */
+  setRange(range, ticks) {
+    this.range = range;
+    this.ticks = ticks;
+  }
+
+  /** @param {Box} box @param {[number, number]} steps at the left and the right edge */
+  place(box, steps) {
+    this.box = box;
+    this.steps = steps;
+  }
+
+  get bottom() {
+    return this.box.top + this.box.height;
+  }
+
+  /** @param {number} value */
+  shows(value) {
+    return value >= this.range[0] && value <= this.range[1];
+  }
+
+  /** The step at a horizontal position, not rounded. @param {number} x */
+  stepAt(x) {
+    return this.steps[0] + ((x - this.box.left) / this.box.width) * (this.steps[1] - this.steps[0]);
+  }
+
+  /** @param {CanvasRenderingContext2D} pen */
+  tickWidth(pen) {
+    return Math.max(0, ...this.ticks.map((tick) => pen.measureText(formatTick(tick)).width));
+  }
+
+  /** @param {number} step */
+  x(step) {
+    const [first, last] = this.steps;
+    return this.box.left + ((step - first) / (last - first)) * this.box.width;
+  }
+
+  /** @param {number} value */
+  y(value) {
+    const [low, high] = this.range;
+    const share = this.logarithmic ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
+    return this.box.top + (1 - share) * this.box.height;
+  }
+
+  /**
+   * Break the legend into lines.
+   * @param {CanvasRenderingContext2D} pen
+   * @param {number} width
+   */
+  layOutLegend(pen, width) {
+    let x = 0;
+    let row = 0;
+    const entries = this.series.map((series) => {
+      const values = this.smoothed[series.name];
+      const value = formatValue(values[values.length - 1]);
+      const label = pen.measureText(`${series.label} `).width;
+      const size = 16 + label + pen.measureText(value).width + 12;
+      if (x > 0 && x + size - 12 > width) {
+        x = 0;
+        row++;
+      }
+      const entry = { series, value, x, row, label };
+      x += size;
+      return entry;
+    });
+    return { entries, height: (row + 1) * LEGEND_LINE };
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} top @param {ReturnType<Panel["layOutLegend"]>} legend */
+  drawLegend(pen, theme, top, legend) {
+    for (const { series, value, x, row, label } of legend.entries) {
+      const y = top + (row + 0.5) * LEGEND_LINE;
+      pen.strokeStyle = pen.fillStyle = series.color;
+      if (series.markers) {
+        diamond(pen, x + 12, y, series.color, theme.text);
+      } else {
+        pen.lineWidth = 2;
+        pen.setLineDash(series.dashed ? [4, 2] : []);
+        line(pen, x + 6, y, x + 18, y);
+        pen.setLineDash([]);
+      }
+      drawText(pen, series.label, x + 22, y, theme.muted, "left");
+      drawText(pen, value, x + 22 + label, y, theme.text, "left");
+    }
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {boolean} withSteps */
+  drawGrid(pen, theme, withSteps) {
+    const { left, top, width, height } = this.box;
+    pen.lineWidth = 1;
+    pen.strokeStyle = theme.grid;
+    for (const tick of this.ticks) {
+      const y = Math.round(this.y(tick)) + 0.5;
+      line(pen, left, y, left + width, y);
+      drawText(pen, formatTick(tick), left - 6, y, theme.muted, "right");
+    }
+    const [first, last] = this.steps;
+    for (const tick of linearTicks(first, last, Math.max(2, width / 80))) {
+      if (!Number.isInteger(tick)) continue;
+      const x = Math.round(this.x(tick)) + 0.5;
+      pen.globalAlpha = 0.5;
+      line(pen, x, top, x, top + height);
+      pen.globalAlpha = 1;
+      if (!withSteps) continue;
+      const text = formatTick(tick);
+      const half = pen.measureText(text).width / 2;
+      drawText(pen, text, Math.min(x, left + width + MARGIN.right - half - 1), top + height + 10, theme.muted, "center");
+    }
+    pen.strokeStyle = theme.muted;
+    line(pen, left - 0.5, top, left - 0.5, top + height);
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} density canvas pixels a CSS pixel */
+  drawCurves(pen, theme, density) {
+    const { left, top, width, height } = this.box;
+    const lines = this.series.filter(({ markers }) => !markers);
+    pen.save();
+    pen.beginPath();
+    pen.rect(left, top, width + 2, height);
+    pen.clip();
+    // Smoothed lines above all raw ones, whichever series they belong to.
+    for (const series of lines) this.#curve(pen, density, series, this.raw[series.name].values, 0.28, 1);
+    for (const series of lines) this.#curve(pen, density, series, this.smoothed[series.name], 1, 1.8);
+    pen.restore();
+    for (const series of this.series) if (series.markers) this.#markers(pen, theme, series);
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} pen @param {number} density @param {Series} series
+   * @param {ArrayLike<number>} values @param {number} opacity @param {number} thickness
+   */
+  #curve(pen, density, series, values, opacity, thickness) {
+    const { steps } = this.raw[series.name];
+    pen.globalAlpha = opacity;
+    pen.strokeStyle = pen.fillStyle = series.color;
+    pen.lineWidth = thickness;
+    pen.setLineDash(series.dashed && opacity === 1 ? [5, 3] : []);
+    pen.beginPath();
+    let drawing = false;
+    for (const i of decimate(steps, values, this.steps[0], this.steps[1], Math.ceil(this.box.width * density))) {
+      if (this.logarithmic && values[i] <= 0) {
+        drawing = false;
+        continue;
+      }
+      if (drawing) pen.lineTo(this.x(steps[i]), this.y(values[i]));
+      else pen.moveTo(this.x(steps[i]), this.y(values[i]));
+      drawing = true;
+    }
+    pen.stroke();
+    pen.setLineDash([]);
+    if (steps.length === 1) disc(pen, this.x(steps[0]), this.y(values[0]), 2.5);
+    pen.globalAlpha = 1;
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {Series} series */
+  #markers(pen, theme, series) {
+    const { steps, values } = this.raw[series.name];
+    const shown = steps.map((step, i) => ({ step, value: values[i] })).filter(({ value }) => this.shows(value));
+    pen.strokeStyle = series.color;
+    pen.lineWidth = 1;
+    pen.setLineDash([2, 3]);
+    pen.beginPath();
+    for (const { step, value } of shown) pen.lineTo(this.x(step), this.y(value));
+    pen.stroke();
+    pen.setLineDash([]);
+    for (const { step, value } of shown) diamond(pen, this.x(step), this.y(value), series.color, theme.text);
+  }
+}

@@ -1,0 +1,58 @@
+// @ts-check
+/** Strokes on a canvas, and the colours of the editor's theme. */
+
+/** @typedef {{text: string, muted: string, grid: string, background: string}} Theme */
+
+export const FONT = "11px Inter, system-ui, sans-serif";
+
+/** @param {HTMLElement} element @returns {Theme} the theme's colours where the element is */
+export function readTheme(element) {
+  const style = getComputedStyle(element);
+  const read = (/** @type {string} */ name, /** @type {string} */ otherwise) =>
+    style.getPropertyValue(name).trim() || otherwise;
+  return {
+    text: read("--input-text", "#ddd"),
+    muted: read("--descrip-text", "#999"),
+    grid: read("--border-color", "#4e4e4e"),
+    background: read("--comfy-menu-bg", "#353535"),
+  };
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {string} text @param {number} x @param {number} y @param {string} color @param {CanvasTextAlign} align */
+export function drawText(pen, text, x, y, color, align) {
+  pen.fillStyle = color;
+  pen.textAlign = align;
+  pen.textBaseline = "middle";
+  pen.fillText(text, x, y);
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {number} x0 @param {number} y0 @param {number} x1 @param {number} y1 */
+export function line(pen, x0, y0, x1, y1) {
+  pen.beginPath();
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
+  pen.stroke();
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {number} x @param {number} y @param {number} radius */
+export function disc(pen, x, y, radius) {
+  pen.beginPath();
+  pen.arc(x, y, radius, 0, 2 * Math.PI);
+  pen.fill();
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {number} x @param {number} y @param {string} stroke @param {string} fill */
+export function diamond(pen, x, y, stroke, fill) {
+  const radius = 4;
+  pen.beginPath();
+  pen.moveTo(x, y - radius);
+  pen.lineTo(x + radius, y);
+  pen.lineTo(x, y + radius);
+  pen.lineTo(x - radius, y);
+  pen.closePath();
+  pen.fillStyle = fill;
+  pen.fill();
+  pen.strokeStyle = stroke;
+  pen.lineWidth = 1.5;
+  pen.stroke();
+}
