@@ -133,8 +133,10 @@ export class TrainingChart {
   #describe() {
     const { record, view } = this;
     setText(view.status, statusLine(record));
-    setText(view.message, record.message);
-    view.message.hidden = record.message === "";
+    // What a run that went well has to say is in the line above it.
+    const message = record.state === "failed" || record.state === "stopped" ? record.message : "";
+    setText(view.message, message);
+    view.message.style.display = message ? "" : "none";
     view.dot.style.background = STATE_COLORS[record.state] ?? "var(--descrip-text)";
     view.button.setAttribute("aria-pressed", String(this.logarithmic));
     view.button.style.background = this.logarithmic ? "var(--input-text)" : "transparent";
@@ -179,7 +181,7 @@ function buildView(minHeight) {
   const column = make(
     "div",
     "position:absolute;inset:0;display:flex;flex-direction:column;box-sizing:border-box;padding:6px 2px 2px;" +
-      `border-radius:6px;background:var(--comfy-input-bg);color:var(--input-text);font:${FONT};`,
+      `border-radius:6px;background:color-mix(in srgb, var(--comfy-input-bg) 55%, transparent);color:var(--input-text);font:${FONT};`,
   );
   const header = make("div", "display:flex;align-items:center;gap:6px;padding:0 6px 4px;flex:none;");
   const dot = make("span", "flex:none;width:8px;height:8px;border-radius:50%;");
@@ -193,7 +195,8 @@ function buildView(minHeight) {
   header.append(dot, status, button);
   const message = make(
     "div",
-    "flex:none;padding:0 6px;margin-bottom:4px;max-height:45px;overflow:auto;line-height:15px;overflow-wrap:anywhere;",
+    "flex:none;padding:0 6px;margin-bottom:4px;max-height:60px;overflow:auto;line-height:15px;" +
+      "white-space:pre-line;overflow-wrap:anywhere;",
   );
   const canvasBox = make("div", "flex:1;min-height:0;position:relative;");
   const canvas = document.createElement("canvas");

@@ -78,7 +78,7 @@ async function refresh(node, chart) {
 /** @param {string} executionId @returns {Promise<History | undefined>} undefined when the node has not run */
 async function fetchHistory(executionId) {
   const answer = await api.fetchApi(`/fluxduel/history?node=${encodeURIComponent(executionId)}`);
-  return answer.ok ? answer.json() : undefined;
+  return answer.status === 200 ? answer.json() : undefined;
 }
 
 function refreshAll() {
