@@ -63,9 +63,9 @@ export function drawPlot(pen, size, theme, stage, record, view) {
  * @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {RunRecord} record @param {Panel[]} panels
  */
 function drawWarmup(pen, theme, record, panels) {
-  const [first, last] = panels[0].steps;
+  const [, last] = panels[0].steps;
   const begin = record.columns.adversarial_loss.steps[0] ?? last;
-  if (begin <= first) return;
+  if (!(record.columns.discriminator_loss.steps[0] < begin)) return;
   const { left, top } = panels[0].box;
   const right = panels[0].x(begin);
   pen.globalAlpha = 0.1;

@@ -92,7 +92,8 @@ export class RunRecord {
     this.step = Math.max(this.step, step);
     insert(this.steps, step);
     for (const name of SCALARS) put(this.columns[name], step, values[name]);
-    put(this.pace, step, values.seconds_per_step);
+    // The measurement before the first update is no step and took no time.
+    if (values.seconds_per_step > 0) put(this.pace, step, values.seconds_per_step);
   }
 }
 
