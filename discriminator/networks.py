@@ -84,15 +84,17 @@ class FiLM(nn.Module):
         return features * (1 + torch.tanh(scale)) + shift
 
 
-def _initialise(network: nn.Module, head: nn.Module, spectral_norm: bool) -> None:
+def _initialise(network: nn.Module, head: nn.Module, linear: tuple[nn.Module, ...], spectral_norm: bool) -> None:
     """Kaiming normal (arXiv:1502.01852, eq. 15) for LeakyReLU(0.2), zero biases, FiLM at the identity, a small head.
 
+    Layers in ``linear``, which no activation follows, keep the variance of their input instead.
     Latents of unit variance then give logits of at most about 0.1, so every loss starts near its equilibrium value
     and neither side begins with a lead. Spectral normalisation overrides the head's scale, but shrinks what reaches it.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")
+            follower = "linear" if module in linear else "leaky_relu"
+            nn.init.kaiming_normal_(module.weight, a=_SLOPE, nonlinearity=follower)
             nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, FiLM):
@@ -137,7 +139,7 @@ class LatentCNN(nn.Module):
         )
         self.films = nn.ModuleList(FiLM(w) for w in widths)
         self.head = nn.Conv2d(widths[-1], 1, 1)
-        _initialise(self, self.head, spectral_norm)
+        _initialise(self, self.head, (), spectral_norm)
 
     def forward(self, latents: Tensor, sigma: Tensor) -> list[Tensor]:
         """One map of logits, [(B, 1, h', w')], of ``latents`` (B, channels, h, w) at levels ``sigma`` (B,) in [0, 1].
@@ -180,7 +182,7 @@ class LatentMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(units[:-1], units[1:], strict=True))
         self.films = nn.ModuleList(FiLM(w) for w in [width, *units[1:]])
         self.head = nn.Linear(units[-1], 1)
-        _initialise(self, self.head, spectral_norm)
+        _initialise(self, self.head, (self.projection,), spectral_norm)
 
     def forward(self, latents: Tensor, sigma: Tensor) -> list[Tensor]:
         """One logit a picture, [(B, 1, 1, 1)], of ``latents`` (B, channels, h, w) at levels ``sigma`` (B,) in [0, 1].
@@ -191,11 +193,12 @@ class LatentMLP(nn.Module):
         x, sigma = _checked(latents, sigma, self.channels, self.head.bias.dtype)
         embedding = self.embedding(sigma)
         x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        x = F.leaky_relu(self.films[0](self.projection(x), embedding), _SLOPE)
+        x = self.films[0](self.projection(x), embedding)
         # As matrix products: adaptive pooling's backward is not deterministic on CUDA.
         cells = _area_average(x.shape[2], _GRID, x) @ x @ _area_average(x.shape[3], _GRID, x).t()
-        # The constant keeps the root differentiable for a flat picture.
-        spread = (x.flatten(2).var(2, correction=0) + 1e-6).sqrt()
+        # The constant keeps the root differentiable for a flat picture. Less 1, about what unit latents give, since
+        # features that share a large mean move every logit at once, and losses with a fixed zero then oscillate.
+        spread = (x.flatten(2).var(2, correction=0) + 1e-6).sqrt() - 1
         x = torch.cat([cells.flatten(1), spread], 1)
         for layer, film in zip(self.layers, self.films[1:], strict=True):
             x = F.leaky_relu(film(layer(x), embedding), _SLOPE)
