@@ -35,8 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
 class FluxDuelExtension(ComfyExtension):
     """What ``comfy_entrypoint`` hands to the host."""
 
-    async def on_load(self) -> None:
-        host.register_routes()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Not in on_load, which the oldest supported hosts do not call.
+        host.register_routes()
         return NODES

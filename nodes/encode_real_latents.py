@@ -151,6 +151,11 @@ class EncodeRealLatents(io.ComfyNode):
             texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
         host.check_vae(vae[0], NODE)
         progress = host.Progress(str(cls.hidden.unique_id))
+
+        def report_progress(done: int, total: int) -> None:
+            progress.update(done, total)
+            host.stop_if_interrupted()
+
         with outside_inference_mode():
             data, report = encode(
                 pictures,
@@ -167,7 +172,7 @@ class EncodeRealLatents(io.ComfyNode):
                 held_out_share=held_out_share[0],
                 seed=seed[0],
                 cache_folder=host.cache_folder(),
-                report=progress.update,
+                report=report_progress,
             )
         return io.NodeOutput(data, report, ui=host.text_ui(report))
 

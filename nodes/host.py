@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import comfy.latent_formats
 import comfy.lora
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..training.base_model import TINY_BASE, TINY_BASE_FOLDER, BaseReference
 from ..training.families import flux1
-from .run_history import Run, RunHistory
+from .run_history import Run, RunHistory, progress_text
 from .tiny_clip import TinyClipTarget
 from .values import outside_inference_mode
 from .widgets import supported
@@ -42,7 +42,6 @@ TINY_BASE_LABEL = "tiny base (built in)"
 WEIGHT_SUFFIXES = (".safetensors", ".sft")
 EVENTS_A_SECOND = 5
 PREVIEW_SIDE = 512
-STAGE_NUMBER = {"diffusion": 1, "adversarial": 2}
 
 Result = TypeVar("Result")
 
@@ -180,10 +179,16 @@ def interrupted() -> bool:
     return memory.processing_interrupted()
 
 
-def raise_interruption() -> None:
+def raise_interruption() -> NoReturn:
     """End the graph as cancelled."""
     memory.interrupt_current_processing(False)
     raise memory.InterruptProcessingException()
+
+
+def stop_if_interrupted() -> None:
+    """Ends the graph as cancelled where the user pressed Cancel. The progress bar asks only now and then."""
+    if interrupted():
+        raise_interruption()
 
 
 class Progress:
@@ -263,7 +268,7 @@ class HostReporter:
         if self._pending is None:
             return
         PromptServer.instance.send_sync("fluxduel.step", self._pending)
-        PromptServer.instance.send_progress_text(_progress_text(self._pending), self._node)
+        PromptServer.instance.send_progress_text(progress_text(self._pending), self._node)
         self._pending, self._sent_at = None, time.monotonic()
 
     def _state(self) -> None:
@@ -272,24 +277,6 @@ class HostReporter:
             "fluxduel.state",
             {"node": self._node, "run": run.run, "stage": run.stage, "state": run.state, "message": run.message},
         )
-
-
-def _progress_text(event: Mapping[str, Any]) -> str:
-    scalars, seconds = event["scalars"], event["seconds_per_step"]
-    parts = [f"stage {STAGE_NUMBER[event['stage']]}", f"step {event['step']}/{event['total']}"]
-    for name, word in (("diffusion_loss", "loss"), ("discriminator_loss", "discriminator loss")):
-        if name in scalars:
-            parts.append(f"{word} {scalars[name]:.3f}")
-            break
-    if seconds:
-        parts += [f"{seconds:.2g} s/it", f"ETA {_duration(seconds * (event['total'] - event['step']))}"]
-    return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def register_routes() -> None:

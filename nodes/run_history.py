@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_RECORDS = 4000
+STAGE_NUMBER = {"diffusion": 1, "adversarial": 2}
 
 
 @dataclass
@@ -55,3 +56,23 @@ class RunHistory:
 
     def latest(self, node: str) -> Run | None:
         return self._runs.get(node)
+
+
+def progress_text(event: Mapping[str, Any]) -> str:
+    """One line about a ``fluxduel.step`` event, such as ``stage 1, step 3/300, loss 0.123, 0.80 s/it, ETA 4 min``."""
+    scalars, seconds = event["scalars"], event["seconds_per_step"]
+    parts = [f"stage {STAGE_NUMBER[event['stage']]}", f"step {event['step']}/{event['total']}"]
+    for name, word in (("diffusion_loss", "loss"), ("discriminator_loss", "discriminator loss")):
+        if name in scalars:
+            parts.append(f"{word} {scalars[name]:.3f}")
+            break
+    if seconds:
+        remaining = _duration(seconds * (event["total"] - event["step"]))
+        parts += [f"{seconds:.2f} s/it" if seconds < 10 else f"{seconds:.0f} s/it", f"ETA {remaining}"]
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -69,7 +69,8 @@ class SampleFluxLoRA(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=False,
-                    tooltip="FLUX-dev's guidance embedding. Ignored by bases without one.",
+                    tooltip="FLUX-dev's guidance embedding. Ignored by bases without one. A Flux Guidance node before "
+                    "this one has no effect.",
                 ),
             ],
             outputs=[
@@ -123,8 +124,7 @@ class SampleFluxLoRA(io.ComfyNode):
 
         def after_step() -> None:
             progress.update(next(done), evaluations)
-            if host.interrupted():
-                host.raise_interruption()
+            host.stop_if_interrupted()
 
         def sample_all(device: torch.device) -> Tensor:
             base = load_base(flux_lora.base, device)
