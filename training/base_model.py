@@ -193,7 +193,7 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
     empty = [name for name, weight in transformer.named_parameters() if weight.is_meta]
     if empty:
         raise BaseModelError(f"{reference.path} lacks {len(empty)} weights, the first is {empty[0]}. Is it complete?")
-    return FluxBase(transformer.to(device=device, dtype=dtype), reference)
+    return FluxBase(transformer.to(device), reference)
 
 
 def _load_single_file(file: Path, config: dict[str, Any], dtype: torch.dtype) -> FluxTransformer2DModel:

@@ -120,11 +120,8 @@ def seen_sigma(sigma: Tensor, dtype: torch.dtype) -> Tensor:
     """The sigma that a FLUX transformer computing in ``dtype`` sees when it is handed ``sigma``, in fp32.
 
     The transformer casts sigma to its own type and multiplies by 1000 there; in bf16 that moves it by up to 0.004.
-    ``x_t`` has to be built with what the transformer sees. Applied twice, so that the result is a value which the
-    transformer sees as itself (the two roundings have different grids around powers of two).
+    ``x_t`` has to be built with what the transformer sees. The result is a value that the transformer sees as itself.
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return sigma
-    for _ in range(2):
-        sigma = (sigma.to(dtype) * 1000).float() / 1000
-    return sigma
+    return (sigma.to(dtype) * 1000).float() / 1000

@@ -140,6 +140,23 @@ def test_the_average_is_delivered(start, data):
     assert 0 < distance["average"] < distance["raw"]
 
 
+def test_looking_at_the_average_does_not_disturb_the_training(start, data):
+    """A validation exchanges the weights for their average, and must put them back."""
+    results = [
+        train_diffusion_stage(
+            start,
+            data,
+            dataclasses.replace(CONFIG, ema_decay=ema_decay, **watched),
+            device="cpu",
+            reporter=Recorder(),
+        ).lora.tensors
+        for ema_decay in (0.9, 0.0)
+        for watched in ({}, {"validate_every": 1})
+    ]
+    for unwatched, watched in ((results[0], results[1]), (results[2], results[3])):
+        assert all(torch.equal(unwatched[key], watched[key]) for key in unwatched)
+
+
 def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
     recorder = Recorder()
     config = dataclasses.replace(CONFIG, steps=4, validate_every=2, preview_every=3, preview_steps=2)
