@@ -39,7 +39,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 class LatentCache:
-    """Tensors under content keys: in memory for one call, and in a folder where one is given.
+    """Tensors in a folder under content keys. Without a folder nothing is kept.
 
     A damaged file counts as absent, with a logged warning. Where the folder cannot be written (a full disk, no
     permission), one warning is logged and no further file is tried.

@@ -285,15 +285,16 @@ def _check_counts(
 
 
 def _describe(images: Sequence[Tensor], names: Sequence[str], sizes: tuple[Bucket, ...]) -> list[_Picture]:
-    # Repeats are the same tensor many times: hashing it once saves seconds for each hundred megapixels.
-    identities: dict[int, str] = {}
+    # Repeats are views of the same memory: hashing it once saves seconds for each hundred megapixels.
+    identities: dict[tuple, str] = {}
     pictures = []
     for image, name in zip(images, names, strict=True):
-        if id(image) not in identities:
+        memory = (image.device, image.data_ptr(), image.shape, image.stride(), image.dtype)
+        if memory not in identities:
             _check_picture(image, name)
-            identities[id(image)] = digest(image)
+            identities[memory] = digest(image)
         height, width = image.shape[:2]
-        pictures.append(_Picture(name, identities[id(image)], height, width, nearest(height, width, sizes)))
+        pictures.append(_Picture(name, identities[memory], height, width, nearest(height, width, sizes)))
     return pictures
 
 

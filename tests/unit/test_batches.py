@@ -133,6 +133,14 @@ def test_epochs_differ_in_order() -> None:
     epoch = steps_per_epoch(data, 1, 1)
     orders = {tuple(draw(data, e * epoch + k, 1, 1)[0].names[0] for k in range(epoch)) for e in range(6)}
     assert len(orders) == 6
+    epoch = steps_per_epoch(data, 2, 1)
+    pairs, sizes = set(), set()
+    for number in range(6):
+        batches = [draw(data, number * epoch + k, 2, 1)[0] for k in range(epoch)]
+        pairs.add(frozenset(frozenset(batch.names) for batch in batches))
+        sizes.add(tuple(batch.x0.shape[2:] for batch in batches))
+    assert len(pairs) == 6, "pictures meet others in each epoch"
+    assert len(sizes) > 1, "sizes come in another order in each epoch"
 
 
 def test_a_group_smaller_than_the_batch_repeats_its_samples_evenly() -> None:

@@ -115,14 +115,16 @@ def test_caption_rules(tmp_path: Path, rule: str, trigger: str, expected: list[s
 def test_folder_name_is_kohyas_text_of_the_innermost_such_folder(tmp_path: Path) -> None:
     write(tmp_path / "10_sks dog" / "a.png")
     write(tmp_path / "10_sks dog" / "crops" / "b.png")
+    write(tmp_path / "10_sks dog" / "2_puppy" / "d.png")
     write(tmp_path / "plain" / "c.png")
     images, _ = load(tmp_path, "folder name")
     assert {image.name: image.caption for image in images} == {
         "10_sks dog/a.png": "sks dog",
         "10_sks dog/crops/b.png": "sks dog",
+        "10_sks dog/2_puppy/d.png": "puppy",
         "plain/c.png": "plain",
     }
-    assert {image.caption for image in load(tmp_path / "10_sks dog", "folder name")[0]} == {"sks dog"}
+    assert {image.caption for image in load(tmp_path / "10_sks dog", "folder name")[0]} == {"sks dog", "puppy"}
 
 
 @pytest.mark.parametrize("place", ["{trigger}", "[trigger]"])
@@ -146,6 +148,8 @@ def test_txt_comes_before_caption_and_dots_stay_in_the_stem(tmp_path: Path) -> N
     caption(tmp_path / "v1.5.caption", "from caption")
     assert load(tmp_path, "text file")[0][0].caption == "from caption"
     caption(tmp_path / "v1.5.txt", "from txt")
+    assert load(tmp_path, "text file")[0][0].caption == "from txt"
+    (tmp_path / "v1.5.txt").rename(tmp_path / "v1.5.TXT")
     assert load(tmp_path, "text file")[0][0].caption == "from txt"
 
 
