@@ -178,6 +178,8 @@ export class TrainingChart {
  */
 function buildView(minHeight) {
   const element = make("div", `position:relative;width:100%;height:100%;min-height:${minHeight}px;`);
+  // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
+  element.className = "widget-expands";
   const column = make(
     "div",
     "position:absolute;inset:0;display:flex;flex-direction:column;box-sizing:border-box;padding:6px 2px 2px;" +

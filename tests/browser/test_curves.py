@@ -1,0 +1,161 @@
+"""The chart's arithmetic and its book-keeping, run where they will run: in the page."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from fluxduel.tests.browser.editor import SCRIPTS, Editor
+
+
+@pytest.fixture
+def call(classic: Editor) -> Any:
+    """``call("curves.js", "smooth", values, 5)``: a module's function in the page, its result as JSON."""
+
+    def run(module: str, function: str, *arguments: Any) -> Any:
+        return classic.page.evaluate(
+            """async ([path, name, args]) => {
+                const result = (await import(path))[name](...args);
+                return ArrayBuffer.isView(result) ? [...result] : result;
+            }""",
+            [f"{SCRIPTS}/{module}", function, list(arguments)],
+        )
+
+    return run
+
+
+def test_smoothing_is_the_debiased_running_mean(call: Any) -> None:
+    values = [4.0, 1.0, 3.0, 2.0]
+    decay, total, weight, expected = 0.8, 0.0, 0.0, []
+    for value in values:
+        total = decay * total + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        expected.append(total / weight)
+    assert call("curves.js", "smooth", values, 5) == pytest.approx(expected)
+    assert call("curves.js", "smooth", values, 1) == values
+    assert call("curves.js", "smooth", [7.0] * 50, 20) == pytest.approx([7.0] * 50)
+    assert call("curves.js", "smooth", [], 20) == []
+
+
+def test_decimation_keeps_each_column_s_extremes_and_ends(call: Any) -> None:
+    values = [math.sin(i * 1.7) for i in range(1000)]
+    values[333], values[612] = 9.0, -9.0
+    steps = list(range(1000))
+    kept = call("curves.js", "decimate", steps, values, 0, 999, 50)
+    assert kept == sorted(set(kept)) and len(kept) <= 4 * 51
+    for column in range(50):
+        inside = [i for i in steps if i * 50 // 999 == column]
+        wanted = {inside[0], min(inside, key=values.__getitem__), max(inside, key=values.__getitem__), inside[-1]}
+        assert wanted <= set(kept)
+
+
+def test_few_points_are_all_drawn(call: Any) -> None:
+    assert call("curves.js", "decimate", [1, 2, 9], [5, 6, 7], 1, 9, 300) == [0, 1, 2]
+
+
+def test_one_wild_value_does_not_stretch_the_axis(call: Any) -> None:
+    cloud = [1.0 + i % 10 / 10 for i in range(400)] + [500.0]
+    assert call("curves.js", "valueRange", [[1.2, 1.4]], [cloud]) == pytest.approx([1.0, 1.9])
+    assert call("curves.js", "valueRange", [[-3.0, 1.4]], [[0.0]]) == pytest.approx([-3.0, 1.4])
+    low, high = call("curves.js", "valueRange", [[2.0]], [[2.0]])
+    assert low < 2.0 < high
+    assert call("curves.js", "valueRange", [], [[]]) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "ticks"),
+    [
+        (0, 1, 5, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.31, 0.58, 3, [0.4, 0.5]),
+        (-1, 1.1, 4, [-1, 0, 1]),
+        (1, 4000, 4, [1000, 2000, 3000, 4000]),
+    ],
+)
+def test_linear_ticks(call: Any, low: float, high: float, count: int, ticks: list[float]) -> None:
+    assert call("curves.js", "linearTicks", low, high, count) == pytest.approx(ticks)
+
+
+def test_logarithmic_ticks(call: Any) -> None:
+    assert call("curves.js", "logTicks", 0.09, 3, 5) == pytest.approx([0.1, 0.2, 0.5, 1, 2])
+    assert call("curves.js", "logTicks", 1e-5, 1, 4) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1])
+    assert call("curves.js", "logTicks", 0.4, 0.61, 4) == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_numbers_as_text(call: Any) -> None:
+    assert [call("curves.js", "formatValue", v) for v in (0, 0.42314, 12.3456, 3.1e-5)] == [
+        "0.0000", "0.4231", "12.35", "3.1e-5",
+    ]  # fmt: skip
+    assert [call("curves.js", "formatTick", v) for v in (0.25, 1000, 20000, 1e-5)] == ["0.25", "1000", "20k", "1e-5"]
+    assert [call("curves.js", "formatDuration", v) for v in (8.2, 200, 1500, 7500)] == [
+        "8 s", "3 min 20 s", "25 min", "2 h 5 min",
+    ]  # fmt: skip
+    assert [call("curves.js", "formatPace", v) for v in (0.012, 0.832, 14.2)] == [
+        "12 ms/step", "0.83 s/step", "14 s/step",
+    ]  # fmt: skip
+
+
+def test_a_node_is_found_inside_subgraphs(classic: Editor) -> None:
+    found = classic.page.evaluate(
+        """async path => {
+            const { findNode, executionIds } = await import(path);
+            const graph = nodes => ({
+                nodes,
+                getNodeById: id => nodes.find(node => String(node.id) === String(id)) ?? null,
+            });
+            const inner = { id: 1 };
+            const shared = graph([inner]);
+            const middle = { id: "5", subgraph: shared };
+            const root = graph([{ id: 1 }, { id: 2, subgraph: graph([middle]) }, { id: "9", subgraph: shared }]);
+            return {
+                root: findNode(root, 1) === root.nodes[0] && findNode(root, "1") === root.nodes[0],
+                nested: findNode(root, "2:5:1") === inner && findNode(root, "9:1") === inner,
+                missing: [findNode(root, "3"), findNode(root, "1:1"), findNode(root, "2:7:1")].every(n => n === undefined),
+                ids: executionIds(root, inner),
+                stranger: executionIds(root, { id: 1 }),
+            };
+        }""",
+        f"{SCRIPTS}/node_lookup.js",
+    )
+    assert found == {"root": True, "nested": True, "missing": True, "ids": ["2:5:1", "9:1"], "stranger": []}
+
+
+def test_history_and_messages_make_one_record(classic: Editor) -> None:
+    """Steps that arrive while the history is fetched are kept, and so is the end of the run."""
+    record = classic.page.evaluate(
+        """async path => {
+            const { RunRecord, valueAt } = await import(path);
+            const step = (n, loss) => ({ step: n, total: 9, scalars: { diffusion_loss: loss }, seconds_per_step: 2 });
+            const live = new RunRecord("r");
+            [[2, 0.8], [5, 0.5], [6, 0.4]].forEach(([n, loss]) => live.addStep(step(n, loss)));
+            const gaps = live.hasGaps;
+            live.setState({ state: "finished", message: "" });
+            const merged = RunRecord.fromHistory({
+                run: "r", stage: "diffusion", state: "running", message: "", total: 9,
+                records: [
+                    { step: 0, held_out_loss: 1.5 },
+                    ...[1, 2, 3, 4, 5].map(n => ({ step: n, diffusion_loss: 1 - n / 10, seconds_per_step: 2 })),
+                    { step: 5, diffusion_loss: null },
+                ],
+            });
+            merged.absorb(live);
+            return {
+                gaps, hasGaps: merged.hasGaps, steps: merged.steps, state: merged.state, pace: merged.secondsPerStep,
+                losses: [1, 5, 6].map(n => valueAt(merged.columns.diffusion_loss, n)),
+                heldOut: valueAt(merged.columns.held_out_loss, 0),
+                unknown: valueAt(merged.columns.diffusion_loss, 7) === undefined,
+            };
+        }""",
+        f"{SCRIPTS}/run_record.js",
+    )
+    assert record == {
+        "gaps": True,
+        "hasGaps": False,
+        "steps": [0, 1, 2, 3, 4, 5, 6],
+        "state": "finished",
+        "pace": 2,
+        "losses": [0.9, 0.5, 0.4],
+        "heldOut": 1.5,
+        "unknown": True,
+    }

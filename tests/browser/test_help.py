@@ -1,0 +1,58 @@
+"""The help page of every node: served, and in step with the node."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from typing import Any
+
+import pytest
+
+from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
+
+NODES = [
+    "FluxDuelApplyFluxLoRA",
+    "FluxDuelEncodeRealLatents",
+    "FluxDuelLatentDiscriminator",
+    "FluxDuelLoadFluxLoRA",
+    "FluxDuelLoadTinyFluxEncoders",
+    "FluxDuelLoadTrainingImages",
+    "FluxDuelPlotTrainingLog",
+    "FluxDuelSampleFluxLoRA",
+    "FluxDuelSaveLoRA",
+    "FluxDuelTrainAdversarialStage",
+    "FluxDuelTrainDiffusionStage",
+]
+
+
+def test_these_are_all_nodes(comfy_host: ComfyHost) -> None:
+    assert sorted(name for name in comfy_host.object_info() if name.startswith("FluxDuel")) == NODES
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_page_lists_the_node_s_sockets_and_widgets(comfy_host: ComfyHost, node: str) -> None:
+    with urllib.request.urlopen(f"{comfy_host.url}/extensions/{PACK_NAME}/docs/{node}.md") as answer:
+        page = answer.read().decode()
+    info = comfy_host.object_info(node)
+    assert page.startswith(f"# {info['display_name']}\n")
+    parts = dict(re.findall(r"^## (.+)\n([^#]*)", page, flags=re.MULTILINE))
+    listed = rows(parts["Inputs"]) | rows(parts.get("Advanced inputs", ""))
+    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    assert set(listed) == set(inputs)
+    for name, (_, options) in inputs.items():
+        if "default" in options and not isinstance(options["default"], str):
+            assert stated(listed[name]) == pytest.approx(options["default"]), name
+        elif options.get("default"):
+            assert listed[name] == options["default"], name
+    assert list(rows(parts["Outputs"])) == info["output_name"]
+    assert len(parts["Advice"].strip()) > 100
+
+
+def rows(table: str) -> dict[str, str]:
+    """First column -> second column, without code marks, of a Markdown table."""
+    cells = (line.split("|") for line in table.splitlines() if line.startswith("| `"))
+    return {row[1].strip().strip("`"): row[2].strip().strip("`") for row in cells}
+
+
+def stated(text: str) -> Any:
+    return {"on": True, "off": False}.get(text) if text in ("on", "off") else float(text)
