@@ -477,6 +477,9 @@ def apply_lora(model: Any, tensors: Mapping[str, Tensor], strength: float, base:
 def _fits(tensors: Mapping[str, Tensor], name: str, weights: Mapping[str, Tensor], key: Any) -> bool:
     """``key``: a weight's name, or that and (dimension, start, length) where the layer is a part of the weight."""
     whole = key if isinstance(key, str) else key[0]
+    # The host's list has names for weights that a model leaves out, such as those of SD 3's last block.
+    if whole not in weights:
+        return False
     shape = list(weights[whole].shape)
     if not isinstance(key, str) and key[1] is not None:
         dimension, _, length = key[1]

@@ -75,9 +75,10 @@ class SaveLoRA(io.ComfyNode):
         problem = host.prefix_problem(prefix)
         if problem:
             raise ValueError(problem)
+        number_type = host.choose(DTYPES, dtype, "Save FLUX LoRA: dtype")
         path = host.next_file(prefix, ".safetensors")
-        adapters.save(flux_lora, path, format, DTYPES[dtype], metadata=host.metadata_allowed())
-        tensors = adapters.file_tensors(flux_lora, format, DTYPES[dtype])
+        adapters.save(flux_lora, path, format, number_type, metadata=host.metadata_allowed())
+        tensors = adapters.file_tensors(flux_lora, format, number_type)
         _verify(path, set(tensors))
         message = f"Saved {path}"
         if _untrained(flux_lora):

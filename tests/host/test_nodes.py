@@ -1,0 +1,172 @@
+"""The nodes as a real ComfyUI sees them: complete, explained, and bounded as the configuration says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from fluxduel.tests.comfy_host import ComfyHost, HostError
+from fluxduel.tests.host.two_stage_graph import (
+    IMAGES,
+    LORA,
+    SAMPLE,
+    SAVE,
+    SHOW_PLOT,
+    SHOW_SAMPLES,
+    STAGE_1,
+    STAGE_2,
+    save_node,
+    two_stage_graph,
+    write_pictures,
+)
+from fluxduel.training.config import (
+    AdversarialStageConfig,
+    Config,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+    LoRAConfig,
+)
+
+NODES = {
+    "FluxDuelLoadFluxLoRA",
+    "FluxDuelLoadTinyFluxEncoders",
+    "FluxDuelLoadTrainingImages",
+    "FluxDuelEncodeRealLatents",
+    "FluxDuelTrainDiffusionStage",
+    "FluxDuelLatentDiscriminator",
+    "FluxDuelTrainAdversarialStage",
+    "FluxDuelSaveLoRA",
+    "FluxDuelApplyFluxLoRA",
+    "FluxDuelSampleFluxLoRA",
+    "FluxDuelPlotTrainingLog",
+}
+CONFIGURED = {
+    "FluxDuelLoadFluxLoRA": LoRAConfig,
+    "FluxDuelTrainDiffusionStage": DiffusionStageConfig,
+    "FluxDuelTrainAdversarialStage": AdversarialStageConfig,
+    "FluxDuelLatentDiscriminator": DiscriminatorConfig,
+}
+
+
+@pytest.fixture(scope="session")
+def pictures(comfy_host: ComfyHost) -> str:
+    """The name of a folder of pictures in the host's input folder."""
+    write_pictures(comfy_host.base / "input" / "nodes-test")
+    return "nodes-test"
+
+
+def declared_inputs(info: dict[str, Any]) -> dict[str, Any]:
+    return info["input"].get("required", {}) | info["input"].get("optional", {})
+
+
+def test_the_host_has_all_nodes(comfy_host: ComfyHost) -> None:
+    info = comfy_host.object_info()
+    assert {name for name in info if name.startswith("FluxDuel")} == NODES
+    assert {info[name]["category"] for name in NODES} == {"FluxDuel"}
+    assert all(info[name]["description"] for name in NODES)
+
+
+def test_every_input_and_output_is_explained(comfy_host: ComfyHost) -> None:
+    info = comfy_host.object_info()
+    unexplained = [
+        f"{name}.{slot}"
+        for name in NODES
+        for slot, (_, options) in declared_inputs(info[name]).items()
+        if not options.get("tooltip")
+    ]
+    unexplained += [
+        f"{name} -> {output}"
+        for name in NODES
+        for output, tooltip in zip(info[name]["output_name"], info[name]["output_tooltips"], strict=True)
+        if not tooltip
+    ]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_widgets_are_the_configurations_options(comfy_host: ComfyHost, name: str) -> None:
+    inputs = declared_inputs(comfy_host.object_info(name))
+    for field in dataclasses.fields(CONFIGURED[name]):
+        kind, widget = inputs[field.name]
+        assert widget["default"] == field.default, field.name
+        assert widget["tooltip"] == field.metadata["help"], field.name
+        assert widget.get("min") == field.metadata["low"], field.name
+        assert widget.get("max") == field.metadata["high"], field.name
+        if field.metadata["choices"]:
+            assert tuple(widget["options"]) == field.metadata["choices"], field.name
+        if kind == "FLOAT":
+            assert widget["round"] is False, f"{field.name} would be rounded by the page"
+
+
+@pytest.mark.parametrize("config", [DiffusionStageConfig, AdversarialStageConfig])
+def test_rarely_used_options_come_last(comfy_host: ComfyHost, config: type[Config]) -> None:
+    name = next(name for name, configured in CONFIGURED.items() if configured is config)
+    order = list(declared_inputs(comfy_host.object_info(name)))
+    fields = {field.name: field.metadata["advanced"] for field in dataclasses.fields(config)}
+    advanced = [fields[slot] for slot in order if slot in fields]
+    assert advanced == sorted(advanced)
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    [
+        (LORA, "rank", 0),
+        (STAGE_1, "learning_rate", 2.0),
+        (STAGE_1, "batch_size", 0),
+        (STAGE_2, "discriminator_updates", 101),
+        (SAMPLE, "width", 8),
+        (SAMPLE, "steps", "1, many"),
+        (SAMPLE, "steps", "0"),
+        (SAVE, "prefix", "../x"),
+        (SAVE, "prefix", "/etc/x"),
+        (SAVE, "prefix", "loras/"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(
+    comfy_host: ComfyHost, pictures: str, node: str, name: str, value: Any
+) -> None:
+    graph = two_stage_graph(pictures)
+    # The host runs whatever other outputs are valid, so only the one that needs this node stays.
+    for output in {SAVE, SHOW_PLOT, SHOW_SAMPLES} - {SHOW_SAMPLES if node == SAMPLE else SAVE}:
+        del graph[output]
+    graph[node]["inputs"][name] = value
+    with pytest.raises(HostError, match="refused the graph") as refusal:
+        comfy_host.queue(graph)
+    assert graph[node]["class_type"] in str(refusal.value)
+    assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    [
+        (LORA, "checkpoint", "../../secret.safetensors"),
+        (LORA, "precision", "fp8"),
+        (LORA, "lora", "../../secret.safetensors"),
+        (IMAGES, "folder", "../.."),
+        (IMAGES, "caption_rule", "guess"),
+        (SAVE, "dtype", "int4"),
+        (SAVE, "format", "onnx"),
+    ],
+)
+def test_a_choice_that_is_not_offered_is_an_error_by_name(
+    comfy_host: ComfyHost, pictures: str, node: str, name: str, value: str
+) -> None:
+    """Newer hosts refuse such a graph; older ones run it, and the node has to refuse."""
+    graph = {
+        LORA: two_stage_graph(pictures)[LORA],
+        IMAGES: two_stage_graph(pictures)[IMAGES],
+        SAVE: save_node([LORA, 0], "loras/choices"),
+        "show": {"class_type": "PreviewImage", "inputs": {"images": [IMAGES, 0]}},
+    }
+    graph[node]["inputs"][name] = value
+    with pytest.raises(HostError) as refusal:
+        comfy_host.run(graph)
+    assert graph[node]["class_type"] in str(refusal.value)
+    assert name in str(refusal.value) and repr(value) in str(refusal.value)
+
+
+def test_a_node_without_a_run_has_no_history(comfy_host: ComfyHost) -> None:
+    with pytest.raises(OSError, match="404"):
+        comfy_host.get("/fluxduel/history?node=no-such-node")

@@ -1,0 +1,217 @@
+"""Both stages in a real ComfyUI: what runs, what is reused, what is reported, what Cancel leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.host.two_stage_graph import (
+    DECODE,
+    ENCODERS,
+    IMAGES,
+    LATENTS,
+    LORA,
+    PLOT,
+    PROMPT,
+    SAMPLE,
+    SAVE,
+    SHOW_PLOT,
+    SHOW_SAMPLES,
+    STAGE_1,
+    STAGE_2,
+    Graph,
+    lora_node,
+    node,
+    training_graph,
+    two_stage_graph,
+    write_pictures,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(comfy_host: ComfyHost) -> Path:
+    """Pictures to train on, in the host's input folder."""
+    return write_pictures(comfy_host.base / "input" / "training-test")
+
+
+class Finished:
+    """A graph that ran: its outputs, which of its nodes were executed, and the events of the training nodes."""
+
+    def __init__(self, host: ComfyHost, graph: Graph) -> None:
+        self.events: list[dict[str, Any]] = []
+        entry = asyncio.run(self._run(host, graph))
+        assert failure(entry) is None, failure(entry)
+        self.outputs = entry["outputs"]
+        cached = next(data["nodes"] for kind, data in entry["status"]["messages"] if kind == "execution_cached")
+        self.executed = set(graph) - set(cached)
+
+    async def _run(self, host: ComfyHost, graph: Graph) -> dict[str, Any]:
+        async def listen() -> None:
+            async for event in host.events("training-test"):
+                if event["type"] == "status" and not queued.done():
+                    # The first message: from here on nothing is missed.
+                    queued.set_result(host.queue(graph, client_id="training-test"))
+                if event["type"].startswith("fluxduel."):
+                    self.events.append(event)
+                if event["type"] == "executing" and event["data"]["node"] is None:
+                    return
+
+        queued: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        await asyncio.wait_for(listen(), timeout=240)
+        return host.wait(queued.result(), timeout=30)
+
+    def of(self, kind: str, node: str) -> list[dict[str, Any]]:
+        """The payloads of one node's events of one kind."""
+        return [e["data"] for e in self.events if e["type"] == f"fluxduel.{kind}" and e["data"]["node"] == node]
+
+
+@pytest.fixture(scope="module")
+def first(comfy_host: ComfyHost, folder: Path) -> Finished:
+    graph = two_stage_graph(folder.name)
+    graph[STAGE_1]["inputs"]["preview_every"] = 2
+    return Finished(comfy_host, graph)
+
+
+@pytest.fixture
+def graph(folder: Path) -> Iterator[Graph]:
+    graph = two_stage_graph(folder.name)
+    graph[STAGE_1]["inputs"]["preview_every"] = 2
+    yield graph
+
+
+def test_the_graph_runs_to_its_end(comfy_host: ComfyHost, first: Finished, graph: Graph) -> None:
+    # An earlier graph in the same host may have left these three behind.
+    assert first.executed >= set(graph) - {LORA, ENCODERS, PROMPT}
+    assert len(first.outputs[SHOW_PLOT]["images"]) == 1
+    assert len(first.outputs[SHOW_SAMPLES]["images"]) == 4  # two numbers of steps, two seeds
+    assert "Held out: 1" in first.outputs[LATENTS]["text"][0]
+    saved = comfy_host.base / "output" / "loras" / "test_00001_.safetensors"
+    assert str(saved) in first.outputs[SAVE]["text"][0]
+    assert "untrained" not in first.outputs[SAVE]["text"][0]
+    with safe_open(saved, framework="pt") as file:
+        ups = [file.get_tensor(key) for key in file.keys() if key.endswith("lora_B.weight")]
+    assert ups and all(up.abs().max() > 0 for up in ups)
+
+
+def test_the_hosts_own_lora_loader_lists_the_file(comfy_host: ComfyHost, first: Finished) -> None:
+    kind, options = comfy_host.object_info("LoraLoader")["input"]["required"]["lora_name"]
+    assert "test_00001_.safetensors" in (kind if isinstance(kind, list) else options["options"])
+
+
+@pytest.mark.parametrize(("node", "stage", "total"), [(STAGE_1, "diffusion", 3), (STAGE_2, "adversarial", 3)])
+def test_progress_reaches_the_page(
+    comfy_host: ComfyHost, first: Finished, node: str, stage: str, total: int
+) -> None:
+    steps, states = first.of("step", node), first.of("state", node)
+    assert [event["state"] for event in states] == ["running", "finished"]
+    assert set(states[0]) == {"node", "run", "stage", "state", "message"}
+    for event in steps:
+        assert set(event) == {"node", "run", "stage", "step", "total", "scalars", "seconds_per_step"}
+        assert (event["run"], event["stage"], event["total"]) == (states[0]["run"], stage, total)
+    assert steps[0]["step"] == 0 and "held_out_loss" in steps[0]["scalars"]
+    assert steps[-1]["step"] == total and steps[-1]["seconds_per_step"] > 0
+    assert steps[-1]["scalars"]["diffusion_loss"] > 0
+
+    history = comfy_host.get(f"/fluxduel/history?node={node}")
+    assert (history["run"], history["stage"], history["state"]) == (states[0]["run"], stage, "finished")
+    assert [record["step"] for record in history["records"]] == list(range(total + 1))
+    assert history["records"][-1]["diffusion_loss"] == steps[-1]["scalars"]["diffusion_loss"]
+
+
+def test_an_unchanged_graph_executes_nothing(comfy_host: ComfyHost, first: Finished, graph: Graph) -> None:
+    assert Finished(comfy_host, graph).executed == set()
+
+
+def test_a_changed_widget_of_stage_2_leaves_stage_1_alone(
+    comfy_host: ComfyHost, first: Finished, graph: Graph
+) -> None:
+    graph[STAGE_2]["inputs"]["seed"] = 5
+    again = Finished(comfy_host, graph)
+    assert again.executed == {STAGE_2, SAVE, PLOT, SHOW_PLOT, SAMPLE, DECODE, SHOW_SAMPLES}
+
+
+def test_an_edited_caption_trains_again(comfy_host: ComfyHost, first: Finished, graph: Graph, folder: Path) -> None:
+    Finished(comfy_host, graph)
+    (folder / "picture0.txt").write_text("something else")
+    again = Finished(comfy_host, graph)
+    assert {IMAGES, LATENTS, STAGE_1, STAGE_2} <= again.executed
+    assert not {LORA, ENCODERS, PROMPT} & again.executed
+    assert "Encodings found in the cache: 12 of 13" in again.outputs[LATENTS]["text"][0]
+
+
+def test_the_same_seeds_give_the_same_lora(comfy_host: ComfyHost, first: Finished, folder: Path) -> None:
+    files = []
+    for repeat in range(2):
+        graph = training_graph(folder.name, prefix=f"loras/same{repeat}", gradient_checkpointing=bool(repeat))
+        Finished(comfy_host, graph)
+        files.append(comfy_host.base / "output" / "loras" / f"same{repeat}_00001_.safetensors")
+    with safe_open(files[0], framework="pt") as one, safe_open(files[1], framework="pt") as other:
+        assert all(one.get_tensor(key).equal(other.get_tensor(key)) for key in one.keys())
+
+
+def test_cancel_keeps_what_was_trained(comfy_host: ComfyHost, folder: Path) -> None:
+    graph = training_graph(folder.name, prefix="loras/after-cancel", steps=100_000, seed=9)
+    before = set((comfy_host.base / "output" / "loras").glob("*"))
+    prompt = comfy_host.queue(graph)
+    wait_for_step(comfy_host, 2)
+    pressed = time.monotonic()
+    comfy_host.interrupt()
+    entry = comfy_host.wait(prompt, timeout=60)
+    assert failure(entry) == "interrupted in FluxDuelTrainDiffusionStage (node 5)"
+    assert time.monotonic() - pressed < 20
+
+    (saved,) = set((comfy_host.base / "output" / "loras").glob("*")) - before
+    assert saved.name.startswith("fluxduel-interrupted-diffusion-")
+    history = comfy_host.get(f"/fluxduel/history?node={STAGE_1}")
+    assert history["state"] == "stopped" and str(saved) in history["message"]
+
+    # The host is free for the next graph, which may go on from what was saved.
+    kept = training_graph(folder.name, prefix="loras/after-cancel")
+    kept[LORA] = lora_node(lora=saved.name, rank=7)
+    Finished(comfy_host, kept)
+    with safe_open(comfy_host.base / "output" / "loras" / "after-cancel_00001_.safetensors", framework="pt") as file:
+        ranks = {file.get_slice(key).get_shape()[0] for key in file.keys() if key.endswith("lora_A.weight")}
+    assert ranks == {2}  # the file's, not the widget's
+
+
+def wait_for_step(host: ComfyHost, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            history = host.get(f"/fluxduel/history?node={STAGE_1}")
+        except OSError:
+            history = {"state": "none"}
+        if history["state"] == "running" and history["records"] and history["records"][-1]["step"] >= step:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"The training did not reach step {step}.\n{host.log_tail()}")
+
+
+def test_conditioning_takes_the_place_of_captions(comfy_host: ComfyHost, folder: Path) -> None:
+    graph = training_graph(folder.name, prefix="loras/conditioned", steps=1)
+    inputs = graph[LATENTS]["inputs"]
+    del inputs["captions"], inputs["clip"]
+    inputs["conditioning"] = [PROMPT, 0]
+    graph[PROMPT] = node("CLIPTextEncode", {"clip": [ENCODERS, 0], "text": "one prompt for all"})
+    report = Finished(comfy_host, graph).outputs[LATENTS]["text"][0]
+    assert "Captions: 1 distinct" in report
+
+
+def test_a_fresh_lora_is_saved_with_a_warning(comfy_host: ComfyHost) -> None:
+    graph = {
+        LORA: lora_node(),
+        SAVE: node(
+            "FluxDuelSaveLoRA",
+            {"flux_lora": [LORA, 0], "prefix": "loras/fresh", "format": "kohya", "dtype": "bf16"},
+        ),
+    }
+    assert "untrained" in Finished(comfy_host, graph).outputs[SAVE]["text"][0]
+    with safe_open(comfy_host.base / "output" / "loras" / "fresh_00001_.safetensors", framework="pt") as file:
+        assert all(key.startswith("lora_unet_") for key in file.keys())
