@@ -331,8 +331,9 @@ def test_gradient_penalty_leaves_the_latents_and_weights_alone() -> None:
 def test_gradient_penalty_of_half_precision_latents_is_fp32() -> None:
     network = build("cnn", width=8, depth=1, spectral_norm=False, seed=0)
     latents = [_normal(2, 16, 4, 4, seed=seed).bfloat16() for seed in (1, 2)]
-    found = gradient_penalty(network, *latents, torch.rand(2), torch.full((2,), 0.3))
-    expected = gradient_penalty(network, *[x.float() for x in latents], torch.rand(2), torch.full((2,), 0.3))
+    sigma, mix = torch.tensor([0.2, 0.8]), torch.full((2,), 0.3)
+    found = gradient_penalty(network, *latents, sigma, mix)
+    expected = gradient_penalty(network, *[x.float() for x in latents], sigma, mix)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
