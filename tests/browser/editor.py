@@ -57,11 +57,21 @@ _COLOURED_COLUMNS = """(canvas, colour) => {
 class Editor:
     """One page with the editor in it. ``problems`` collects what the console says of this pack's scripts."""
 
-    def __init__(self, browser: Browser, host: ComfyHost, *, nodes2: bool, size: tuple[int, int] = (1400, 1800)) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        host: ComfyHost,
+        *,
+        nodes2: bool,
+        size: tuple[int, int] = (1400, 1800),
+        pixel_ratio: float = 1,
+    ) -> None:
         for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": nodes2}.items():
             host.post(f"/settings/{name}", value)
         self.host = host
-        self.page: Page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        self.page: Page = browser.new_page(
+            viewport={"width": size[0], "height": size[1]}, device_scale_factor=pixel_ratio
+        )
         self.page.set_default_timeout(30_000)
         self.problems: list[str] = []
         self.page.on("console", self._console)
@@ -155,7 +165,9 @@ class Editor:
         )
         self.next_frame()
 
-    def train(self, node: str, stage: str, records: list[dict[str, float]], *, run: str = "first", total: int = 0) -> None:
+    def train(
+        self, node: str | int, stage: str, records: list[dict[str, float]], *, run: str = "first", total: int = 0
+    ) -> None:
         """The messages of a run with these scalars, one record for each step from 1 on."""
         common = {"node": node, "run": run, "stage": stage}
         self.send("fluxduel.state", **common, state="running", message="")
@@ -169,6 +181,20 @@ class Editor:
                 seconds_per_step=0.5,
             )
 
-    def screenshot(self, path: Path) -> None:
+    def screenshot(self, path: Path, *types: str) -> None:
+        """Write a picture of the page, with the first and the last of these nodes at its left and right edge."""
+        self.page.evaluate(
+            """types => {
+                const nodes = app.graph.nodes.filter(node => types.includes(node.type));
+                const left = Math.min(...nodes.map(node => node.pos[0])) - 130;
+                const right = Math.max(...nodes.map(node => node.pos[0] + node.size[0])) + 30;
+                const top = Math.min(...nodes.map(node => node.pos[1])) - 150;
+                app.canvas.ds.scale = app.canvas.canvas.clientWidth / (right - left);
+                app.canvas.ds.offset = [-left, -top];
+                app.canvas.setDirty(true, true);
+            }""",
+            list(types),
+        )
+        self.page.wait_for_timeout(1000)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)

@@ -111,7 +111,7 @@ def test_a_node_is_found_inside_subgraphs(classic: Editor) -> None:
             return {
                 root: findNode(root, 1) === root.nodes[0] && findNode(root, "1") === root.nodes[0],
                 nested: findNode(root, "2:5:1") === inner && findNode(root, "9:1") === inner,
-                missing: [findNode(root, "3"), findNode(root, "1:1"), findNode(root, "2:7:1")].every(n => n === undefined),
+                missing: ["3", "1:1", "2:7:1"].every(id => findNode(root, id) === undefined),
                 ids: executionIds(root, inner),
                 stranger: executionIds(root, { id: 1 }),
             };

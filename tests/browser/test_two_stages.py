@@ -1,0 +1,131 @@
+"""The demo graph as a newcomer runs it: open it, press Run, and look at both charts.
+
+``FLUXDUEL_SCREENSHOT=picture.png`` makes it a longer run and writes a picture of the graph at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from fluxduel.demo.pictures import CAPTIONS, tiles
+from fluxduel.tests.browser.editor import TRAINING_NODES, Editor
+from fluxduel.tests.browser.test_chart import colours
+from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
+
+WORKFLOW = "two_stage_tiny"
+SCREENSHOT = os.environ.get("FLUXDUEL_SCREENSHOT")
+SHORT = {
+    "FluxDuelTrainDiffusionStage": {"steps": 12, "batch_size": 2, "validate_every": 4, "preview_every": 0},
+    "FluxDuelTrainAdversarialStage": {
+        "steps": 8, "discriminator_warmup": 4, "batch_size": 2, "validate_every": 4, "preview_every": 0,
+    },
+    "FluxDuelSampleFluxLoRA": {"steps": "1, 2", "count": 1},
+}  # fmt: skip
+LONG = {
+    "FluxDuelTrainDiffusionStage": {"steps": 300, "validate_every": 50},
+    "FluxDuelTrainAdversarialStage": {"steps": 200, "validate_every": 50},
+}
+WIDGETS: dict[str, dict[str, Any]] = LONG if SCREENSHOT else SHORT
+PICTURES = 72 if SCREENSHOT else 8
+TIMEOUT = 3600 if SCREENSHOT else 400
+
+
+@pytest.fixture(scope="module")
+def finished(browser: Browser, comfy_host: ComfyHost) -> Iterator[Editor]:
+    """The editor after a run of the demo graph, started with the editor's own button."""
+    folder = comfy_host.base / "input" / "fluxduel_demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, tile in enumerate(islice(tiles(), PICTURES)):
+        tile.save(folder / f"sky_{number:02}.png")
+        (folder / f"sky_{number:02}.txt").write_text(CAPTIONS[number % len(CAPTIONS)])
+    shape = {"size": (1600, 1000), "pixel_ratio": 1.5} if SCREENSHOT else {}
+    editor = Editor(browser, comfy_host, nodes2=False, **shape)
+    editor.open(comfy_host.get(f"/api/workflow_templates/{PACK_NAME}/{WORKFLOW}.json"))
+    editor.chart("adversarial").wait_for()
+    editor.page.evaluate(
+        """values => {
+            for (const node of app.graph.nodes) {
+                for (const [name, value] of Object.entries(values[node.type] ?? {})) {
+                    node.widgets.find(widget => widget.name === name).value = value;
+                }
+            }
+        }""",
+        WIDGETS,
+    )
+    before = set(comfy_host.get("/history"))
+    editor.page.get_by_role("button", name="Run", exact=True).click()
+    wait_for_success(comfy_host, before)
+    editor.next_frame()
+    if SCREENSHOT:
+        editor.screenshot(Path(SCREENSHOT), *TRAINING_NODES.values())
+    yield editor
+    editor.page.close()
+
+
+def wait_for_success(host: ComfyHost, before: set[str]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        new = {key: entry for key, entry in host.get("/history").items() if key not in before}
+        if new:
+            (entry,) = new.values()
+            assert entry["status"]["status_str"] == "success", json.dumps(entry["status"]["messages"][-1])[:2000]
+            return
+        time.sleep(0.5)
+    pytest.fail(f"The graph was not finished after {TIMEOUT} s.\n{host.log_tail()}")
+
+
+def check_charts(editor: Editor) -> None:
+    """Both charts show their whole run, with every curve of its stage."""
+    first, second = WIDGETS[TRAINING_NODES["diffusion"]], WIDGETS[TRAINING_NODES["adversarial"]]
+    steps = {"diffusion": first["steps"], "adversarial": second["steps"] + second.get("discriminator_warmup", 50)}
+    for stage, count in steps.items():
+        label = editor.label(stage)
+        assert f"finished, step {count} of {count}" in label
+        assert "diffusion loss" in label and "held-out loss" in label
+    for part in ("adversarial loss", "discriminator loss", "accuracy on real", "accuracy on fake"):
+        assert part in editor.label("adversarial")
+    colour = colours(editor)
+    assert editor.columns("diffusion", colour["diffusion_loss"]) > 0.5
+    # Curves may hide each other in part, the accuracies of a small batch above all.
+    for name in ("diffusion_loss", "adversarial_loss", "discriminator_loss"):
+        assert editor.columns("adversarial", colour[name]) > 0.2, name
+
+
+def test_both_charts_show_the_run(finished: Editor) -> None:
+    check_charts(finished)
+    assert not finished.problems
+
+
+def test_the_curves_survive_a_reload(finished: Editor) -> None:
+    """The editor restores the graph, and the charts fetch their runs from the server."""
+    finished.reload()
+    finished.page.wait_for_function(
+        "() => document.querySelectorAll('canvas[aria-label*=\"finished\"]').length === 2"
+    )
+    check_charts(finished)
+    assert not finished.problems
+
+
+def test_the_curves_show_in_nodes_2(finished: Editor, browser: Browser, comfy_host: ComfyHost) -> None:
+    """Another page, in the other renderer, opens the graph later and sees the same run."""
+    editor = Editor(browser, comfy_host, nodes2=True)
+    try:
+        editor.open(finished.page.evaluate("() => app.graph.serialize()"))
+        editor.page.wait_for_function(
+            "() => document.querySelectorAll('canvas[aria-label*=\"finished\"]').length === 2"
+        )
+        editor.next_frame()
+        check_charts(editor)
+        assert editor.label("diffusion") == finished.label("diffusion")
+        assert not editor.problems
+    finally:
+        editor.page.close()
