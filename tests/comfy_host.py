@@ -71,7 +71,14 @@ class ComfyHost:
             *arguments,
         ]  # fmt: skip
         with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=self.base, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.base,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Threads that wait give their core away. Beside other work, torch is many times faster that way.
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+            )
         try:
             self._wait_until_up()
         except BaseException:
@@ -162,6 +169,10 @@ class ComfyHost:
             async for message in socket_:
                 if message.type is aiohttp.WSMsgType.TEXT:
                     yield json.loads(message.data)
+
+    def join(self) -> None:
+        """Return when the process has ended by itself."""
+        self._process.wait()
 
     def stop(self) -> None:
         """End the process. Its files below ``base`` stay."""

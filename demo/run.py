@@ -1,0 +1,165 @@
+"""Both stages from nothing, as a user runs them: ComfyUI on the CPU, the pack installed, the shipped workflow queued.
+
+    python -m fluxduel.demo.run [--serve]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost, HostError, failure
+
+from .pictures import write_training_pictures
+from .results import grid, read_records, table
+from .workflow import WorkflowError, api_graph
+
+FOLDER = ROOT / ".demo"
+WORKFLOW = "two_stage_tiny.json"
+STAGES = {"diffusion": "stage 1", "adversarial": "stage 2"}
+SHOWN = ("diffusion_loss", "discriminator_loss", "adversarial_loss", "real_accuracy", "fake_accuracy")
+NOT_SHIPPED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--serve", action="store_true", help="leave ComfyUI running at the end, to open the graph")
+    options = parser.parse_args()
+    started = time.monotonic()
+    base = FOLDER / "ComfyUI"
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    pack = base / "custom_nodes" / PACK_NAME
+    shutil.copytree(ROOT, pack, ignore=NOT_SHIPPED)
+    workflow = json.loads((pack / "example_workflows" / WORKFLOW).read_text())
+    pictures = base / "input" / folder_of(workflow)
+    print(f"Installed a copy of the pack in {pack}")
+    print(f"Wrote {write_training_pictures(pictures)} captioned training pictures to {pictures}")
+    try:
+        with ComfyHost(base, pack=None) as host:
+            print(f"ComfyUI runs at {host.url}; queueing {WORKFLOW}")
+            try:
+                run = asyncio.run(train(host, workflow))
+                show(host, run)
+            except (HostError, WorkflowError) as error:
+                print(f"\nThe demo failed: {error}\n{host.log_tail()}", file=sys.stderr)
+                return 1
+            print(f"From the start of this command: {(time.monotonic() - started) / 60:.1f} minutes.")
+            if options.serve:
+                print(f"ComfyUI keeps running at {host.url}. Ctrl-C ends it.")
+                host.join()
+    except HostError as error:
+        print(f"The demo failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def folder_of(workflow: dict[str, Any]) -> str:
+    """The training folder that the workflow has chosen."""
+    (node,) = [node for node in workflow["nodes"] if node["type"] == "FluxDuelLoadTrainingImages"]
+    return node["widgets_values"][0]
+
+
+@dataclass
+class Run:
+    """What became of the queued graph."""
+
+    graph: dict[str, Any]
+    outputs: dict[str, Any] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)  # stage -> name of its run folder
+    seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall clock, loading the base included
+
+    def node(self, title: str) -> str:
+        """The id of the node with this title."""
+        return next(node_id for node_id, node in self.graph.items() if node["_meta"]["title"] == title)
+
+
+async def train(host: ComfyHost, workflow: dict[str, Any]) -> Run:
+    """Queue the workflow and follow it to its end. Raises ``HostError`` where it does not succeed."""
+    run = Run(api_graph(workflow, host.object_info()))
+    client = uuid.uuid4().hex
+    prompt = ""
+    progress = Progress(run)
+    async for message in host.events(client):
+        if not prompt:  # the host greets first; from then on no message is missed
+            prompt = await asyncio.to_thread(host.queue, run.graph, client_id=client, workflow=workflow)
+        progress.show(message["type"], message["data"])
+        if message["type"] == "executing" and message["data"]["node"] is None:
+            break
+        if message["type"] in ("execution_error", "execution_interrupted"):
+            break
+    entry = await asyncio.to_thread(host.wait, prompt, 60.0)
+    problem = failure(entry)
+    if problem:
+        raise HostError(problem)
+    run.outputs = entry["outputs"]
+    return run
+
+
+class Progress:
+    """Shows the host's messages: the name of each node as it starts, and a bar for each stage."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._bar: tqdm | None = None
+        self._began: dict[str, float] = {}
+
+    def show(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "executing" and data["node"] is not None:
+            tqdm.write(f"  {self._run.graph[data['node']]['_meta']['title']}")
+        elif kind == "fluxduel.state" and data["state"] == "running":
+            self._began[data["stage"]] = time.monotonic()
+            self._run.folders[data["stage"]] = data["run"]
+        elif kind == "fluxduel.step":
+            self._step(data)
+        elif kind == "fluxduel.state":
+            self._run.seconds[data["stage"]] = time.monotonic() - self._began[data["stage"]]
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+
+    def _step(self, data: dict[str, Any]) -> None:
+        if self._bar is None:
+            quiet = 0.1 if sys.stderr.isatty() else 20.0
+            self._bar = tqdm(desc=STAGES[data["stage"]], total=data["total"], mininterval=quiet, dynamic_ncols=True)
+        shown = {name: f"{data['scalars'][name]:.3f}" for name in SHOWN if name in data["scalars"]}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(data["step"] - self._bar.n)
+
+
+def show(host: ComfyHost, run: Run) -> None:
+    """Make the grid and print where everything lies."""
+    output = host.base / "output"
+
+    def saved(title: str) -> list[Path]:
+        images = run.outputs[run.node(title)]["images"]
+        return [output / image["subfolder"] / image["filename"] for image in images]
+
+    sampler = run.graph[run.node("Sample: Base")]["inputs"]
+    steps = [int(number) for number in sampler["steps"].split(",")]
+    picture = FOLDER / "base_stage1_stage2.png"
+    rows = {label: saved(title) for label, title in (("base", "Base"), ("stage 1", "Stage 1"), ("stage 2", "Stage 2"))}
+    grid(rows, steps, sampler["count"]).save(picture)
+    records = {stage: read_records(output / "fluxduel" / name / "stats.jsonl") for stage, name in run.folders.items()}
+    (message,) = run.outputs[run.node("Save FLUX LoRA")]["text"]
+    print()
+    print(table(records["diffusion"], records["adversarial"], run.seconds))
+    print()
+    print(message)
+    print(f"Losses: {saved('Losses')[0]}")
+    print(f"Base, stage 1 and stage 2 from the same noise: {picture}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
