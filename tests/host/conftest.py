@@ -1,4 +1,4 @@
-"""Hosts of these tests run on one thread: with many small operations, waiting for each other costs more than it gains."""
+"""Hosts of these tests run on one thread: between many small operations, waiting for a second one costs more."""
 
 from __future__ import annotations
 

@@ -1,0 +1,204 @@
+"""Run inside a host's own modules: what the nodes do beneath the graph, where a test has to reach in.
+
+    python host_functions.py <ComfyUI folder> <base directory> <report.json>
+
+Each function below puts plain values into the report; ``test_host_functions.py`` judges them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+Report = dict[str, Any]
+
+
+def posterior(report: Report) -> None:
+    """A VAE with a Gaussian posterior, as FLUX's own, only narrower."""
+    import comfy.sd
+    import torch
+
+    from fluxduel.nodes import host
+
+    sizes = {
+        "double_z": True, "z_channels": 16, "resolution": 64, "in_channels": 3, "out_ch": 3,
+        "ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    vae = comfy.sd.VAE(sd={}, config={"params": {"ddconfig": sizes, "embed_dim": 16}}, dtype=torch.float32)
+    torch.manual_seed(0)
+    for weight in vae.first_stage_model.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    key = host.vae_key(vae)
+    pixels = torch.rand(1, 32, 48, 3)
+    mean, std = host.encode_image(vae, pixels)
+    model = vae.first_stage_model
+    with torch.inference_mode():
+        moments = model.quant_conv(model.encoder(pixels.movedim(-1, 1) * 2 - 1))
+    report["mean_error"] = (mean - moments[:, :16]).abs().max().item()
+    report["std_error"] = (std - (moments[:, 16:] / 2).exp()).abs().max().item()
+    report["std_spread"] = std.std().item()
+    report["hooks_left"] = len(model.regularization._forward_pre_hooks)
+    report["vae_key_is_stable"] = host.vae_key(vae) == key
+    with torch.inference_mode():
+        model.quant_conv.weight.add_(0.01)
+    report["vae_key_follows_the_weights"] = host.vae_key(vae) != key
+
+
+def tiny_clip(report: Report) -> None:
+    import torch
+
+    from fluxduel.nodes import host
+    from fluxduel.training.base_model import TINY_BASE_FOLDER
+    from fluxduel.training.tiny_text import TinyTextEncoder
+
+    clip = host.load_tiny_clip()
+    embeds, pooled = host.encode_prompt(clip.clone(), "a small red cat")
+    expected, expected_pooled = TinyTextEncoder.load(TINY_BASE_FOLDER / "text_encoder.safetensors").encode(
+        ["a small red cat"]
+    )
+    report["embeds_error"] = (embeds - expected[0]).abs().max().item()
+    report["pooled_error"] = (pooled - expected_pooled[0]).abs().max().item()
+    report["prompt_is_trainable"] = not embeds.is_inference()
+    report["clip_key_is_stable"] = host.clip_key(clip) == host.clip_key(host.load_tiny_clip())
+    clip.clip_layer(-2)
+    report["clip_key_follows_settings"] = host.clip_key(clip) != host.clip_key(host.load_tiny_clip())
+    broken = [[torch.zeros(1, 4, 8), {}]]
+    report["no_pooled"] = message_of(lambda: host.prompt_of(broken, "here"))
+
+
+def ownership(report: Report) -> None:
+    import torch
+
+    from fluxduel.nodes.values import outside_inference_mode, owned
+    from fluxduel.training import lora
+    from fluxduel.training.base_model import TINY_BASE, BaseReference
+    from fluxduel.training.config import LoRAConfig
+
+    made_inside = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=1, alpha=1.0))
+    made_inside = replace(made_inside, tensors={k: torch.add(t, 0) for k, t in made_inside.tensors.items()})
+    report["were_inference_tensors"] = all(t.is_inference() for t in made_inside.tensors.values())
+    with outside_inference_mode():
+        usable = owned(made_inside)
+        report["are_inference_tensors"] = any(t.is_inference() for t in usable.tensors.values())
+        report["same_values"] = all(t.equal(made_inside.tensors[k]) for k, t in usable.tensors.items())
+        report["untouched_when_usable"] = owned(usable) is usable
+
+
+def cancel(report: Report) -> None:
+    """The host's progress bar takes a Cancel down when it raises; the stage still has to see it."""
+    import comfy.model_management
+    import comfy.utils
+
+    from fluxduel.nodes import host
+
+    def hook(*_: Any, **__: Any) -> None:  # the part of main.py's hook that matters here
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    comfy.model_management.interrupt_current_processing(True)
+    host.Progress("1").update(1, 10)
+    report["cancel_still_pending"] = host.interrupted()
+    raised = None
+    try:
+        host.stop_if_interrupted()
+    except comfy.model_management.InterruptProcessingException as exception:
+        raised = exception
+    report["cancel_raised"] = raised is not None and not host.interrupted()
+
+
+def failures(report: Report) -> None:
+    """A stage that fails in the middle, and one that runs out of memory before its first step."""
+    import server
+    import torch
+
+    server.PromptServer(asyncio.new_event_loop())
+    from fluxduel.nodes import host
+    from fluxduel.nodes.stage_run import run_stage
+    from fluxduel.training import lora
+    from fluxduel.training.base_model import TINY_BASE, BaseReference
+    from fluxduel.training.config import LoRAConfig
+    from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
+    from fluxduel.training.stage import StageFailure, StageResult, TrainingLog
+
+    start = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=1, alpha=1.0))
+    prompt = Prompt("", torch.zeros(16, 128), torch.zeros(64))
+    sample = LatentSample("a", torch.zeros(16, 8, 8), None, None, None, None, 0)
+    data = RealLatents((sample,), (prompt,), prompt, (), "")
+    good = StageResult(start, TrainingLog("diffusion", ()), True)
+
+    def diverges(*_: Any, reporter: Any, **__: Any) -> StageResult:
+        reporter.scalars("diffusion", 1, 5, {"diffusion_loss": float("nan"), "grad_norm": 1.0})
+        raise StageFailure("diffusion stage, step 1 of 5: diffusion_loss is nan for a.", good)
+
+    def exhausts(*_: Any, **__: Any) -> StageResult:
+        raise StageFailure("diffusion stage, step 1 of 5: out of memory.", good) from torch.OutOfMemoryError()
+
+    def never_starts(*_: Any, **__: Any) -> StageResult:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def is_misconfigured(*_: Any, **__: Any) -> StageResult:
+        raise ValueError("no such thing")
+
+    for name, train in (
+        ("diverged", diverges), ("exhausted", exhausts), ("not_started", never_starts), ("refused", is_misconfigured),
+    ):  # fmt: skip
+        message = message_of(lambda train=train: run_stage("diffusion", start, data, train, node="5"))
+        run = host.history.latest("5")
+        assert run is not None
+        report[name] = {"message": message, "state": run.state, "run_message": run.message, "run": run.run}
+        report[name]["records"] = run.as_json()["records"]
+
+
+def long_history(report: Report) -> None:
+    from fluxduel.nodes.run_history import Run
+
+    run = Run("r", "diffusion")
+    for step in range(1, 10_001):
+        run.add(step, 10_000, {"diffusion_loss": 1.0} | ({"held_out_loss": 1.0} if step % 100 == 0 else {}))
+    report["records"] = len(run.records)
+    report["last_record"] = run.records[-1]["step"]
+    report["measurements"] = sum("held_out_loss" in record for record in run.records)
+    steps = [record["step"] for record in run.records]
+    report["in_order"] = steps == sorted(set(steps))
+
+
+def message_of(call: Callable[[], Any]) -> str:
+    """The message of the ``ValueError`` or ``RuntimeError`` that ``call`` raises."""
+    try:
+        call()
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return "no error"
+
+
+def main() -> None:
+    from fluxduel.tests.launch_comfy import TorchvisionSchemas, stand_in_for_torchaudio
+
+    host, base, report_file = sys.argv[1:]
+    sys.meta_path.insert(0, TorchvisionSchemas())
+    stand_in_for_torchaudio()
+    sys.path[0] = host
+    sys.argv = sys.argv[:1]
+    # As main.py does: importing the host's nodes puts another `utils` in front of this one.
+    importlib.import_module("utils.install_util")
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.base_directory = base
+    import torch
+
+    report: Report = {}
+    with torch.inference_mode():
+        for check in (posterior, tiny_clip, ownership, cancel, failures, long_history):
+            check(report)
+    Path(report_file).write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the nodes do beneath the graph, run inside the host's own modules by ``host_functions.py``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from fluxduel.tests.comfy_host import HostError, host_folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    try:
+        folder = host_folder()
+    except HostError as error:
+        pytest.skip(str(error))
+    base = tmp_path_factory.mktemp("host-functions")
+    script = Path(__file__).with_name("host_functions.py")
+    command = [sys.executable, str(script), str(folder), str(base), str(base / "report.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {"base": base, **json.loads((base / "report.json").read_text())}
+
+
+def test_the_posterior_is_read_off_the_vae(report: dict[str, Any]) -> None:
+    assert report["mean_error"] < 1e-5 and report["std_error"] < 1e-5
+    assert report["std_spread"] > 1e-3
+    assert report["hooks_left"] == 0
+
+
+def test_the_tiny_clip_is_the_tiny_text_encoder(report: dict[str, Any]) -> None:
+    assert report["embeds_error"] < 1e-5 and report["pooled_error"] < 1e-5
+    assert report["prompt_is_trainable"]
+
+
+def test_cache_keys_follow_weights_and_settings(report: dict[str, Any]) -> None:
+    assert report["vae_key_is_stable"] and report["vae_key_follows_the_weights"]
+    assert report["clip_key_is_stable"] and report["clip_key_follows_settings"]
+
+
+def test_a_prompt_without_pooled_output_is_refused(report: dict[str, Any]) -> None:
+    assert report["no_pooled"].startswith("here: gives no pooled output")
+    assert "DualCLIPLoader" in report["no_pooled"]
+
+
+def test_values_of_inference_mode_become_trainable(report: dict[str, Any]) -> None:
+    assert report["were_inference_tensors"] and not report["are_inference_tensors"]
+    assert report["same_values"] and report["untouched_when_usable"]
+
+
+def test_the_progress_bar_does_not_swallow_cancel(report: dict[str, Any]) -> None:
+    assert report["cancel_still_pending"] and report["cancel_raised"]
+
+
+@pytest.mark.parametrize("case", ["diverged", "exhausted"])
+def test_a_failed_stage_leaves_its_lora(report: dict[str, Any], case: str) -> None:
+    failed = report[case]
+    path = report["base"] / "output" / "loras" / f"fluxduel-interrupted-{failed['run']}.safetensors"
+    assert str(path) in failed["message"]
+    assert (failed["state"], failed["run_message"]) == ("failed", failed["message"])
+    with safe_open(path, framework="pt") as file:
+        assert len(file.keys()) > 0
+
+
+def test_running_out_of_memory_comes_with_advice(report: dict[str, Any]) -> None:
+    for case in ("exhausted", "not_started"):
+        message = report[case]["message"]
+        assert all(word in message for word in ("batch_size", "gradient_checkpointing", "rank", "resolution")), message
+    assert "batch_size" not in report["diverged"]["message"]
+
+
+def test_any_other_error_ends_the_run_for_the_page_too(report: dict[str, Any]) -> None:
+    assert report["refused"]["message"] == "no such thing"
+    assert (report["refused"]["state"], report["refused"]["run_message"]) == ("failed", "no such thing")
+
+
+def test_numbers_that_json_has_no_word_for_are_left_out(report: dict[str, Any]) -> None:
+    assert report["diverged"]["records"] == [{"step": 1, "grad_norm": 1.0}]
+
+
+def test_a_long_history_is_thinned_evenly(report: dict[str, Any]) -> None:
+    assert report["records"] <= 4000 and report["last_record"] == 10_000
+    assert report["measurements"] == 100 and report["in_order"]
