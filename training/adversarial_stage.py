@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -191,16 +191,20 @@ class AdversarialStage(Stage):
         }
 
     def verdict_statistics(self, verdicts: list[tuple[list[Tensor], list[Tensor]]]) -> dict[str, float]:
-        """Mean logits and accuracy on real and on fake, over the micro-batches of one update."""
-        real = [torch.cat([m.detach().flatten(1).mean(1) for m in maps]) for maps, _ in verdicts]
-        fake = [torch.cat([m.detach().flatten(1).mean(1) for m in maps]) for _, maps in verdicts]
-        right = [gan.accuracy(self.judge.loss, real_maps, fake_maps) for real_maps, fake_maps in verdicts]
+        """Mean logits and accuracy on real and on fake, over all samples of one update."""
+        real, fake = ([_sample_means(maps) for maps in zip(*side, strict=True)] for side in zip(*verdicts, strict=True))
+        real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, real, fake)
         return {
             "real_logits": torch.cat(real).mean().item(),
             "fake_logits": torch.cat(fake).mean().item(),
-            "real_accuracy": sum(on_real for on_real, _ in right) / len(right),
-            "fake_accuracy": sum(on_fake for _, on_fake in right) / len(right),
+            "real_accuracy": real_accuracy,
+            "fake_accuracy": fake_accuracy,
         }
+
+
+def _sample_means(maps: Iterable[Tensor]) -> Tensor:
+    """One logit map of each micro-batch -> each sample's mean logit, as maps of one place (samples, 1, 1, 1)."""
+    return torch.cat([logits.detach().flatten(1).mean(1) for logits in maps]).reshape(-1, 1, 1, 1)
 
 
 @contextmanager

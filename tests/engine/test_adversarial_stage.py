@@ -142,6 +142,17 @@ def test_the_generators_gradient_is_the_chain_rules(start, data, renoise, checkp
     assert relative(seen, {f"lora/{i}": g for i, g in enumerate(expected)}) < 1e-5
 
 
+def test_accuracy_does_not_depend_on_how_the_batch_is_cut(start, data):
+    values = [
+        make(start, data, {"loss": "relativistic"}, batch_size=size, gradient_accumulation=parts).update_discriminator(
+            0
+        )
+        for size, parts in ((4, 1), (1, 4))
+    ]
+    for key in ("real_accuracy", "fake_accuracy", "real_logits", "fake_logits", "discriminator_loss"):
+        assert values[0][key] == pytest.approx(values[1][key], rel=1e-4, abs=1e-6), key
+
+
 def test_freezing_keeps_the_graph_to_the_input(start, data):
     stage = make(start, data)
     x = torch.randn(1, 16, 4, 4, requires_grad=True)
