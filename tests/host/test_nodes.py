@@ -154,12 +154,10 @@ def test_a_choice_that_is_not_offered_is_an_error_by_name(
     comfy_host: ComfyHost, pictures: str, node: str, name: str, value: str
 ) -> None:
     """Newer hosts refuse such a graph; older ones run it, and the node has to refuse."""
-    graph = {
-        LORA: two_stage_graph(pictures)[LORA],
-        IMAGES: two_stage_graph(pictures)[IMAGES],
-        SAVE: save_node([LORA, 0], "loras/choices"),
-        "show": {"class_type": "PreviewImage", "inputs": {"images": [IMAGES, 0]}},
-    }
+    whole = two_stage_graph(pictures)
+    show = {"class_type": "PreviewImage", "inputs": {"images": [IMAGES, 0]}}
+    loads = {LORA: whole[LORA], SAVE: save_node([LORA, 0], "loras/choices")}
+    graph = {IMAGES: whole[IMAGES], "show": show} if node == IMAGES else loads
     graph[node]["inputs"][name] = value
     with pytest.raises(HostError) as refusal:
         comfy_host.run(graph)
