@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# Threads that wait give their core away: without it torch crawls where a second process computes.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help test demo lint bench-step host clean
@@ -39,4 +41,5 @@ clean: ## remove everything that these commands made
 	$(PY) -c 'import torch' 2>/dev/null || $(PIP) "$(TORCH)"
 	$(PY) -c 'import importlib.metadata as m; m.version("torchvision")' 2>/dev/null || $(PIP) --no-deps "$(TORCHVISION)"
 	$(PIP) --editable '.[test]'
+	$(PY) -c 'import torchvision' 2>/dev/null || $(PY) -m fluxduel.tests.mend_torchvision
 	@touch $@

@@ -32,8 +32,11 @@ class TorchvisionSchemas(importlib.abc.MetaPathFinder):
             return
         if sys.modules["torchvision.extension"]._has_ops():
             return
+        import torch
         from torch.library import Library
 
+        if hasattr(torch.ops.torchvision, "nms"):
+            return
         library = Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
