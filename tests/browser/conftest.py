@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from playwright.sync_api import Browser, sync_playwright
 
 from fluxduel.tests.browser.editor import Editor
 from fluxduel.tests.comfy_host import ComfyHost
+
+# For the host: with many small operations, threads waiting for each other cost more than they gain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ARGUMENTS = [
     "--no-sandbox",

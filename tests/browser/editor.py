@@ -21,7 +21,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 _ADD_NODES = """types => {
-    app.graph.clear();
     const nodes = types.map((type, i) => {
         const node = LiteGraph.createNode(type);
         node.pos = [120 + i * 460, 60];
@@ -102,6 +101,9 @@ class Editor:
 
     def add(self, *stages: str) -> list[str]:
         """Empty the graph, add one training node for each stage and return their ids."""
+        # Up to frontend 1.52, Nodes 2.0 loses the element of a node that takes the id of one removed in the same tick.
+        self.page.evaluate("() => app.graph.clear()")
+        self.next_frame()
         ids = self.page.evaluate(_ADD_NODES, [TRAINING_NODES[stage] for stage in stages])
         for stage in stages:
             self.chart(stage).wait_for()

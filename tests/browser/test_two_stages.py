@@ -62,7 +62,8 @@ def finished(browser: Browser, comfy_host: ComfyHost) -> Iterator[Editor]:
         WIDGETS,
     )
     before = set(comfy_host.get("/history"))
-    editor.page.get_by_role("button", name="Run", exact=True).click()
+    # Newer editors have a second button of that name, which opens a menu.
+    editor.page.get_by_role("button", name="Run", exact=True).first.click()
     wait_for_success(comfy_host, before)
     editor.next_frame()
     if SCREENSHOT:
