@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -165,3 +166,14 @@ def test_every_node_of_a_workflow_names_its_pack() -> None:
 def test_no_workflow_holds_a_path_of_the_machine_it_was_made_on() -> None:
     for path in WORKFLOWS:
         assert re.search(r'"(/[a-z]|[A-Z]:\\)', path.read_text()) is None, name_of(path)
+
+
+def test_the_readmes_code_imports_what_is_there() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    statements = [node for node in ast.parse(code).body if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in statements if node.module.startswith("fluxduel")]
+    assert ours
+    for node in ours:
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
