@@ -150,7 +150,8 @@ def with_device(work: Callable[[torch.device], Result]) -> Result:
     memory.unload_all_models()
     _collect()
     try:
-        with outside_inference_mode(), _in_training():
+        # Some packs turn gradients off for the whole process.
+        with outside_inference_mode(), torch.enable_grad(), _in_training():
             return work(memory.get_torch_device())
     finally:
         _collect()

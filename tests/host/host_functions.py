@@ -112,6 +112,41 @@ def cancel(report: Report) -> None:
     report["cancel_raised"] = raised is not None and not host.interrupted()
 
 
+def device(report: Report) -> None:
+    import comfy.model_management
+    import torch
+
+    from fluxduel.nodes import host
+
+    def state(_: torch.device) -> tuple[bool, bool, bool]:
+        training = getattr(comfy.model_management, "in_training", True)
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), training
+
+    with torch.no_grad():
+        report["gradients, inference mode, in_training"] = host.with_device(state)
+    report["in_training_afterwards"] = getattr(comfy.model_management, "in_training", False)
+
+
+def previews(report: Report) -> None:
+    import numpy
+    import torch
+
+    from fluxduel.nodes import host
+    from fluxduel.training.base_model import TINY_BASE, BaseReference
+    from fluxduel.training.families import flux1
+
+    latents = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(0))
+    tiny = host.preview_decoder(BaseReference(TINY_BASE))(latents)
+    decoded = host.load_tiny_vae().decode(flux1.denormalise(latents))
+    expected = torch.cat([decoded[0], decoded[1]], dim=1)
+    report["tiny_preview_size"] = tiny.size
+    report["tiny_preview_error"] = float(abs(numpy.asarray(tiny) / 255 - expected.numpy()).max())
+    large = host.preview_decoder(BaseReference("flux1-dev.safetensors"))
+    report["flux_preview_size"] = large(latents).size
+    grey = numpy.asarray(large(torch.zeros(1, 16, 4, 6)))
+    report["flux_preview_of_zeros"] = (grey[0, 0] / 127.5 - 1).round(2).tolist()
+
+
 def failures(report: Report) -> None:
     """A stage that fails in the middle, and one that runs out of memory before its first step."""
     import server
@@ -195,7 +230,7 @@ def main() -> None:
 
     report: Report = {}
     with torch.inference_mode():
-        for check in (posterior, tiny_clip, ownership, cancel, failures, long_history):
+        for check in (posterior, tiny_clip, ownership, cancel, device, previews, failures, long_history):
             check(report)
     Path(report_file).write_text(json.dumps(report))
 

@@ -58,6 +58,18 @@ def test_the_progress_bar_does_not_swallow_cancel(report: dict[str, Any]) -> Non
     assert report["cancel_still_pending"] and report["cancel_raised"]
 
 
+def test_training_has_gradients_whatever_the_host_and_other_packs_set(report: dict[str, Any]) -> None:
+    assert report["gradients, inference mode, in_training"] == [True, False, True]
+    assert report["in_training_afterwards"] is False
+
+
+def test_previews_show_the_pictures_side_by_side(report: dict[str, Any]) -> None:
+    assert report["tiny_preview_size"] == report["flux_preview_size"] == [96, 32]
+    assert report["tiny_preview_error"] < 0.01
+    # The bias of the host's map from latents to colours; the mean picture of FLUX is a dark grey.
+    assert report["flux_preview_of_zeros"] == pytest.approx([-0.0329, -0.0718, -0.0851], abs=0.02)
+
+
 @pytest.mark.parametrize("case", ["diverged", "exhausted"])
 def test_a_failed_stage_leaves_its_lora(report: dict[str, Any], case: str) -> None:
     failed = report[case]
