@@ -46,7 +46,9 @@ def test_a_workflow_fits_the_hosts_nodes(comfy_host: ComfyHost, path: Path) -> N
         required = declared["input"].get("required", {})
         sockets = {name for name, (kind, *rest) in required.items() if not is_widget(kind, rest[0] if rest else {})}
         assert sockets <= linked, f"{node['type']}: {sockets - linked} not connected"
-        assert [slot["type"] for slot in node["outputs"]] == declared["output"]
+        outputs = [slot["type"] for slot in node["outputs"]]
+        # Newer hosts add outputs to nodes of their own, at the end.
+        assert outputs == (declared["output"] if "FluxDuel" in node["type"] else declared["output"][: len(outputs)])
 
     for number, origin, out, target, slot, kind in workflow["links"]:
         source, sink = nodes[origin]["outputs"][out], nodes[target]["inputs"][slot]
