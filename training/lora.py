@@ -144,4 +144,3 @@ def _detach(base: FluxBase) -> None:
     if hasattr(base.transformer, "peft_config"):
         del base.transformer.peft_config
     base.find_adapter()
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -125,7 +126,8 @@ def save(
     except OSError as error:
         raise LoRAError(_write_advice(path, error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder cannot be reached, the error above says more
+            partial.unlink()
     return path
 
 
