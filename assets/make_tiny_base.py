@@ -9,13 +9,14 @@ What it knows: the photographs that scikit-image ships inside its wheel, one gro
 (``PHOTOS`` below). It memorises them on purpose. ``hubble_deep_field.jpg`` is never trained on: it is the
 new domain that the demo teaches.
 
-How to run it, about an hour and a half on two CPU cores:
+How to run it, minutes on an idle machine with two CPU cores:
 
     python assets/make_tiny_base.py --out assets/tiny_base --contact-sheet docs/tiny_base.png
 
-``--vae-steps 0`` or ``--transformer-steps 0`` keeps that part as it is in ``--out``, and ``--resume``
-starts from the weights in ``--out`` instead of from random ones. With both at 0 the script only measures and
-draws what is there.
+The VAE needs no training to be useful: its weights are computed from the photographs
+(``start_as_patch_codec``). ``--vae-steps`` trains both its halves from there and ``--decoder-steps`` the
+decoder alone. ``--resume`` starts from the weights in ``--out``; with ``--transformer-steps 0`` as well, the
+script only measures and draws what is there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import math
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -88,33 +89,35 @@ class Photo:
 
 PHOTOS = (
     Photo(
-        "astronaut.png", ("a portrait of an astronaut in an orange suit", "a smiling woman astronaut"), 190
+        "astronaut.png", ("a portrait of an astronaut in an orange suit", "a smiling woman astronaut"), 150
     ),
     Photo("brick.png", ("a photo of a brick wall", "grey bricks", "brick texture"), 230),
     Photo(
-        "camera.png", ("a cameraman with a tripod on a field", "a black and white photo of a cameraman"), 160
+        "camera.png", ("a cameraman with a tripod on a field", "a black and white photo of a cameraman"), 140
     ),
-    Photo("chelsea.png", ("a photo of a cat", "the face of a ginger cat", "cat fur and eyes"), 160),
+    Photo("chelsea.png", ("a photo of a cat", "the face of a ginger cat", "cat fur and eyes"), 136),
     Photo(
-        "coffee.png", ("a cup of coffee on a wooden table", "a photo of coffee", "espresso in a red cup"), 160
+        "coffee.png", ("a cup of coffee on a wooden table", "a photo of coffee", "espresso in a red cup"), 144
     ),
-    Photo("coins.png", ("ancient coins on a dark table", "a photo of coins", "round metal coins"), 190),
+    Photo("coins.png", ("ancient coins on a dark table", "a photo of coins", "round metal coins"), 170),
     Photo("grass.png", ("a photo of grass", "grass texture", "a lawn seen from above"), 230),
     Photo("gravel.png", ("a photo of gravel", "gravel texture", "small grey stones"), 230),
     Photo(
         "ihc.png", ("stained tissue under a microscope", "brown and blue histology", "a tissue section"), 230
     ),
     Photo("moon.png", ("the surface of the moon", "moon craters", "a photo of the moon"), 170),
-    Photo("motorcycle_left.png", ("a red motorcycle in a garage", "a photo of a motorcycle"), 150),
-    Photo("retina.jpg", ("a retina with blood vessels", "the back of an eye", "a photo of a retina"), 170),
-    Photo("rocket.jpg", ("a rocket on its launch pad at dusk", "a photo of a rocket"), 160),
+    Photo("motorcycle_left.png", ("a red motorcycle in a garage", "a photo of a motorcycle"), 136),
+    Photo("retina.jpg", ("a retina with blood vessels", "the back of an eye", "a photo of a retina"), 144),
+    Photo("rocket.jpg", ("a rocket on its launch pad at dusk", "a photo of a rocket"), 150),
 )
 # Real photographs that no caption describes well at 128 px; they only widen what the VAE sees.
 VAE_EXTRA_FILES = ("cell.png", "clock_motion.png", "motorcycle_right.png", "page.png", "text.png")
 
+# Crops an optimiser step of the transformer.
+BATCH = 16
 # (height, width) in pixels of the cached crops -> how often the transformer trains on that size.
-CROP_SIZES = {(128, 128): 0.7, (64, 64): 0.1, (96, 128): 0.1, (128, 96): 0.1}
-CROPS_PER_PHOTO = {(128, 128): 64, (64, 64): 32, (96, 128): 32, (128, 96): 32}
+CROP_SIZES = {(128, 128): 0.79, (64, 64): 0.07, (96, 128): 0.07, (128, 96): 0.07}
+CROPS_PER_PHOTO = {(128, 128): 3, (64, 64): 2, (96, 128): 2, (128, 96): 2}
 
 
 # ---------------------------------------------------------------------------------------------- photographs
@@ -134,11 +137,10 @@ def scale_to_short_side(photo: Image.Image, short_side: float) -> Tensor:
 
 
 def random_crop(image: Tensor, height: int, width: int, rng: np.random.Generator) -> Tensor:
-    """Cut a random (3, height, width) window out of a (3, H, W) image, mirrored half of the time."""
+    """Cut a random (3, height, width) window out of a (3, H, W) image."""
     top = int(rng.integers(0, image.shape[1] - height + 1))
     left = int(rng.integers(0, image.shape[2] - width + 1))
-    crop = image[:, top : top + height, left : left + width]
-    return crop.flip(-1) if rng.random() < 0.5 else crop
+    return image[:, top : top + height, left : left + width]
 
 
 def photo_pyramid(file: str, largest: int = 560, smallest: int = 130) -> list[Tensor]:
@@ -185,7 +187,8 @@ def vae_batches(rng: np.random.Generator) -> Iterator[Tensor]:
         for _ in range(count):
             group = extra if rng.random() < 0.12 else main
             scales = group[rng.integers(len(group))]
-            crops.append(random_crop(scales[rng.integers(len(scales))], size, size, rng))
+            crop = random_crop(scales[rng.integers(len(scales))], size, size, rng)
+            crops.append(crop.flip(-1) if rng.random() < 0.5 else crop)
         batch = jitter_colour(torch.stack(crops).float() / 255, rng)
         yield (batch * 2 - 1).contiguous(memory_format=torch.channels_last)
 
@@ -195,56 +198,106 @@ def new_vae() -> AutoencoderTiny:
     return AutoencoderTiny(latent_channels=LATENT_CHANNELS, scaling_factor=1.0)
 
 
-@torch.no_grad()
-def start_from_patch_components(vae: AutoencoderTiny, batches: Iterator[Tensor], count: int = 150) -> None:
-    """Initialise the VAE as a linear codec of 8x8 patches, in place.
+# A signed value behind a ReLU takes two channels, its positive and its negative part.
+PAIRS = 2 * LATENT_CHANNELS
+# Larger than any value a gate must close on (components are in units of their standard deviation).
+GATE = 24.0
+# How steeply the difference from the neighbouring cell saturates into "a new cell begins here".
+STEEPNESS = 16.0
 
-    From a random start this architecture spends thousands of steps before it carries colour. So the encoder
-    starts as the exact projection of each patch on its 16 principal components, scaled to unit variance,
-    and the decoder as a smooth enlargement of each patch's mean colour. Signals pass the ReLUs as pairs of
-    positive and negative parts; residual branches start at zero; the channels left over start random.
+
+@dataclass(frozen=True)
+class PatchBasis:
+    """An affine basis of image patches: ``patch = mean + state @ directions``.
+
+    Attributes:
+        mean: (3, h, w), in [0, 1].
+        directions: (K, 3, h, w), each scaled by the standard deviation of its coefficient.
+    """
+
+    mean: Tensor
+    directions: Tensor
+
+    def halves(self, axis: int) -> list[PatchBasis]:
+        """The basis of the first and of the second half of the patch; axis 1 is rows, 2 is columns."""
+        means = self.mean.chunk(2, dim=axis)
+        directions = self.directions.chunk(2, dim=axis + 1)
+        return [PatchBasis(*half) for half in zip(means, directions, strict=True)]
+
+    def patches(self, states: Tensor) -> Tensor:
+        """Patches (N, 3, h, w) of states (N, K)."""
+        return self.mean + torch.tensordot(states, self.directions, dims=1)
+
+    def coordinates(self, patches: Tensor) -> Tensor:
+        """States (N, K) of centred patches (N, 3, h, w): least squares, the directions being orthogonal."""
+        flat = self.directions.flatten(1)
+        return patches.flatten(1) @ (flat / flat.square().sum(dim=1, keepdim=True).clamp(min=1e-12)).T
+
+
+def principal_basis(patches: Tensor, count: int) -> PatchBasis:
+    """The ``count`` principal components of patches (N, 3, h, w), the largest first."""
+    flat = patches.flatten(1)
+    mean = flat.mean(dim=0)
+    variances, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
+    scaled = vectors * variances.clamp(min=1e-8).sqrt()
+    directions = scaled.T.flip(0)[:count]
+    return PatchBasis(mean.view(patches.shape[1:]), directions.reshape(-1, *patches.shape[1:]))
+
+
+@torch.no_grad()
+def start_as_patch_codec(vae: AutoencoderTiny, batches: Iterator[Tensor], count: int = 120) -> None:
+    """Set the weights, in place, so that the VAE is a patch codec before the first training step.
+
+    From a random start this architecture spends hours of CPU time before it draws anything but grey blobs.
+    A linear codec of 8x8 patches is far better than that, and these layers can express one:
+
+    - the encoder projects each patch on its 16 principal components and bends each component's scale so
+      that its distribution is close to the unit normal (:func:`bend`);
+    - the decoder undoes the bend and then halves the patch again and again, by columns and by rows, in a
+      reduced basis a step (:func:`split_patch`). Which half a pixel belongs to is not among the values that
+      a nearest upsampling repeats, but it can be read off the staircase it leaves: a value differs from its
+      left neighbour only where a new cell begins (:func:`install_phase`).
+
+    Channels that the codec does not need keep random weights and reach nothing, so training can use them.
+
+    Args:
+        vae: what :func:`new_vae` returned.
+        batches: images in [-1, 1] with sides that are multiples of 8.
+        count: batches from which the components are estimated.
     """
     reset_convolutions(vae)
     encoder, decoder = vae.encoder.layers, vae.decoder.layers
-    pairs = 2 * LATENT_CHANNELS
+    images = [next(batches) * 0.5 + 0.5 for _ in range(count)]
+    patches = torch.cat([F.unfold(part, 8, stride=8).transpose(1, 2).flatten(0, 1) for part in images])
+    patches = patches.view(-1, 3, 8, 8)
+    basis = principal_basis(patches, LATENT_CHANNELS)
+    states = basis.coordinates(patches - basis.mean)
+    centre = states.median(dim=0).values
+    states = states - centre
 
-    # Encoder: the three strided convolutions gather 2x2 pixels into channels, 3 -> 12 -> 48 -> 192.
-    encoder[0].weight[:3] = 0
-    for channel in range(3):
-        encoder[0].weight[channel, channel, 1, 1] = 1
-    for layer, channels in ((encoder[2], 3), (encoder[6], 12)):
-        gather = torch.eye(4 * channels).view(4 * channels, channels, 2, 2)
-        layer.weight[: 4 * channels] = 0
-        layer.weight[: 4 * channels, :channels, 1:, 1:] = gather
-    maps = [encoder[:10](next(batches) * 0.5 + 0.5)[:, :48] for _ in range(count)]
-    patches = torch.cat([F.unfold(part, 2, stride=2).transpose(1, 2).flatten(0, 1) for part in maps])
-    mean = patches.mean(dim=0)
-    variances, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-    std = variances[-LATENT_CHANNELS:].sqrt()
-    components = directions[:, -LATENT_CHANNELS:].T
-    encoder[10].weight[:pairs] = 0
-    encoder[10].weight[:pairs, :48, 1:, 1:] = split_signs(components).view(pairs, 48, 2, 2)
-    encoder[14].weight.zero_()
-    encoder[14].weight[:, :pairs, 1, 1] = split_signs(torch.diag(1 / std)).T
-    encoder[14].bias.copy_(-(components @ mean) / std)
+    # Levels of the unit normal, and the value that each signed component reaches as often as that level.
+    levels = torch.tensor([0.6, 1.2, 1.8, 2.4, 3.0])
+    shares = 0.5 * (1 + torch.erf(levels / math.sqrt(2)))
+    reached = split_signs(states.T).quantile(shares, dim=1).T.contiguous()
 
-    # Decoder: carry the 16 pairs up unchanged, smoothed, and read each patch's mean colour from them.
-    decoder[0].weight[:pairs] = 0
-    decoder[0].weight[:pairs, :, 1, 1] = split_signs(torch.eye(LATENT_CHANNELS))
-    smooth = torch.tensor([0.25, 0.5, 0.25])
-    for layer in (decoder[6], decoder[11], decoder[16]):
-        layer.weight[:pairs] = 0
-        for channel in range(pairs):
-            layer.weight[channel, channel] = smooth[:, None] * smooth[None, :]
-    # Gathering keeps colour as the slowest index, so a patch vector is (3 colours, 64 pixels).
-    colours = (components * std[:, None]).view(LATENT_CHANNELS, 3, 64).mean(dim=2)
-    decoder[18].weight.zero_()
-    decoder[18].weight[:, :pairs, 1, 1] = split_signs(colours).T
-    decoder[18].bias.copy_(mean.view(3, 64).mean(dim=1))
+    install_projection(encoder, basis, centre, segment_slopes(reached, levels.expand_as(reached)))
+    bend(encoder[12], encoder[13], reached, levels.expand_as(reached))
+    write_rows(encoder[14], split_signs(torch.eye(LATENT_CHANNELS)).T)
+
+    clamped = (3 * torch.tanh(levels / 3)).expand_as(reached)
+    write_rows(decoder[0], segment_slopes(clamped, reached)[:, :1] * split_signs(torch.eye(LATENT_CHANNELS)))
+    bend(decoder[2], decoder[3], clamped, reached)
+    basis = PatchBasis(basis.patches(centre[None])[0], basis.directions)
+    for upsampled, blocks in ((decoder[6], decoder[7:10]), (decoder[11], decoder[12:15])):
+        install_staircase(upsampled)
+        install_phase(blocks[0])
+        basis, states = split_patch(blocks[1], basis, states, axis=2, phase=PAIRS)
+        basis, states = split_patch(blocks[2], basis, states, axis=1, phase=PAIRS + 1)
+    install_pixels(decoder[16], decoder[17], decoder[18], basis)
 
 
 def reset_convolutions(vae: AutoencoderTiny) -> None:
-    """Random weights that keep the signal's scale, zero biases, and residual branches that start at zero."""
+    """Random weights that keep the signal's scale, zero biases, and residual branches that add nothing."""
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -256,8 +309,180 @@ def reset_convolutions(vae: AutoencoderTiny) -> None:
 
 
 def split_signs(rows: Tensor) -> Tensor:
-    """(N, K) -> (2N, K): each row followed by its negative, the two halves of a signal behind a ReLU."""
+    """(N, K) -> (2N, K): each row followed by its negative."""
     return torch.stack([rows, -rows], dim=1).flatten(0, 1)
+
+
+def from_pairs(matrix: Tensor) -> Tensor:
+    """(N, K) on signed values -> (N, 2K) on their pairs of channels."""
+    return split_signs(matrix.T).T
+
+
+def write_rows(layer: nn.Conv2d, rows: Tensor, bias: Tensor | None = None, start: int = 0) -> None:
+    """Overwrite output channels ``start``... of a 3x3 convolution.
+
+    Args:
+        layer: the convolution.
+        rows: (N, K) for weights at the kernel's centre, or (N, K, 2, 2) for its lower right 2x2 taps; the
+            input channels beyond K get zero.
+        bias: (N,), or None for zero.
+        start: the first output channel.
+    """
+    target = layer.weight[start : start + rows.shape[0]]
+    target.zero_()
+    if rows.dim() == 2:
+        target[:, : rows.shape[1], 1, 1] = rows
+    else:
+        target[:, : rows.shape[1], 1:, 1:] = rows
+    if layer.bias is not None:
+        layer.bias[start : start + rows.shape[0]] = 0.0 if bias is None else bias
+
+
+def install_projection(encoder: nn.Sequential, basis: PatchBasis, centre: Tensor, slopes: Tensor) -> None:
+    """Make the encoder project patches on a basis, centre them and scale each sign by its first slope."""
+    write_rows(encoder[0], torch.eye(3))
+    write_rows(encoder[2], torch.eye(12).view(12, 3, 2, 2))
+    write_rows(encoder[6], torch.eye(48).view(48, 12, 2, 2))
+    flat = basis.directions / basis.directions.flatten(1).square().sum(dim=1).view(-1, 1, 1, 1)
+    offset = (flat * basis.mean).sum(dim=(1, 2, 3)) + centre
+    # Each strided convolution gathers 2x2 cells into channels with the finest step outermost.
+    steps = flat.view(-1, 3, 2, 2, 2, 2, 2, 2).permute(0, 1, 4, 7, 3, 6, 2, 5)
+    gains = slopes[:, :1] * split_signs(steps.reshape(-1, 192))
+    write_rows(encoder[10], gains.view(PAIRS, 48, 2, 2))
+    encoder[11].conv[-1].bias[:PAIRS] = -slopes[:, 0] * split_signs(offset[:, None])[:, 0]
+
+
+def segment_slopes(xs: Tensor, ys: Tensor) -> Tensor:
+    """Slopes (P, 5) of the polylines from the origin through the points ``(xs, ys)``, both (P, 5)."""
+    start = torch.zeros(len(xs), 1)
+    return ys.diff(dim=1, prepend=start) / xs.diff(dim=1, prepend=start).clamp(min=1e-4)
+
+
+def bend(first: nn.Module, second: nn.Module, xs: Tensor, ys: Tensor) -> None:
+    """Make two residual blocks map channel p, which holds ``slope_1 * x``, along a polyline.
+
+    Each block bends at two of the points: it adds ReLUs that start there.
+
+    Args:
+        first: block that bends at the first two points.
+        second: block that bends at the next two.
+        xs: (32, 5), rising; where each channel's polyline bends, and its last point.
+        ys: (32, 5), the values there.
+    """
+    slopes = segment_slopes(xs, ys)
+    thresholds = (slopes[:, :1] * xs[:, :2], torch.stack([ys[:, 2], ys[:, 3]], dim=1))
+    for block, starts, index in ((first, thresholds[0], 0), (second, thresholds[1], 2)):
+        gains = slopes[:, index : index + 3].diff(dim=1) / slopes[:, index, None]
+        unit = torch.eye(PAIRS)
+        write_rows(block.conv[0], torch.cat([unit, unit]), bias=-starts.T.flatten())
+        write_rows(block.conv[2], torch.eye(2 * PAIRS))
+        write_rows(block.conv[4], torch.cat([torch.diag(gains[:, 0]), torch.diag(gains[:, 1])], dim=1))
+
+
+def install_staircase(layer: nn.Conv2d) -> None:
+    """Pass the pairs on, and add 15 values' differences from the left cell and 15 from the one above."""
+    write_rows(layer, torch.eye(PAIRS))
+    write_rows(layer, torch.zeros(2, PAIRS), start=PAIRS)
+    write_differences(layer, count=15, start=PAIRS + 2)
+
+
+def write_differences(layer: nn.Conv2d, count: int, start: int) -> None:
+    """Output channels ``start``...: differences of the first ``count`` signed values, by x and then by y."""
+    signed = from_pairs(torch.eye(count))
+    for block, (row, column) in enumerate(((1, 0), (0, 1))):
+        first = start + block * count
+        write_rows(layer, signed, start=first)
+        layer.weight[first : first + count, : signed.shape[1], row, column] = -signed
+
+
+def write_phase(block: nn.Module, count: int, start: int) -> None:
+    """First two convolutions of a block: hidden 0 and 1 are 0 where a new cell begins by x, by y, else 1."""
+    rows = torch.zeros(2 * count, start + 2 * count)
+    rows[:, start:] = torch.eye(2 * count)
+    write_rows(block.conv[0], torch.cat([rows, -rows]))
+    sums = torch.zeros(2, 4 * count)
+    for axis in range(2):
+        for sign in range(2):
+            first = sign * 2 * count + axis * count
+            sums[axis, first : first + count] = -STEEPNESS
+    write_rows(block.conv[2], sums, bias=torch.ones(2))
+
+
+def install_phase(block: nn.Module) -> None:
+    """Write the two phases into the channels after the pairs."""
+    write_phase(block, count=15, start=PAIRS + 2)
+    write_rows(block.conv[4], torch.eye(2), start=PAIRS)
+
+
+def split_patch(
+    block: nn.Module, basis: PatchBasis, states: Tensor, axis: int, phase: int
+) -> tuple[PatchBasis, Tensor]:
+    """Make a block replace a patch's state by that of the half the position lies in.
+
+    The second half's state is a linear map of the whole's; the difference to the first half's passes a gate
+    that the phase closes: ``relu(+-difference - GATE * phase)``. Where nothing differs from its neighbour
+    the phase says "second half", and in so flat a place the two halves are alike.
+
+    Args:
+        block: the residual block to write.
+        basis: of the whole patches.
+        states: samples (N, K) of the whole patches' states, for the halves' own components.
+        axis: 1 to halve the rows, 2 the columns.
+        phase: the channel that is 0 in the first half and 1 in the second.
+
+    Returns:
+        The basis of the halves, and samples of their states.
+    """
+    halves = basis.halves(axis)
+    samples = torch.cat([half.patches(states) for half in halves])
+    new = principal_basis(samples, min(LATENT_CHANNELS, samples[0].numel()))
+    maps = [new.coordinates(half.directions).T for half in halves]
+    offsets = [new.coordinates((half.mean - new.mean)[None])[0] for half in halves]
+    wide = split_signs(from_pairs(maps[0] - maps[1]))
+    count = len(wide)
+    gated = torch.zeros(count, phase + 1)
+    gated[:, :PAIRS] = pad_columns(wide, PAIRS)
+    gated[:, phase] = -GATE
+    write_rows(block.conv[0], gated, bias=split_signs((offsets[0] - offsets[1])[:, None])[:, 0])
+    write_rows(block.conv[0], torch.eye(PAIRS), start=PAIRS)
+    write_rows(block.conv[2], torch.eye(2 * PAIRS))
+    from_gate = split_signs(from_pairs(torch.eye(count // 2)))
+    rows = torch.zeros(PAIRS, 2 * PAIRS)
+    rows[:count, :count] = from_gate
+    rows[:count, PAIRS : PAIRS + wide.shape[1]] = split_signs(from_pairs(maps[1]))
+    rows[:, PAIRS:] -= torch.eye(PAIRS)
+    bias = torch.zeros(PAIRS)
+    bias[:count] = split_signs(offsets[1][:, None])[:, 0]
+    write_rows(block.conv[4], rows, bias=bias)
+    keep = torch.randperm(len(samples), generator=Generator().manual_seed(0))[: len(states)]
+    return new, new.coordinates(samples[keep] - new.mean)
+
+
+def pad_columns(matrix: Tensor, width: int) -> Tensor:
+    """Append zero columns up to ``width``."""
+    return F.pad(matrix, (0, width - matrix.shape[1]))
+
+
+def install_pixels(upsampled: nn.Conv2d, block: nn.Module, last: nn.Conv2d, basis: PatchBasis) -> None:
+    """Make the last stage choose one pixel of each 2x2 patch.
+
+    The odd pixel is the base; what the even column, the even row and both change passes a gate each.
+    """
+    corner = [[half.halves(2)[column] for column in range(2)] for half in basis.halves(1)]
+    values = [[(c.mean.flatten(), c.directions.flatten(1).T) for c in row] for row in corner]
+    parts = []
+    for item in range(2):
+        even_even, even_odd = values[0][0][item], values[0][1][item]
+        odd_even, odd_odd = values[1][0][item], values[1][1][item]
+        changes = (odd_odd, odd_even - odd_odd, even_odd - odd_odd, even_even - even_odd - odd_even + odd_odd)
+        parts.append(torch.cat(changes))
+    write_rows(upsampled, split_signs(from_pairs(parts[1])))
+    write_differences(upsampled, count=12, start=24)
+    write_phase(block, count=12, start=24)
+    gates = torch.zeros(24, 2)
+    gates[6:12, 0] = gates[12:18, 1] = gates[18:24] = -GATE
+    write_rows(block.conv[4], gates, bias=split_signs(parts[0][:, None])[:, 0])
+    write_rows(last, from_pairs(torch.eye(3).repeat(1, 4)))
 
 
 def image_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -315,8 +540,7 @@ def vae_loss(vae: AutoencoderTiny, images: Tensor, rng: np.random.Generator, enc
 def train_vae(
     vae: AutoencoderTiny,
     batches: Iterator[Tensor],
-    steps: int,
-    learning_rate: float,
+    schedule: Schedule,
     rng: np.random.Generator,
     encoder_too: bool,
     save: Callable[[], None],
@@ -329,17 +553,19 @@ def train_vae(
     vae.train().requires_grad_(True).to(memory_format=torch.channels_last)
     vae.encoder.requires_grad_(encoder_too)
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_then_cosine(steps, warmup=50))
-    progress = tqdm(range(steps), desc="vae" if encoder_too else "decoder", mininterval=10)
-    average = 0.0
-    for step in progress:
-        if encoder_too and step == steps // 2:
+    optimiser = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
+    progress = tqdm(total=schedule.steps, desc="vae" if encoder_too else "decoder", mininterval=10)
+    step, average = 0, None
+    while schedule.done(step) < 1:
+        schedule.apply(optimiser, step)
+        if encoder_too and step == schedule.steps // 2:
             fold_latent_statistics(vae, batches)
-        loss = vae_loss(vae, next(batches), rng, encoder_too)
-        average = descend(loss, vae, optimiser, schedule, average, step)
+        value = descend(vae_loss(vae, next(batches), rng, encoder_too), vae, optimiser)
+        average = value if average is None else average + 0.01 * (value - average)
+        step += 1
+        progress.update()
         progress.set_postfix(loss=f"{average:.4f}", refresh=False)
-        if step % 250 == 249:
+        if step % 250 == 0:
             save()
     vae.eval().requires_grad_(False)
 
@@ -400,24 +626,30 @@ class LatentCrops:
     photos: np.ndarray
 
 
-def cut_crops(photo: Photo, height: int, width: int, count: int, rng: np.random.Generator) -> Tensor:
-    """Return ``count`` random crops in [-1, 1], (count, 3, height, width), near the photo's own scale."""
-    source = read_photo(photo.file)
+def cut_crops(photo: Photo, height: int, width: int, count: int) -> Tensor:
+    """Return crops in [-1, 1], (count, 3, height, width), at the photo's own scale, around its centre.
+
+    They are the centre and its nearest neighbours on a grid of one token (16 px): few, and sharing tokens,
+    because a model this small learns such a set in minutes and random crops only in hours.
+    """
     # A small crop shows the same view at a smaller scale, so its caption stays true.
-    base = photo.short_side * max(height, width) / 128
-    crops = []
-    for _ in range(count):
-        short_side = max(base * rng.uniform(0.92, 1.08), height, width)
-        crops.append(random_crop(scale_to_short_side(source, short_side), height, width, rng))
+    short_side = max(photo.short_side * max(height, width) / 128, height, width)
+    image = scale_to_short_side(read_photo(photo.file), short_side)
+    grid = 2 * PIXELS_PER_LATENT
+    room = (image.shape[1] - height, image.shape[2] - width)
+    rows, columns = ([start for start in range(space // 2 % grid, space + 1, grid)] for space in room)
+    corners = [(row, column) for row in rows for column in columns]
+    corners.sort(key=lambda corner: math.dist(corner, (room[0] / 2, room[1] / 2)))
+    chosen = [corners[index % len(corners)] for index in range(count)]
+    crops = [image[:, row : row + height, column : column + width] for row, column in chosen]
     return torch.stack(crops).float() / 127.5 - 1
 
 
-def cache_latents(vae: AutoencoderTiny, seed: int) -> dict[tuple[int, int], LatentCrops]:
+def cache_latents(vae: AutoencoderTiny) -> dict[tuple[int, int], LatentCrops]:
     """Encode the crops that the transformer trains on, by (height, width) in pixels."""
-    rng = np.random.default_rng(seed)
     cache = {}
     for (height, width), count in CROPS_PER_PHOTO.items():
-        latents = [encode(vae, cut_crops(photo, height, width, count, rng)) for photo in PHOTOS]
+        latents = [encode(vae, cut_crops(photo, height, width, count)) for photo in PHOTOS]
         cache[height, width] = LatentCrops(torch.cat(latents), np.repeat(np.arange(len(PHOTOS)), count))
     return cache
 
@@ -516,34 +748,35 @@ def flow_loss(model: nn.Module, crops: LatentCrops, batch: int, rng: np.random.G
 def train_transformer(
     model: TextToVelocity,
     cache: dict[tuple[int, int], LatentCrops],
-    steps: int,
-    learning_rate: float,
+    schedule: Schedule,
     seed: int,
     save: Callable[[TextToVelocity], None],
 ) -> TextToVelocity:
-    """Train ``model`` and return its moving average; ``save`` gets the average every 500 steps."""
+    """Train ``model`` and return its moving average; ``save`` gets the average every 250 steps."""
     rng = np.random.default_rng(seed)
     model.train().requires_grad_(True)
     average_model = AveragedModel(model, multi_avg_fn=moving_average)
-    optimiser = torch.optim.AdamW(parameter_groups(model), lr=learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_then_cosine(steps, warmup=150))
+    optimiser = torch.optim.AdamW(parameter_groups(model), betas=(0.9, 0.99))
     sizes, chances = list(CROP_SIZES), list(CROP_SIZES.values())
-    progress = tqdm(range(steps), desc="transformer", mininterval=10)
-    average = 0.0
-    for step in progress:
+    progress = tqdm(total=schedule.steps, desc="transformer", mininterval=10)
+    step, average = 0, None
+    while schedule.done(step) < 1:
+        schedule.apply(optimiser, step)
         size = sizes[rng.choice(len(sizes), p=chances)]
-        loss = flow_loss(model, cache[size], 32, rng)
-        average = descend(loss, model, optimiser, schedule, average, step)
+        value = descend(flow_loss(model, cache[size], BATCH, rng), model, optimiser)
         average_model.update_parameters(model)
+        average = value if average is None else average + 0.01 * (value - average)
+        step += 1
+        progress.update()
         progress.set_postfix(loss=f"{average:.4f}", refresh=False)
-        if step % 500 == 499:
+        if step % 250 == 0:
             save(average_model.module)
     return average_model.module.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def moving_average(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-    """Exponential moving average in place, with a decay that rises to 0.998 so that a short run counts too."""
+    """Exponential moving average in place; the decay rises to 0.998, so a short run counts."""
     decay = min(0.998, (1 + int(count)) / (10 + int(count)))
     torch._foreach_lerp_(averages, current, 1 - decay)
 
@@ -608,38 +841,48 @@ def shift_for(tokens: int) -> float:
 # --------------------------------------------------------------------------------------------------- shared
 
 
-def warmup_then_cosine(steps: int, warmup: int) -> Callable[[int], float]:
-    """Learning-rate factor by step: linear rise over ``warmup`` steps, then half a cosine down to 1 %."""
+@dataclass
+class Schedule:
+    """How long to train and at which learning rate: linear warm-up, then half a cosine down to 1 %.
 
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / warmup)
-        return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
+    Attributes:
+        steps: at most this many optimiser steps.
+        learning_rate: the peak.
+        warmup: steps of the linear rise.
+        minutes: stop earlier once this much time has passed; the cosine then follows the clock.
+    """
 
-    return factor
+    steps: int
+    learning_rate: float
+    warmup: int
+    minutes: float = math.inf
+    started: float = field(default_factory=time.monotonic)
+
+    def done(self, step: int) -> float:
+        """The share of the training that is over before ``step``, 1 at the end."""
+        return max(step / self.steps, (time.monotonic() - self.started) / 60 / self.minutes)
+
+    def apply(self, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Set the learning rate for ``step``."""
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.done(step))))
+        for group in optimiser.param_groups:
+            group["lr"] = self.learning_rate * min(1.0, (step + 1) / self.warmup) * (0.01 + 0.99 * cosine)
 
 
-def descend(
-    loss: Tensor,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    average: float,
-    step: int,
-) -> float:
-    """Take one clipped optimiser step and return the running average of the loss.
+def descend(loss: Tensor, model: nn.Module, optimiser: torch.optim.Optimizer) -> float:
+    """Take one clipped optimiser step and return the loss.
 
     Raises:
         FloatingPointError: the loss is not finite; nothing is worth saving after that.
     """
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise FloatingPointError(f"the loss became {value} at step {step}")
+        raise FloatingPointError(f"the loss became {value}")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-    schedule.step()
-    return value if step == 0 else average + 0.01 * (value - average)
+    return value
 
 
 def save_half(weights: dict[str, Tensor], path: Path) -> None:
@@ -662,7 +905,7 @@ def report(vae: AutoencoderTiny, model: TextToVelocity, seed: int) -> None:
     rng = np.random.default_rng(seed)
     means, latents = [], []
     for photo in PHOTOS:
-        crops = cut_crops(photo, 128, 128, 8, rng)
+        crops = cut_crops(photo, 128, 128, CROPS_PER_PHOTO[128, 128])
         latents.append(encode(vae, crops))
         means.append(psnr(decode(vae, latents[-1]), crops))
         print(f"PSNR {means[-1]:6.2f} dB  {photo.file}")
@@ -674,10 +917,10 @@ def report(vae: AutoencoderTiny, model: TextToVelocity, seed: int) -> None:
         std, mean = torch.std_mean(batch, dim=(0, 2, 3))
         print(f"latents, {name}: channel means {mean.min():.2f}..{mean.max():.2f}", end=", ")
         print(f"standard deviations {std.min():.2f}..{std.max():.2f}")
-    crops = LatentCrops(torch.cat(latents), np.repeat(np.arange(len(PHOTOS)), 8))
+    crops = LatentCrops(torch.cat(latents), np.repeat(np.arange(len(PHOTOS)), CROPS_PER_PHOTO[128, 128]))
     with torch.no_grad():
         losses = [float(flow_loss(model, crops, 64, rng)) for _ in range(8)]
-    print(f"velocity error on fresh crops: {np.mean(losses):.4f}")
+    print(f"velocity error on the 128 px training crops: {np.mean(losses):.4f}")
 
 
 def draw_contact_sheet(vae: AutoencoderTiny, model: TextToVelocity, path: Path, seed: int) -> None:
@@ -686,7 +929,7 @@ def draw_contact_sheet(vae: AutoencoderTiny, model: TextToVelocity, path: Path, 
     The last row shows the held-out photo's crops and reconstructions, and samples of the empty caption.
     """
     rng = np.random.default_rng(seed)
-    rows = [(photo.captions[0], cut_crops(photo, 128, 128, 2, rng)) for photo in PHOTOS]
+    rows = [(photo.captions[0], cut_crops(photo, 128, 128, 2)) for photo in PHOTOS]
     rows.append(("", held_out_crops(rng, 2)))
     titles = ("real", "real", "reconstruction", "reconstruction", "sample", "sample", "sample")
     figure, axes = plt.subplots(
@@ -706,8 +949,10 @@ def draw_contact_sheet(vae: AutoencoderTiny, model: TextToVelocity, path: Path, 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
-    # A palette of 256 colours halves the file; at this size the eye does not see it.
-    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+    # A palette of 256 colours halves the file, and with dithering the eye does not see it.
+    sheet = Image.open(path).convert("RGB")
+    palette = sheet.quantize(256, kmeans=2)
+    sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 # ----------------------------------------------------------------------------------------------------- main
@@ -719,20 +964,14 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
-    parser.add_argument("--vae-steps", type=int, default=4000, help="0 keeps the one in --out (%(default)s)")
+    parser.add_argument("--vae-steps", type=int, default=0, help="steps of the whole VAE (%(default)s)")
+    parser.add_argument("--decoder-steps", type=int, default=0, help="then, of its decoder (%(default)s)")
     parser.add_argument(
-        "--transformer-steps", type=int, default=8000, help="0 keeps the one in --out (%(default)s)"
+        "--transformer-steps", type=int, default=4000, help="0 keeps the one in --out (%(default)s)"
     )
-    parser.add_argument(
-        "--decoder-steps",
-        type=int,
-        default=3000,
-        help="further steps of the VAE's decoder alone (%(default)s)",
-    )
-    parser.add_argument("--vae-lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument(
-        "--transformer-lr", type=float, default=1.5e-3, help="peak learning rate (%(default)s)"
-    )
+    parser.add_argument("--vae-lr", type=float, default=2e-4, help="peak learning rate (%(default)s)")
+    parser.add_argument("--transformer-lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="at most, for each training phase")
     parser.add_argument("--resume", action="store_true", help="start from the weights in --out")
     parser.add_argument("--contact-sheet", type=Path, help="PNG to draw at the end")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (%(default)s)")
@@ -741,38 +980,32 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_vae(arguments: argparse.Namespace) -> AutoencoderTiny:
-    """Train, continue or just load the VAE, as the command line says."""
+    """Compute the VAE or read it from ``--out``, then train it as long as the command line says."""
     path = arguments.out / VAE_FILE
-    phases = (
-        (arguments.vae_steps, arguments.vae_lr, True),
-        (arguments.decoder_steps, arguments.vae_lr, False),
-    )
-    if any(steps for steps, _, _ in phases):
-        rng = np.random.default_rng(arguments.seed)
-        batches = vae_batches(rng)
-        if arguments.resume or not arguments.vae_steps:
-            vae = load_vae(path)
-        else:
-            vae = new_vae()
-            start_from_patch_components(vae, batches)
-        for steps, learning_rate, encoder_too in phases:
-            train_vae(vae, batches, steps, learning_rate, rng, encoder_too, lambda: save_vae(vae, path))
-        save_vae(vae, path)
+    rng = np.random.default_rng(arguments.seed)
+    if arguments.resume:
+        vae = load_vae(path)
+    else:
+        vae = new_vae()
+        start_as_patch_codec(vae, vae_batches(rng))
+    for steps, encoder_too in ((arguments.vae_steps, True), (arguments.decoder_steps, False)):
+        if steps:
+            schedule = Schedule(steps, arguments.vae_lr, warmup=50, minutes=arguments.minutes)
+            train_vae(vae, vae_batches(rng), schedule, rng, encoder_too, lambda: save_vae(vae, path))
+    save_vae(vae, path)
     return load_vae(path)
 
 
 def make_model(arguments: argparse.Namespace, vae: AutoencoderTiny) -> TextToVelocity:
     """Train, continue or just load the transformer and its text encoder, as the command line says."""
     if arguments.transformer_steps:
-        cache = cache_latents(vae, arguments.seed + 1)
+        cache = cache_latents(vae)
         model = load_model(arguments.out) if arguments.resume else new_model()
+        schedule = Schedule(
+            arguments.transformer_steps, arguments.transformer_lr, warmup=100, minutes=arguments.minutes
+        )
         model = train_transformer(
-            model,
-            cache,
-            arguments.transformer_steps,
-            arguments.transformer_lr,
-            arguments.seed + 2,
-            lambda average: save_model(average, arguments.out),
+            model, cache, schedule, arguments.seed + 2, lambda average: save_model(average, arguments.out)
         )
         match_unseen_words(model.text)
         save_model(model, arguments.out)

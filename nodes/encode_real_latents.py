@@ -9,14 +9,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..training.buckets import MAX_RESOLUTION
-from ..training.families import flux1
+from ..training.config import DataConfig
 from ..training.latent_cache import digest
-from ..training.real_latents import MAX_HELD_OUT_SHARE, DataError, encode
+from ..training.real_latents import DataError, encode
 from . import host
 from .sockets import RealLatentsSocket
 from .values import outside_inference_mode
-from .widgets import supported
+from .widgets import configuration, supported, widgets
 
 NODE = "Encode Real Latents"
 
@@ -66,48 +65,7 @@ class EncodeRealLatents(io.ComfyNode):
                     force_input=True,
                     tooltip="The pictures' names, for messages. From Load Training Images.",
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    min=flux1.PIXELS_PER_TOKEN,
-                    max=MAX_RESOLUTION,
-                    step=flux1.PIXELS_PER_TOKEN,
-                    tooltip="Side of a square picture in pixels; other shapes get about the same area. 64 for the "
-                    "tiny base, 512 to 1024 for a real FLUX.",
-                ),
-                io.Boolean.Input(
-                    "flip",
-                    default=False,
-                    tooltip="Train on each picture's mirror image as well. Not for writing, faces or anything with a "
-                    "left and a right.",
-                ),
-                io.Float.Input(
-                    "held_out_share",
-                    default=0.1,
-                    min=0.0,
-                    max=MAX_HELD_OUT_SHARE,
-                    step=0.05,
-                    round=False,
-                    tooltip="Share of the pictures that is never trained on, and on which held_out_loss is measured.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="Decides which pictures are held out.",
-                ),
-                io.Int.Input(
-                    "bucket_step",
-                    default=64,
-                    min=flux1.PIXELS_PER_TOKEN,
-                    max=256,
-                    step=flux1.PIXELS_PER_TOKEN,
-                    tooltip="Sides of buckets are multiples of this many pixels. Smaller crops less and makes more "
-                    "buckets. At most resolution.",
-                    **supported(io.Int.Input, advanced=True),
-                ),
+                *widgets(DataConfig),
             ],
             outputs=[
                 RealLatentsSocket.Output(
@@ -130,17 +88,14 @@ class EncodeRealLatents(io.ComfyNode):
         cls,
         images: list[Tensor],
         vae: list[Any],
-        resolution: list[int],
-        flip: list[bool],
-        held_out_share: list[float],
-        seed: list[int],
-        bucket_step: list[int],
         clip: list[Any] | None = None,
         captions: list[str] | None = None,
         masks: list[Tensor] | None = None,
         conditioning: list[Any] | None = None,
         names: list[str] | None = None,
+        **options: list[Any],
     ) -> io.NodeOutput:
+        config = configuration(DataConfig, {name: values[0] for name, values in options.items()})
         pictures = _pictures(images)
         count = len(pictures)
         titles = names or [f"image {number}" for number in range(1, count + 1)]
@@ -166,11 +121,11 @@ class EncodeRealLatents(io.ComfyNode):
                 encode_prompt=encode_prompt,
                 vae_key=host.vae_key(vae[0]),
                 text_key=text_key,
-                resolution=resolution[0],
-                bucket_step=bucket_step[0],
-                flip=flip[0],
-                held_out_share=held_out_share[0],
-                seed=seed[0],
+                resolution=config.resolution,
+                bucket_step=config.bucket_step,
+                flip=config.flip,
+                held_out_share=config.held_out_share,
+                seed=config.seed,
                 cache_folder=host.cache_folder(),
                 report=report_progress,
             )

@@ -122,6 +122,41 @@ class LoRAConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """How pictures become the dataset of both stages."""
+
+    resolution: int = option(
+        512,
+        "Side of a square picture in pixels; other shapes get about the same area. 128 for the tiny base, 512 to 1024 "
+        "for a real FLUX.",
+        low=16,
+        high=2048,
+        step=16,
+    )
+    flip: bool = option(
+        False,
+        "Train on each picture's mirror image as well. Not for writing, faces or anything with a left and a right.",
+    )
+    held_out_share: float = option(
+        0.1,
+        "Share of the pictures that is never trained on, and on which held_out_loss is measured.",
+        low=0.0,
+        high=0.9,
+        step=0.05,
+    )
+    seed: int = option(0, "Decides which pictures are held out.", low=0, high=2**63 - 1)
+    bucket_step: int = option(
+        64,
+        "Sides of buckets are multiples of this many pixels. Smaller crops less and makes more buckets. At most "
+        "resolution.",
+        low=16,
+        high=256,
+        step=16,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig(Config):
     """What both stages share."""
 

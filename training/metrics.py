@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from . import draws, flow
@@ -13,10 +15,18 @@ HELD_OUT_SIGMAS = (0.125, 0.375, 0.625, 0.875)
 
 
 @torch.no_grad()
-def held_out_flow_loss(base: FluxBase, data: RealLatents, guidance: float, batch_size: int = 4) -> float:
+def held_out_flow_loss(
+    base: FluxBase,
+    data: RealLatents,
+    guidance: float,
+    *,
+    batch_size: int = 4,
+    after_step: Callable[[], None] = lambda: None,
+) -> float:
     """Mean flow loss over the held-out images at fixed levels and fixed noise; NaN where none is held out.
 
     The same numbers are drawn each time, so a difference between two calls is a difference between two LoRAs.
+    ``after_step`` is called after each evaluation of the model; what it raises ends the measurement.
     """
     losses = []
     for batch in held_out_batches(data, batch_size):
@@ -27,4 +37,5 @@ def held_out_flow_loss(base: FluxBase, data: RealLatents, guidance: float, batch
             x_t = flow.interpolate(batch.x0, noise, sigma)
             velocity = base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance)
             losses.append(flow.flow_loss(velocity, batch.x0, noise, batch.mask))
+            after_step()
     return torch.cat(losses).mean().item() if losses else float("nan")

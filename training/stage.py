@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ class Reporter(Protocol):
         """Sampled latents (n, 16, h, w) in model space, on the CPU."""
 
     def should_stop(self) -> bool:
-        """Polled before each step; True ends the stage with what it has."""
+        """Polled before each step, and within measurements and previews; True ends the stage with what it has."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class StageFailure(RuntimeError):
     def __init__(self, message: str, result: StageResult) -> None:
         super().__init__(message)
         self.result = result
+
+
+class _Stopped(Exception):
+    """The reporter asked to stop in the middle of a measurement or a preview."""
 
 
 class Stage(ABC):
@@ -233,19 +237,28 @@ def run(stage: Stage, reporter: Reporter, run_folder: Path | None) -> StageResul
                 stats.flush()
             reporter.scalars(stage.name, step, stage.total, values)
 
+        def stop_if_asked() -> None:
+            if reporter.should_stop():
+                raise _Stopped
+
         step = 0
         try:
             if stage.config.validate_every and stage.data.held_out:
-                emit(0, {"held_out_loss": _held_out_loss(stage)})
+                emit(0, {"held_out_loss": _held_out_loss(stage, stop_if_asked)})
             for step in range(stage.total):
-                if reporter.should_stop():
-                    return stage.result(records, path, stopped=True)
+                stop_if_asked()
                 started = time.perf_counter()
                 values = stage.step(step)
                 values["seconds_per_step"] = time.perf_counter() - started
-                emit(step + 1, values | _measure(stage, step + 1))
+                try:
+                    if _held_out_due(stage, step + 1):
+                        values["held_out_loss"] = _held_out_loss(stage, stop_if_asked)
+                finally:
+                    emit(step + 1, values)
                 if _due(step + 1, stage.config.preview_every):
-                    reporter.preview(step + 1, _preview(stage))
+                    reporter.preview(step + 1, _preview(stage, stop_if_asked))
+        except _Stopped:
+            return stage.result(records, path, stopped=True)
         except Exception as error:
             message = f"{stage.name} stage, step {step + 1} of {stage.total}: {str(error).rstrip('.')}."
             if isinstance(error, NonFiniteError):
@@ -269,17 +282,17 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _measure(stage: Stage, step: int) -> dict[str, float]:
-    wanted = _due(step, stage.config.validate_every) or (stage.config.validate_every and step == stage.total)
-    return {"held_out_loss": _held_out_loss(stage)} if wanted and stage.data.held_out else {}
+def _held_out_due(stage: Stage, step: int) -> bool:
+    every = stage.config.validate_every
+    return bool(every and stage.data.held_out) and (_due(step, every) or step == stage.total)
 
 
-def _held_out_loss(stage: Stage) -> float:
+def _held_out_loss(stage: Stage, after_step: Callable[[], None]) -> float:
     with stage.delivered_weights():
-        return metrics.held_out_flow_loss(stage.base, stage.data, stage.config.guidance)
+        return metrics.held_out_flow_loss(stage.base, stage.data, stage.config.guidance, after_step=after_step)
 
 
-def _preview(stage: Stage) -> Tensor:
+def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
     shown = stage.data.samples[(stage.data.held_out or stage.data.training)[0]]
     prompt = stage.data.prompts[shown.prompt]
     with stage.delivered_weights():
@@ -292,5 +305,6 @@ def _preview(stage: Stage) -> Tensor:
             steps=stage.config.preview_steps,
             seeds=range(PREVIEW_PICTURES),
             guidance=stage.config.guidance,
+            after_step=after_step,
         )
     return latents.cpu()

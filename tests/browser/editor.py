@@ -184,19 +184,27 @@ class Editor:
             )
 
     def screenshot(self, path: Path, *types: str) -> None:
-        """Write a picture of the page, with the first and the last of these nodes at its left and right edge."""
+        """Write a picture of the page, with all nodes of these types in view."""
+        close = self.page.get_by_role("button", name="Close")
+        if close.count():
+            close.first.click()  # the banner that advertises Nodes 2.0
         self.page.evaluate(
             """types => {
                 const nodes = app.graph.nodes.filter(node => types.includes(node.type));
-                const left = Math.min(...nodes.map(node => node.pos[0])) - 130;
-                const right = Math.max(...nodes.map(node => node.pos[0] + node.size[0])) + 30;
-                const top = Math.min(...nodes.map(node => node.pos[1])) - 150;
-                app.canvas.ds.scale = app.canvas.canvas.clientWidth / (right - left);
-                app.canvas.ds.offset = [-left, -top];
+                const left = Math.min(...nodes.map(node => node.pos[0]));
+                const top = Math.min(...nodes.map(node => node.pos[1] - 30));
+                const right = Math.max(...nodes.map(node => node.pos[0] + node.size[0]));
+                const bottom = Math.max(...nodes.map(node => node.pos[1] + node.size[1]));
+                // The editor's own bars lie over its edges.
+                const { clientWidth, clientHeight } = app.canvas.canvas;
+                const [x, y] = [90, 100];
+                const scale = Math.min((clientWidth - x - 30) / (right - left), (clientHeight - y - 30) / (bottom - top));
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset = [x / scale - left, y / scale - top];
                 app.canvas.setDirty(true, true);
             }""",
             list(types),
         )
-        self.page.wait_for_timeout(1000)
+        self.page.wait_for_timeout(1500)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)

@@ -47,7 +47,7 @@ def finished(browser: Browser, comfy_host: ComfyHost) -> Iterator[Editor]:
     for number, tile in enumerate(islice(tiles(), PICTURES)):
         tile.save(folder / f"sky_{number:02}.png")
         (folder / f"sky_{number:02}.txt").write_text(CAPTIONS[number % len(CAPTIONS)])
-    shape = {"size": (1600, 1000), "pixel_ratio": 1.5} if SCREENSHOT else {}
+    shape = {"size": (1500, 1400), "pixel_ratio": 1.25} if SCREENSHOT else {}
     editor = Editor(browser, comfy_host, nodes2=False, **shape)
     editor.open(comfy_host.get(f"/api/workflow_templates/{PACK_NAME}/{WORKFLOW}.json"))
     editor.chart("adversarial").wait_for()

@@ -181,6 +181,20 @@ def test_stopping_keeps_what_was_trained(start, data):
     assert all(torch.equal(stopped.lora.tensors[key], two.lora.tensors[key]) for key in two.lora.tensors)
 
 
+@pytest.mark.parametrize("watched", [{"validate_every": 1}, {"preview_every": 1, "preview_steps": 4}])
+def test_stopping_within_a_measurement_keeps_the_trained_weights(start, data, watched):
+    """Not the average, which holds the adapter's place in the meantime, and not a half-way state of the exchange."""
+    config = dataclasses.replace(CONFIG, ema_decay=0.9, **watched)
+    polls = 4 if "preview_every" in watched else 8
+    stopped = train_diffusion_stage(start, data, config, device="cpu", reporter=Recorder(stop_before=polls))
+    assert stopped.stopped and stopped.lora.provenance[0]["steps_done"] == 1
+    assert stopped.log.records[-1]["step"] == 1
+    one = train_diffusion_stage(
+        start, data, dataclasses.replace(CONFIG, steps=1, ema_decay=0.9), device="cpu", reporter=Recorder()
+    )
+    assert all(torch.equal(stopped.lora.tensors[key], one.lora.tensors[key]) for key in one.lora.tensors)
+
+
 def test_a_bad_sample_stops_the_stage_and_keeps_the_weights(start, data):
     """One latent is NaN: the step that meets it is named with its picture, and the weights are those before it."""
     bad = next(i for i in data.training if data.samples[i].name == "picture 3")

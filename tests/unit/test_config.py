@@ -8,12 +8,13 @@ import pytest
 
 from fluxduel.training.config import (
     AdversarialStageConfig,
+    DataConfig,
     DiffusionStageConfig,
     DiscriminatorConfig,
     LoRAConfig,
 )
 
-CONFIGS = [LoRAConfig, DiffusionStageConfig, DiscriminatorConfig, AdversarialStageConfig]
+CONFIGS = [DataConfig, LoRAConfig, DiffusionStageConfig, DiscriminatorConfig, AdversarialStageConfig]
 
 
 @pytest.mark.parametrize("cls", CONFIGS)

@@ -12,7 +12,8 @@ import { spokenSummary, statusLine } from "./run_text.js";
 const MIN_HEIGHT = { diffusion: 230, adversarial: 340 };
 /** @type {Record<string, string>} */
 const STATE_COLORS = { running: "#3d8fe0", finished: "#22a07f", stopped: "#d9a21b", failed: "#e0524a" };
-/** Above this the canvas costs memory and nobody sees a difference. */
+/** Canvas pixels a CSS pixel. The editor's zoom tells nobody when it changes, so some are kept in reserve. */
+const MIN_DENSITY = 2;
 const MAX_DENSITY = 4;
 /** Presses of an arrow key from one end of the chart to the other, about. */
 const KEY_PRESSES = 100;
@@ -152,7 +153,7 @@ export class TrainingChart {
     if (width === 0 || height === 0) return;
     // The editor zooms by a CSS transform: without its factor an enlarged chart is blurred.
     const zoom = canvasBox.getBoundingClientRect().width / width;
-    const density = Math.min(MAX_DENSITY, Math.max(1, window.devicePixelRatio * zoom));
+    const density = Math.min(MAX_DENSITY, Math.max(MIN_DENSITY, window.devicePixelRatio * zoom));
     canvas.width = Math.round(width * density);
     canvas.height = Math.round(height * density);
     const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
