@@ -72,6 +72,8 @@ class Editor:
             viewport={"width": size[0], "height": size[1]}, device_scale_factor=pixel_ratio
         )
         self.page.set_default_timeout(30_000)
+        # Not a setting: the banner of frontend 1.32 that advertises Nodes 2.0.
+        self.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
         self.problems: list[str] = []
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack}"))
@@ -185,9 +187,6 @@ class Editor:
 
     def screenshot(self, path: Path, *types: str) -> None:
         """Write a picture of the page, with all nodes of these types in view."""
-        close = self.page.get_by_role("button", name="Close")
-        if close.count():
-            close.first.click()  # the banner that advertises Nodes 2.0
         self.page.evaluate(
             """types => {
                 const nodes = app.graph.nodes.filter(node => types.includes(node.type));
@@ -197,8 +196,9 @@ class Editor:
                 const bottom = Math.max(...nodes.map(node => node.pos[1] + node.size[1]));
                 // The editor's own bars lie over its edges.
                 const { clientWidth, clientHeight } = app.canvas.canvas;
-                const [x, y] = [90, 100];
-                const scale = Math.min((clientWidth - x - 30) / (right - left), (clientHeight - y - 30) / (bottom - top));
+                const [x, y, margin] = [90, 100, 30];
+                const [width, height] = [clientWidth - x - margin, clientHeight - y - margin];
+                const scale = Math.min(width / (right - left), height / (bottom - top));
                 app.canvas.ds.scale = scale;
                 app.canvas.ds.offset = [x / scale - left, y / scale - top];
                 app.canvas.setDirty(true, true);
