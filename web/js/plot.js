@@ -66,7 +66,7 @@ function drawWarmup(pen, theme, record, panels) {
   const [, last] = panels[0].steps;
   const begin = record.columns.adversarial_loss.steps[0] ?? last;
   if (!(record.columns.discriminator_loss.steps[0] < begin)) return;
-  const { left, top } = panels[0].box;
+  const { left } = panels[0].box;
   const right = panels[0].x(begin);
   pen.globalAlpha = 0.1;
   pen.fillStyle = theme.muted;
@@ -75,7 +75,7 @@ function drawWarmup(pen, theme, record, panels) {
   const label = ["warm-up of the discriminator", "warm-up"].find(
     (text) => pen.measureText(text).width < right - left - 8,
   );
-  if (label) drawText(pen, label, right - 4, top + 8, theme.muted, "right");
+  if (label) drawText(pen, label, right - 4, panels[0].bottom - 8, theme.muted, "right");
 }
 
 /**
