@@ -44,11 +44,15 @@ def chromium() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test of host/ and browser/ with its folder's name, so that ``-m "not browser"`` needs no marks."""
+    """Quick layers first. Tests of host/ and browser/ get that mark, so that ``-m "not browser"`` selects."""
+    items.sort(key=lambda item: LAYERS.index(_layer(item)))
     for item in items:
-        layer = item.path.relative_to(TESTS).parts[0]
-        if layer in ("host", "browser"):
-            item.add_marker(layer)
+        if _layer(item) in ("host", "browser"):
+            item.add_marker(_layer(item))
+
+
+def _layer(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).parts[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
