@@ -91,10 +91,12 @@ def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def test_the_queue_takes_the_tiny_workflow(comfy_host: ComfyHost) -> None:
     workflow = json.loads(WORKFLOWS[0].read_text())
+    (pictures,) = [node for node in workflow["nodes"] if node["type"] == "FluxDuelLoadTrainingImages"]
+    pictures["widgets_values"][0] = "no_pictures"
     put_what_the_workflow_lists(comfy_host.base, workflow)
     graph = api_graph(workflow, comfy_host.object_info())
-    # An empty folder: the host accepts the graph, and the first node says what is missing.
+    # The host accepts the graph, and the first node that needs pictures says what is missing.
     entry = comfy_host.wait(comfy_host.queue(graph), timeout=120)
     (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
     assert error["node_type"] == "FluxDuelLoadTrainingImages"
-    assert "fluxduel_demo" in error["exception_message"]
+    assert "no_pictures" in error["exception_message"]
