@@ -117,7 +117,7 @@ VAE_EXTRA_FILES = ("cell.png", "clock_motion.png", "motorcycle_right.png", "page
 BATCH = 16
 # (height, width) in pixels of the cached crops -> how often the transformer trains on that size.
 CROP_SIZES = {(128, 128): 0.79, (64, 64): 0.07, (96, 128): 0.07, (128, 96): 0.07}
-CROPS_PER_PHOTO = {(128, 128): 3, (64, 64): 2, (96, 128): 2, (128, 96): 2}
+CROPS_PER_PHOTO = {(128, 128): 2, (64, 64): 2, (96, 128): 2, (128, 96): 2}
 
 
 # ---------------------------------------------------------------------------------------------- photographs
@@ -178,7 +178,7 @@ def jitter_colour(crops: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def vae_batches(rng: np.random.Generator) -> Iterator[Tensor]:
-    """Yield endless augmented batches in [-1, 1], channels last; 64 px mostly, one in four of 128 px."""
+    """Yield endless augmented batches in [-1, 1], channels last; 64 px mostly, one in five of 128 px."""
     main = [photo_pyramid(photo.file) for photo in PHOTOS]
     extra = [photo_pyramid(file) for file in VAE_EXTRA_FILES]
     while True:
@@ -441,26 +441,21 @@ def split_patch(
     wide = split_signs(from_pairs(maps[0] - maps[1]))
     count = len(wide)
     gated = torch.zeros(count, phase + 1)
-    gated[:, :PAIRS] = pad_columns(wide, PAIRS)
+    gated[:, :PAIRS] = wide
     gated[:, phase] = -GATE
     write_rows(block.conv[0], gated, bias=split_signs((offsets[0] - offsets[1])[:, None])[:, 0])
     write_rows(block.conv[0], torch.eye(PAIRS), start=PAIRS)
     write_rows(block.conv[2], torch.eye(2 * PAIRS))
-    from_gate = split_signs(from_pairs(torch.eye(count // 2)))
     rows = torch.zeros(PAIRS, 2 * PAIRS)
-    rows[:count, :count] = from_gate
-    rows[:count, PAIRS : PAIRS + wide.shape[1]] = split_signs(from_pairs(maps[1]))
+    rows[:count, :count] = split_signs(from_pairs(torch.eye(count // 2)))
+    rows[:count, PAIRS:] = split_signs(from_pairs(maps[1]))
+    # The block's skip adds the old state; it has to go.
     rows[:, PAIRS:] -= torch.eye(PAIRS)
     bias = torch.zeros(PAIRS)
     bias[:count] = split_signs(offsets[1][:, None])[:, 0]
     write_rows(block.conv[4], rows, bias=bias)
     keep = torch.randperm(len(samples), generator=Generator().manual_seed(0))[: len(states)]
     return new, new.coordinates(samples[keep] - new.mean)
-
-
-def pad_columns(matrix: Tensor, width: int) -> Tensor:
-    """Append zero columns up to ``width``."""
-    return F.pad(matrix, (0, width - matrix.shape[1]))
 
 
 def install_pixels(upsampled: nn.Conv2d, block: nn.Module, last: nn.Conv2d, basis: PatchBasis) -> None:
@@ -967,7 +962,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vae-steps", type=int, default=0, help="steps of the whole VAE (%(default)s)")
     parser.add_argument("--decoder-steps", type=int, default=0, help="then, of its decoder (%(default)s)")
     parser.add_argument(
-        "--transformer-steps", type=int, default=4000, help="0 keeps the one in --out (%(default)s)"
+        "--transformer-steps", type=int, default=6000, help="0 keeps the one in --out (%(default)s)"
     )
     parser.add_argument("--vae-lr", type=float, default=2e-4, help="peak learning rate (%(default)s)")
     parser.add_argument("--transformer-lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
