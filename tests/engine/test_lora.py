@@ -149,6 +149,17 @@ def test_an_adapter_replaces_the_one_before(base: FluxBase) -> None:
     assert sum(isinstance(module, LoraLayer) for module in base.transformer.modules()) == len(second.tensors) // 2
 
 
+def test_a_value_made_in_inference_mode_can_be_trained(base: FluxBase) -> None:
+    """The host runs its nodes in inference mode, and autograd refuses tensors that were made there."""
+    with torch.inference_mode():
+        some = randomised(lora.create(base.reference, LoRAConfig(rank=2)))
+    lora.attach(base, some)
+    sum(parameter.square().sum() for parameter in lora.parameters(base)).backward()
+    x_t, prompt, pooled = torch.zeros(1, 16, 2, 2), torch.zeros(1, LENGTH, CONTEXT), torch.zeros(1, POOLED)
+    base.velocity(x_t, torch.tensor([0.5]), prompt, pooled, 1.0).sum().backward()
+    lora.restore(base, some.tensors)
+
+
 def test_attaching_draws_nothing_at_random(base: FluxBase) -> None:
     some = lora.create(base.reference, LoRAConfig(rank=2))
     state = torch.random.get_rng_state()

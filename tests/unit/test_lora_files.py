@@ -436,6 +436,16 @@ def test_names_and_permissions(narrow: BaseReference, tmp_path: Path) -> None:
         lora.file_tensors(trained(narrow), "lycoris")
 
 
+def test_a_file_is_replaced_as_a_whole(narrow: BaseReference, tmp_path: Path) -> None:
+    """Whoever has the old file open goes on reading the old file, not a half-written new one."""
+    path = lora.save(trained(narrow), tmp_path / "file.safetensors")
+    before = path.read_bytes()
+    with open(path, "rb") as reader:
+        lora.save(trained(narrow, seed=1), path)
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """A disk of 512 KiB at ``folder``; skips the test where this process may not mount one."""
