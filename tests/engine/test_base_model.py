@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError, checkpoint
@@ -189,6 +190,8 @@ def test_the_switch_survives_an_exception(start: lora.FluxLoRA) -> None:
         broken = {**given, "prompt_embeds": torch.zeros(2, LENGTH, CONTEXT + 1)}
         with pytest.raises(RuntimeError):
             base.velocity(**broken, adapter=False)
+        # Every call of `velocity` sets the switch itself; a direct call of the transformer takes it as it was left.
+        assert not any(m.disable_adapters for m in base.transformer.modules() if isinstance(m, LoraLayer))
         assert torch.equal(base.velocity(**given), on)
 
 
