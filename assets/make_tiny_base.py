@@ -960,11 +960,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--vae-steps", type=int, default=0, help="steps of the whole VAE (%(default)s)")
-    parser.add_argument("--decoder-steps", type=int, default=0, help="then, of its decoder (%(default)s)")
+    parser.add_argument("--decoder-steps", type=int, default=2500, help="then, of its decoder (%(default)s)")
     parser.add_argument(
         "--transformer-steps", type=int, default=6000, help="0 keeps the one in --out (%(default)s)"
     )
-    parser.add_argument("--vae-lr", type=float, default=2e-4, help="peak learning rate (%(default)s)")
+    parser.add_argument("--vae-lr", type=float, default=5e-5, help="peak learning rate (%(default)s)")
     parser.add_argument("--transformer-lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="at most, for each training phase")
     parser.add_argument("--resume", action="store_true", help="start from the weights in --out")
