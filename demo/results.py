@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
@@ -30,10 +29,11 @@ def grid(rows: dict[str, Sequence[Path]], steps: Sequence[int], count: int) -> I
     Each row holds ``len(steps) * count`` pictures, ordered by step count and then by seed: one column, one noise.
     """
     pictures = {label: [Image.open(path).convert("RGB") for path in paths] for label, paths in rows.items()}
-    pictures["real"] = list(islice(tiles(), 0, None, 5))[: len(steps) * count]
+    real, wanted = list(tiles()), len(steps) * count
+    pictures["real"] = [real[index * len(real) // wanted] for index in range(wanted)]
     for label, row in pictures.items():
-        if len(row) != len(steps) * count:
-            raise ValueError(f"The row {label!r} has {len(row)} pictures, expected {len(steps) * count}.")
+        if len(row) != wanted:
+            raise ValueError(f"The row {label!r} has {len(row)} pictures, expected {wanted}.")
     width = LABEL_WIDTH + len(steps) * (count * (CELL + GAP) + COLUMN_GAP)
     sheet = Image.new("RGB", (width, HEADER + len(pictures) * (CELL + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)

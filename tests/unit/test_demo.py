@@ -1,0 +1,107 @@
+"""What the demo makes before and after the training: pictures, the queue's graph, the grid, the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fluxduel.demo.pictures import CAPTIONS, tiles, write_training_pictures
+from fluxduel.demo.results import CELL, GAP, HEADER, LABEL_WIDTH, grid, table
+from fluxduel.demo.workflow import WorkflowError, api_graph
+
+
+def test_every_training_picture_has_its_caption(tmp_path: Path) -> None:
+    count = write_training_pictures(tmp_path / "pictures")
+    pictures = sorted((tmp_path / "pictures").glob("*.png"))
+    assert len(pictures) == count == len(list(tiles())) > 30
+    assert all(picture.with_suffix(".txt").read_text().strip() in CAPTIONS for picture in pictures)
+
+
+def test_no_two_tiles_share_a_pixel() -> None:
+    # Held-out tiles would otherwise be seen in training.
+    contents = [np.asarray(tile) for tile in tiles()]
+    height, width = contents[0].shape[:2]
+    assert len(contents) * height * width <= 1000 * 872
+    assert len({content.tobytes() for content in contents}) == len(contents)
+
+
+@pytest.mark.parametrize(("steps", "count"), [([1, 4, 25], 4), ([2], 1), ([1, 2], 40)])
+def test_the_grid_puts_every_picture_in_its_cell(tmp_path: Path, steps: list[int], count: int) -> None:
+    paths = []
+    for index in range(len(steps) * count):
+        paths.append(tmp_path / f"{index}.png")
+        Image.new("RGB", (32, 32), (index, 100, 200)).save(paths[-1])
+    sheet = grid({"base": paths, "stage 1": paths}, steps, count)
+    for row in range(2):
+        y = HEADER + row * (CELL + GAP) + CELL // 2
+        colours = [sheet.getpixel((x, y)) for x in range(LABEL_WIDTH, sheet.width)]
+        reds = [red for red, green, blue in colours if (green, blue) == (100, 200)]
+        assert list(dict.fromkeys(reds)) == list(range(len(paths)))
+        assert len(reds) == len(paths) * CELL
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match="'base' has 1 pictures, expected 2"):
+        grid({"base": [tmp_path / "one.png"]}, [1, 4], 1)
+
+
+def test_the_table_compares_the_ends_of_both_stages() -> None:
+    stage_1 = [{"held_out_loss": 4.0}, {"diffusion_loss": 3.0}, {"held_out_loss": 2.0}]
+    verdicts = [(0.1, 0.2), *[(0.5, 0.5)] * 8, (0.9, 0.8)]
+    stage_2 = [{"real_accuracy": real, "fake_accuracy": fake} for real, fake in verdicts]
+    stage_2 = [{"held_out_loss": 2.0}, *stage_2[:-1], stage_2[-1] | {"held_out_loss": 1.5}]
+    text = table(stage_1, stage_2, {"diffusion": 12.4, "adversarial": 7.6})
+    assert "base 4.0000   stage 1 2.0000   stage 2 1.5000" in text
+    assert "first fifth  30% of real,  35% of fake" in text
+    assert "last fifth   70% of real,  65% of fake" in text
+    assert "stage 1 12 s   stage 2 8 s" in text
+
+
+INFO: dict[str, Any] = {
+    "Sampler": {
+        "display_name": "Sampler",
+        "input": {
+            "required": {
+                "model": ["MODEL", {}],
+                "seed": ["INT", {"control_after_generate": True}],
+                "name": [["a", "b"]],
+                "text": ["STRING", {"forceInput": True}],
+            },
+            "optional": {"scale": ["FLOAT", {}]},
+        },
+    },
+    "Loader": {"display_name": "Load it", "input": {"required": {}}},
+}
+
+
+def workflow(values: list[Any]) -> dict[str, Any]:
+    sampler = {
+        "id": 3, "type": "Sampler", "widgets_values": values,
+        "inputs": [{"name": "model", "link": 7}, {"name": "text", "link": None}, {"name": "scale", "link": 8}],
+    }  # fmt: skip
+    loader = {"id": 1, "type": "Loader", "title": "Mine", "inputs": []}
+    note = {"id": 2, "type": "MarkdownNote", "inputs": [], "widgets_values": ["words"]}
+    return {"nodes": [loader, note, sampler], "links": [[7, 1, 0, 3, 0, "MODEL"], [8, 1, 1, 3, 2, "FLOAT"]]}
+
+
+def test_the_queues_graph_holds_values_by_name_and_wires() -> None:
+    assert api_graph(workflow([5, "fixed", "b", 1.5]), INFO) == {
+        "1": {"class_type": "Loader", "inputs": {}, "_meta": {"title": "Mine"}},
+        "3": {
+            "class_type": "Sampler",
+            "inputs": {"seed": 5, "name": "b", "scale": ["1", 1], "model": ["1", 0]},
+            "_meta": {"title": "Sampler"},
+        },
+    }
+
+
+def test_a_workflow_that_does_not_fit_the_host_is_refused() -> None:
+    with pytest.raises(WorkflowError, match="Sampler .* has 3 saved values for 4 widgets: seed, control"):
+        api_graph(workflow([5, "b", 1.5]), INFO)
+    with pytest.raises(WorkflowError, match="no node Loader"):
+        api_graph(workflow([5, "fixed", "b", 1.5]), {"Sampler": INFO["Sampler"]})
