@@ -249,7 +249,9 @@ class HostReporter:
             "seconds_per_step": finite.get("seconds_per_step", 0.0),
         }
         self._progress.update(step, total)
-        if time.monotonic() - self._sent_at >= 1 / EVENTS_A_SECOND or step >= total:
+        # A measurement comes too seldom to be left to chance.
+        due = time.monotonic() - self._sent_at >= 1 / EVENTS_A_SECOND
+        if due or step >= total or "held_out_loss" in values:
             self._send()
 
     def preview(self, step: int, latents: Tensor) -> None:
@@ -281,13 +283,17 @@ class HostReporter:
 
 
 def register_routes() -> None:
-    """``GET /fluxduel/history?node=<id>``, for a page that opens while a run is going on."""
+    """``GET /fluxduel/history?node=<id>``, for a page that opens while a run is going on.
+
+    A node that was not trained since the host started has no content (204): that is no error, and a page asks for
+    every training node that it opens.
+    """
 
     @PromptServer.instance.routes.get("/fluxduel/history")
     async def get_history(request: web.Request) -> web.Response:
         run = history.latest(request.query.get("node", ""))
         if run is None:
-            return web.json_response({"error": "This node has not been trained since the host started."}, status=404)
+            return web.Response(status=204)
         return web.json_response(run.as_json())
 
 

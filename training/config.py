@@ -288,7 +288,7 @@ class AdversarialStageConfig(StageConfig):
     )
     adversarial_weight: float = option(
         0.02,
-        "Weight of the adversarial loss. More of it sharpens pictures of few sampling steps and over-sharpens long ones.",
+        "Weight of the adversarial loss. More sharpens few-step pictures and over-sharpens those of many steps.",
         low=0.0,
         high=1e4,
         step=0.01,
