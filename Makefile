@@ -24,7 +24,7 @@ demo: host ## train both stages on the CPU in a real ComfyUI and show what chang
 lint: .venv/installed ## ruff
 	$(PY) -m ruff check .
 
-bench-step: .venv/installed ## seconds and memory of one training step; ARGS are the script's
+bench-step: .venv/installed ## time of a training step against a plain diffusers + PEFT loop; ARGS are the script's
 	$(PY) benchmarks/step.py $(ARGS)
 
 host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what it requires
