@@ -123,6 +123,10 @@ def test_progress_reaches_the_page(
     assert (history["run"], history["stage"], history["state"]) == (states[0]["run"], stage, "finished")
     assert [record["step"] for record in history["records"]] == list(range(total + 1))
     assert history["records"][-1]["diffusion_loss"] == steps[-1]["scalars"]["diffusion_loss"]
+    # Steps here are shorter than the pause between two events, yet no measurement is left out.
+    measured = [record["step"] for record in history["records"] if "held_out_loss" in record]
+    assert measured == [event["step"] for event in steps if "held_out_loss" in event["scalars"]]
+    assert measured == list(range(total + 1))
 
 
 def test_an_unchanged_graph_executes_nothing(comfy_host: ComfyHost, first: Finished, graph: Graph) -> None:

@@ -33,7 +33,7 @@ def two_stage_graph(folder: str, prefix: str = "loras/test") -> Graph:
         STAGE_2: node(
             "FluxDuelTrainAdversarialStage",
             {"flux_lora": [STAGE_1, 0], "real_latents": [LATENTS, 0], "discriminator": [DISCRIMINATOR, 0]}
-            | options(AdversarialStageConfig, steps=2, discriminator_warmup=1),
+            | options(AdversarialStageConfig, steps=2, discriminator_warmup=1, validate_every=1),
         ),
         SAVE: save_node([STAGE_2, 0], prefix),
         PLOT: node("FluxDuelPlotTrainingLog", {"log": [STAGE_1, 1], "log_2": [STAGE_2, 1]}),
@@ -85,7 +85,7 @@ def training_graph(folder: str, prefix: str = "loras/test-stage1", **stage: Any)
         STAGE_1: node(
             "FluxDuelTrainDiffusionStage",
             {"flux_lora": [LORA, 0], "real_latents": [LATENTS, 0]}
-            | options(DiffusionStageConfig, **{"steps": 3, "batch_size": 2, **stage}),
+            | options(DiffusionStageConfig, **{"steps": 3, "batch_size": 2, "validate_every": 1, **stage}),
         ),
         SAVE: save_node([STAGE_1, 0], prefix),
     }
