@@ -17,7 +17,8 @@ LOSSES = ("bce", "lsgan", "wgan-gp", "hinge", "relativistic")
 _RELATIVE = ("wgan-gp", "relativistic")
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
+    """``tensor``, in fp32 if it was in half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -26,19 +27,25 @@ def _known(loss: str) -> None:
         raise ValueError(f"Unknown adversarial loss {loss!r}; choose from {', '.join(LOSSES)}.")
 
 
-def _matched(real: Sequence[Tensor], fake: Sequence[Tensor], paired: bool) -> None:
+def check_matched(real: Sequence[Tensor], fake: Sequence[Tensor], paired: bool) -> None:
+    """Raises ``ValueError`` for unlike numbers of maps, or, where ``paired``, for maps of unlike shapes."""
     if not real or len(real) != len(fake):
         raise ValueError(f"Expected as many logit maps of real as of fake samples, got {len(real)} and {len(fake)}.")
     for r, f in zip(real, fake, strict=True):
         if paired and r.shape != f.shape:
             raise ValueError(
-                f"The relativistic loss pairs real and fake logits by place, so their maps must have the same shape, "
+                f"Real and fake logits are paired by sample and place here, so their maps must have the same shape, "
                 f"got {tuple(r.shape)} and {tuple(f.shape)}."
             )
 
 
-def _mean(value: Callable[..., Tensor], *maps: Sequence[Tensor]) -> Tensor:
-    return torch.stack([value(*map(_wide, group)).mean() for group in zip(*maps, strict=True)]).mean()
+def mean_over_maps(value: Callable[..., Tensor], *maps: Sequence[Tensor]) -> Tensor:
+    """The scalar mean over maps of the mean of ``value``, so every map counts the same, however many places it has.
+
+    ``value`` is called with the first map of each of ``maps``, then with the second of each, and so on, in fp32 or
+    wider. Raises ``ValueError`` for unlike numbers of maps.
+    """
+    return torch.stack([value(*map(wide, group)).mean() for group in zip(*maps, strict=True)]).mean()
 
 
 def discriminator_loss(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
@@ -55,16 +62,16 @@ def discriminator_loss(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]
     Raises ``ValueError`` for another loss, or maps that do not match.
     """
     _known(loss)
-    _matched(real, fake, paired=loss == "relativistic")
+    check_matched(real, fake, paired=loss == "relativistic")
     if loss == "relativistic":
-        return _mean(lambda r, f: F.softplus(f - r), real, fake)
+        return mean_over_maps(lambda r, f: F.softplus(f - r), real, fake)
     if loss == "bce":
-        return _mean(lambda r: F.softplus(-r), real) + _mean(F.softplus, fake)
+        return mean_over_maps(lambda r: F.softplus(-r), real) + mean_over_maps(F.softplus, fake)
     if loss == "lsgan":
-        return _mean(lambda r: (r - 1).square(), real) + _mean(lambda f: (f + 1).square(), fake)
+        return mean_over_maps(lambda r: (r - 1).square(), real) + mean_over_maps(lambda f: (f + 1).square(), fake)
     if loss == "hinge":
-        return _mean(lambda r: F.relu(1 - r), real) + _mean(lambda f: F.relu(1 + f), fake)
-    return _mean(lambda f: f, fake) - _mean(lambda r: r, real)
+        return mean_over_maps(lambda r: F.relu(1 - r), real) + mean_over_maps(lambda f: F.relu(1 + f), fake)
+    return mean_over_maps(lambda f: f, fake) - mean_over_maps(lambda r: r, real)
 
 
 def generator_loss(loss: str, fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
@@ -78,19 +85,19 @@ def generator_loss(loss: str, fake: Sequence[Tensor], real: Sequence[Tensor]) ->
     Raises ``ValueError`` for another loss, or maps that do not match.
     """
     _known(loss)
-    _matched(real, fake, paired=loss == "relativistic")
+    check_matched(real, fake, paired=loss == "relativistic")
     if loss == "relativistic":
-        return _mean(lambda r, f: F.softplus(r - f), real, fake)
+        return mean_over_maps(lambda r, f: F.softplus(r - f), real, fake)
     if loss == "bce":
-        return _mean(lambda f: F.softplus(-f), fake)
+        return mean_over_maps(lambda f: F.softplus(-f), fake)
     if loss == "lsgan":
-        return _mean(lambda f: (f - 1).square(), fake)
-    return _mean(lambda f: -f, fake)
+        return mean_over_maps(lambda f: (f - 1).square(), fake)
+    return mean_over_maps(lambda f: -f, fake)
 
 
-def _verdicts(maps: Sequence[Tensor]) -> Tensor:
-    """(B,): each sample's mean over maps of its mean logit."""
-    return torch.stack([_wide(m).flatten(1).mean(1) for m in maps]).mean(0)
+def verdicts(maps: Sequence[Tensor]) -> Tensor:
+    """(B,), a verdict a sample: each sample's mean over maps of its mean logit."""
+    return torch.stack([wide(m).flatten(1).mean(1) for m in maps]).mean(0)
 
 
 def accuracy(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> tuple[float, float]:
@@ -103,11 +110,26 @@ def accuracy(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> tuple
     Raises ``ValueError`` for another loss, or maps that do not match.
     """
     _known(loss)
-    _matched(real, fake, paired=False)
+    check_matched(real, fake, paired=False)
     with torch.no_grad():
-        r, f = _verdicts(real), _verdicts(fake)
+        r, f = verdicts(real), verdicts(fake)
         above, below = (f.mean(), r.mean()) if loss in _RELATIVE else (0.0, 0.0)
         return (r > above).double().mean().item(), (f < below).double().mean().item()
+
+
+def pair_accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> float:
+    """Share of samples whose real verdict lies above the fake verdict of the same index, in [0, 1]; 0.5 is guessing.
+
+    A verdict is a sample's mean over maps of its mean logit. This is what the relativistic loss is about, and, unlike
+    ``accuracy``, it means the same for every loss and averages over micro-batches. A tie is not right.
+
+    Raises ``ValueError`` for unlike numbers of maps or samples.
+    """
+    check_matched(real, fake, paired=False)
+    if real[0].shape[0] != fake[0].shape[0]:
+        raise ValueError(f"Expected as many real as fake samples, got {real[0].shape[0]} and {fake[0].shape[0]}.")
+    with torch.no_grad():
+        return (verdicts(real) > verdicts(fake)).double().mean().item()
 
 
 def gradient_penalty(
@@ -130,10 +152,10 @@ def gradient_penalty(
             f"The gradient penalty mixes real with fake of the same shape, one share a sample, "
             f"got {tuple(real.shape)}, {tuple(fake.shape)} and {tuple(mix.shape)} shares."
         )
-    real, fake = _wide(real.detach()), _wide(fake.detach())
+    real, fake = wide(real.detach()), wide(fake.detach())
     share = mix.detach().to(real).reshape(-1, *[1] * (real.ndim - 1))
     with torch.enable_grad():
         x = (share * real + (1 - share) * fake).requires_grad_(True)
         # Samples are independent, so the gradient of the sum holds each sample's own.
-        (gradient,) = torch.autograd.grad(_verdicts(discriminator(x, sigma)).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(verdicts(discriminator(x, sigma)).sum(), x, create_graph=True)
         return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()

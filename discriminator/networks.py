@@ -1,10 +1,11 @@
-"""Two discriminators on latents, both told the noise level (``sigma``) of what they are shown.
+"""Three discriminators on latents, all told the noise level (``sigma``) of what they are shown.
 
-``LatentCNN`` gives one verdict per patch, ``LatentMLP`` one per picture. Both work on any latent size, keep samples
-independent (no statistics over the batch, so accumulated micro-batches equal one large batch) and are twice
-differentiable, which the gradient penalty of arXiv:1704.00028 needs. Neither normalises its activations: as in R3GAN
-(arXiv:2501.05441) the initialisation alone keeps them near unit variance, and a normalisation would both hide a
-picture's overall energy and undo spectral normalisation.
+``LatentCNN`` gives one verdict per patch, ``LatentPatchCNN`` one per patch at each of three scales, ``LatentMLP`` one
+per picture. None looks at the prompt. All work on any latent size, keep samples independent (no statistics over the
+batch, so accumulated micro-batches equal one large batch) and are twice differentiable, which R1 (arXiv:1801.04406) and
+the gradient penalty of arXiv:1704.00028 need. None normalises its activations: as in R3GAN (arXiv:2501.05441) the
+initialisation alone keeps them near unit variance, and a normalisation would both hide a picture's overall energy and
+undo spectral normalisation.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from .interface import Conditioning, Discriminator, Seen
+
 _SLOPE = 0.2
 _SIGMA_FREQUENCIES = 32
 _SIGMA_WIDTH = 128
@@ -23,6 +26,8 @@ _WIDEST = 512
 _GRID = 4
 _POWER_ITERATIONS = 20
 _HEAD_GAIN = 0.1
+_SCALES = 3
+_WIDTH = 64
 
 
 class SpectralNorm(nn.Module):
@@ -109,18 +114,32 @@ def _initialise(network: nn.Module, head: nn.Module, linear: tuple[nn.Module, ..
                 parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))
 
 
-def _checked(latents: Tensor, sigma: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    if latents.ndim != 4 or latents.shape[1] != channels:
-        raise ValueError(
-            f"This discriminator was built for latents of shape (batch, {channels}, height, width), "
-            f"got {tuple(latents.shape)}."
-        )
-    if sigma.shape != latents.shape[:1]:
-        raise ValueError(f"sigma must hold one level a sample, shape ({latents.shape[0]},), got {tuple(sigma.shape)}.")
-    return latents.to(dtype), sigma.to(dtype)
+class LatentDiscriminator(Discriminator):
+    """Base of the networks that look at latents directly and have nothing frozen: ``look`` only checks its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def look(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning | None = None) -> Seen:
+        """``latents`` (B, channels, h, w) and their levels ``sigma`` (B,) in [0, 1], in the weights' own precision.
+
+        ``conditioning`` is not used. Raises ``ValueError`` for another number of channels, or of levels.
+        """
+        if latents.ndim != 4 or latents.shape[1] != self.channels:
+            raise ValueError(
+                f"This discriminator was built for latents of shape (batch, {self.channels}, height, width), "
+                f"got {tuple(latents.shape)}."
+            )
+        if sigma.shape != latents.shape[:1]:
+            raise ValueError(
+                f"sigma must hold one level a sample, shape ({latents.shape[0]},), got {tuple(sigma.shape)}."
+            )
+        dtype = next(self.parameters()).dtype
+        return Seen((latents.to(dtype),), sigma.to(dtype), None)
 
 
-class LatentCNN(nn.Module):
+class LatentCNN(LatentDiscriminator):
     """Convolutions with a verdict per patch: a 3x3 stem, ``depth`` 3x3 stages of stride 2, and a 1x1 head.
 
     Channels double from ``width`` at each stage, up to 512 (or ``width``, if larger). A verdict's field of view is
@@ -129,8 +148,7 @@ class LatentCNN(nn.Module):
     """
 
     def __init__(self, channels: int, width: int, depth: int, spectral_norm: bool) -> None:
-        super().__init__()
-        self.channels = channels
+        super().__init__(channels)
         widths = [min(width * 2**stage, max(width, _WIDEST)) for stage in range(depth + 1)]
         self.embedding = SigmaEmbedding()
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
@@ -141,19 +159,40 @@ class LatentCNN(nn.Module):
         self.head = nn.Conv2d(widths[-1], 1, 1)
         _initialise(self, self.head, (), spectral_norm)
 
-    def forward(self, latents: Tensor, sigma: Tensor) -> list[Tensor]:
-        """One map of logits, [(B, 1, h', w')], of ``latents`` (B, channels, h, w) at levels ``sigma`` (B,) in [0, 1].
-
-        Raises ``ValueError`` for another number of channels, or of levels.
-        """
-        x, sigma = _checked(latents, sigma, self.channels, self.head.bias.dtype)
-        embedding = self.embedding(sigma)
+    def judge(self, seen: Seen) -> list[Tensor]:
+        """One map of logits, [(B, 1, h', w')]."""
+        (x,) = seen.features
+        embedding = self.embedding(seen.sigma)
         x = F.leaky_relu(self.films[0](self.stem(x), embedding), _SLOPE)
         for conv, film in zip(self.stages, self.films[1:], strict=True):
             stride = [2 if side > 2 else 1 for side in x.shape[2:]]
             x = F.conv2d(x, conv.weight, conv.bias, stride=stride, padding=1)
             x = F.leaky_relu(film(x, embedding), _SLOPE)
         return [self.head(x)]
+
+
+class LatentPatchCNN(LatentDiscriminator):
+    """A ``LatentCNN`` of its own at each of three scales (arXiv:1711.11585, sec. 3.2): texture, parts, layout.
+
+    The second and third see the latents averaged over 2x2 and 4x4 places, which also lifts what is large out of the
+    noise that renoising adds. A side that has come down to 2 is averaged no further, so there are three maps whatever
+    the size; those of a 4x4 latent see 4x4, 2x2 and 2x2.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, spectral_norm: bool) -> None:
+        super().__init__(channels)
+        self.towers = nn.ModuleList(LatentCNN(channels, width, depth, spectral_norm) for _ in range(_SCALES))
+
+    def judge(self, seen: Seen) -> list[Tensor]:
+        """Three maps of logits, [(B, 1, h', w')], from the finest scale to the coarsest."""
+        (x,) = seen.features
+        maps = []
+        for scale, tower in enumerate(self.towers):
+            if scale:
+                # Rounded up, an odd side's last row is averaged alone rather than lost.
+                x = F.avg_pool2d(x, [2 if side > 2 else 1 for side in x.shape[2:]], ceil_mode=True)
+            maps += tower.judge(seen._replace(features=(x,)))
+        return maps
 
 
 def _area_average(size: int, cells: int, like: Tensor) -> Tensor:
@@ -165,7 +204,7 @@ def _area_average(size: int, cells: int, like: Tensor) -> Tensor:
     return ((upper - lower).clamp_min(0) * cells / size).to(like)
 
 
-class LatentMLP(nn.Module):
+class LatentMLP(LatentDiscriminator):
     """One verdict per picture: a projection of each 2x2 patch, a fixed summary of any size, and ``depth`` layers.
 
     The summary holds the means of the ``width`` projected features over a 4x4 grid of equal areas, and each feature's
@@ -174,8 +213,7 @@ class LatentMLP(nn.Module):
     """
 
     def __init__(self, channels: int, width: int, depth: int, spectral_norm: bool) -> None:
-        super().__init__()
-        self.channels = channels
+        super().__init__(channels)
         self.embedding = SigmaEmbedding()
         self.projection = nn.Conv2d(channels, width, 2, stride=2)
         units = [width * (_GRID**2 + 1), *[2 * width] * depth]
@@ -184,14 +222,10 @@ class LatentMLP(nn.Module):
         self.head = nn.Linear(units[-1], 1)
         _initialise(self, self.head, (self.projection,), spectral_norm)
 
-    def forward(self, latents: Tensor, sigma: Tensor) -> list[Tensor]:
-        """One logit a picture, [(B, 1, 1, 1)], of ``latents`` (B, channels, h, w) at levels ``sigma`` (B,) in [0, 1].
-
-        An odd side is filled up with a row of zeros. Raises ``ValueError`` for another number of channels, or of
-        levels.
-        """
-        x, sigma = _checked(latents, sigma, self.channels, self.head.bias.dtype)
-        embedding = self.embedding(sigma)
+    def judge(self, seen: Seen) -> list[Tensor]:
+        """One logit a picture, [(B, 1, 1, 1)]. An odd side is filled up with a row of zeros."""
+        (x,) = seen.features
+        embedding = self.embedding(seen.sigma)
         x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
         x = self.films[0](self.projection(x), embedding)
         # As matrix products: adaptive pooling's backward is not deterministic on CUDA.
@@ -205,25 +239,32 @@ class LatentMLP(nn.Module):
         return [self.head(x)[:, :, None, None]]
 
 
-_ARCHITECTURES: dict[str, type[LatentCNN] | type[LatentMLP]] = {"cnn": LatentCNN, "mlp": LatentMLP}
+_ARCHITECTURES: dict[str, type[LatentPatchCNN] | type[LatentCNN] | type[LatentMLP]] = {
+    "patch_cnn": LatentPatchCNN,
+    "cnn": LatentCNN,
+    "mlp": LatentMLP,
+}
 
 
 def build(
     architecture: str, *, width: int, depth: int, spectral_norm: bool, seed: int, channels: int = 16
-) -> LatentCNN | LatentMLP:
+) -> LatentDiscriminator:
     """A discriminator in fp32 on the CPU, with the same weights for the same ``seed``; global random state stays.
 
-    ``architecture``: ``cnn`` or ``mlp``; ``width``: channels or units of the first layer, at least 1; ``depth``:
-    number of stages, at least 1; ``channels``: of the latents. For the initialisation see ``_initialise``.
+    ``architecture``: ``patch_cnn``, ``cnn`` or ``mlp``; ``width``: channels or units of the first layer, 0 for 64;
+    ``depth``: number of stages, at least 1; ``channels``: of the latents. For the initialisation see ``_initialise``.
 
     Raises ``ValueError`` for another architecture, width or depth.
     """
     if architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
         raise ValueError(f"Unknown discriminator architecture {architecture!r}; choose from {known}.")
-    if width < 1 or depth < 1:
-        raise ValueError(f"A discriminator needs a width and a depth of at least 1, got width={width}, depth={depth}.")
+    if width < 0 or depth < 1:
+        raise ValueError(
+            f"A discriminator needs a width of at least 1 (or 0, for {_WIDTH}) and a depth of at least 1, "
+            f"got width={width}, depth={depth}."
+        )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would also seed CUDA's generators, which fork_rng(devices=[]) does not put back.
         torch.default_generator.manual_seed(seed)
-        return _ARCHITECTURES[architecture](channels, width, depth, spectral_norm).float()
+        return _ARCHITECTURES[architecture](channels, width or _WIDTH, depth, spectral_norm).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,7 +66,9 @@ class EncodeRealLatents(io.ComfyNode):
                     force_input=True,
                     tooltip="The pictures' names, for messages. From Load Training Images.",
                 ),
-                *widgets(DataConfig),
+                # In order of declaration, advanced or not: a saved graph keeps values by their place, so that a new
+                # option may only come after the old ones.
+                *widgets(DataConfig, first=[field.name for field in dataclasses.fields(DataConfig)]),
             ],
             outputs=[
                 RealLatentsSocket.Output(
@@ -101,6 +104,12 @@ class EncodeRealLatents(io.ComfyNode):
         titles = names or [f"image {number}" for number in range(1, count + 1)]
         encoder = (clip or [None])[0]
         if conditioning:
+            if config.few_step_phrase.strip():
+                raise DataError(
+                    f"{NODE}: few_step_phrase is set, but conditioning holds prompts that are encoded already, so that "
+                    "the phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or "
+                    "leave few_step_phrase empty and tell the few-step sampler by few_step_guidance."
+                )
             texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, count)
         else:
             texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
@@ -127,6 +136,7 @@ class EncodeRealLatents(io.ComfyNode):
                 held_out_share=config.held_out_share,
                 seed=config.seed,
                 cache_folder=host.cache_folder(),
+                few_step_phrase=config.few_step_phrase,
                 report=report_progress,
             )
         return io.NodeOutput(data, report, ui=host.text_ui(report))

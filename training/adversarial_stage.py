@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..discriminator import augment
 from ..discriminator import losses as gan
-from ..discriminator import networks
+from ..discriminator.interface import Conditioning, Seen
 from . import draws, flow
+from .balance import GradientRatio
+from .base_model import read_transformer_config
+from .batches import in_few_step_mode
 from .config import AdversarialStageConfig, DiscriminatorConfig
+from .endpoints import Levels, draw_levels, judged_endpoints
+from .families import flux1
+from .judges import Judges, Shown, Verdicts, sample_logits
 from .lora import FluxLoRA
 from .optimiser import Optimiser
-from .real_latents import Batch, RealLatents
+from .real_latents import Batch, DataError, RealLatents, held_out_batches
+from .replay import Replay
 from .schedules import annealed
 from .stage import Reporter, Stage, StageResult, check_finite, run, sigma_statistics
 
+# Updates between two looks at held-out reals, by which the augmentation is steered.
+OVERFITTING_EVERY = 8
+OVERFITTING_SAMPLES = 16
+
 
 class Prediction(NamedTuple):
-    """What the generator made of a batch: its one-step estimate of the data, and what led to it."""
+    """The generator's velocity (B, C, h, w) at ``x_t``, and what led to it."""
 
-    x0_hat: Tensor
+    x_t: Tensor
     velocity: Tensor
     noise: Tensor
-    sigma: Tensor
+    levels: Levels
 
 
 class AdversarialStage(Stage):
-    """Alternate discriminator and generator, on latents.
+    """Generator and discriminator in turn, on latents.
 
-    The generator is the LoRA's one-step estimate ``x0_hat = x_t - sigma v``; real are the encoded training images. Both
-    are renoised to one drawn level before they are judged (LADD, arXiv:2403.12015, section 3), or shown clean.
+    The generator is the LoRA: from a noised training latent it steps to an endpoint (``endpoints``), the data itself or
+    a lower noise level. Real is the training latent at that level. Both are brought to one noise level before they are
+    judged (LADD, arXiv:2403.12015, section 3).
     """
 
     name = "adversarial"
@@ -50,23 +62,24 @@ class AdversarialStage(Stage):
         *,
         device: torch.device | str,
     ) -> None:
+        check_target(start, data, discriminator, config)
         super().__init__(start, data, config, device=device, betas=(config.beta1, config.beta2))
         self.judge = discriminator
-        self.discriminator = networks.build(
-            discriminator.architecture,
-            width=discriminator.width,
-            depth=discriminator.depth,
-            spectral_norm=discriminator.spectral_norm,
-            seed=discriminator.seed,
-        ).to(self.device)
+        self.endpoints = judged_endpoints(config)
+        self.judges = Judges(discriminator, self.base, config.guidance, self.endpoints, config.seed)
         self.discriminator_optimiser = Optimiser(
-            list(self.discriminator.parameters()),
+            list(self.judges.parameters()),
             learning_rate=discriminator.learning_rate,
             betas=(discriminator.beta1, discriminator.beta2),
             weight_decay=discriminator.weight_decay,
             max_grad_norm=discriminator.max_grad_norm,
             total_steps=config.discriminator_warmup + config.steps * config.discriminator_updates,
         )
+        self.gradient_ratio = GradientRatio(config.gradient_ratio, config.adversarial_weight)
+        self.augmentation = augment.AdaptiveProbability(
+            0.0 if discriminator.augmentation == "off" else discriminator.augmentation_probability
+        )
+        self.replay = Replay(config.seed)
 
     @property
     def total(self) -> int:
@@ -77,144 +90,274 @@ class AdversarialStage(Stage):
         return super().provenance() | {"discriminator": asdict(self.judge)}
 
     def step(self, step: int) -> dict[str, float]:
-        """The discriminator first, then the generator; during the warm-up the discriminator alone."""
+        """The LoRA learns to pass with its fakes, the discriminator to tell the same fakes from real.
+
+        During the warm-up, and for each of its updates beyond one, the discriminator is given fakes of its own.
+        """
         warmup, updates = self.config.discriminator_warmup, self.config.discriminator_updates
         if step < warmup:
             return self.update_discriminator(step)
-        # Every update, of either network, sees data and noise of its own.
-        first = warmup + (step - warmup) * (updates + 1)
-        for draw in range(first, first + updates):
+        # Every update sees data and noise of its own.
+        first = warmup + (step - warmup) * updates
+        values: dict[str, float] = {}
+        for draw in range(first, first + updates - 1):
             values = self.update_discriminator(draw)
-        return values | self.update_generator(first + updates, step - warmup)
+        return values | self.update_both(first + updates - 1, step - warmup)
 
-    def update_discriminator(self, draw: int) -> dict[str, float]:
-        """Learn to tell encoded images from the generator's estimates, which are held fixed."""
-        batches = self.micro_batches(draw)
-        losses, verdicts = [], []
-        for batch in batches:
-            with torch.no_grad():
-                prediction = self.predict(batch, draw)
-                real, fake, level = self.judged(batch, prediction, draw)
-            real_logits, fake_logits = self.discriminator(real, level), self.discriminator(fake, level)
-            loss = gan.discriminator_loss(self.judge.loss, real_logits, fake_logits)
-            if self.judge.loss == "wgan-gp":
-                mix = draws.uniforms(self.config.seed, draw, batch.positions, "penalty").to(real)
-                penalty = gan.gradient_penalty(self.discriminator, real, fake, level, mix)
-                loss = loss + self.judge.gradient_penalty * penalty
-            (loss / len(batches)).backward()
-            losses.append(loss.detach())
-            verdicts.append((real_logits, fake_logits))
-        means = check_finite(batches, {"discriminator_loss": losses})
-        learning_rate = self.discriminator_optimiser.learning_rate
-        grad_norm = self.discriminator_optimiser.step()
-        return {
-            **means,
-            **self.verdict_statistics(verdicts),
-            "discriminator_grad_norm": grad_norm,
-            "discriminator_learning_rate": learning_rate,
-        }
-
-    def update_generator(self, draw: int, update: int) -> dict[str, float]:
-        """Move the LoRA so that its estimates pass for real, and, in the hybrid objective, stay true to the flow."""
+    def update_both(self, draw: int, update: int) -> dict[str, float]:
+        """One update of the LoRA, and one of the discriminator on the same fakes."""
         weights = self.weights(update)
         batches = self.micro_batches(draw)
-        diffusion, adversarial, total, sigmas = [], [], [], []
-        with parameters_frozen(self.discriminator):
-            for batch in batches:
-                prediction = self.predict(batch, draw)
-                real, fake, level = self.judged(batch, prediction, draw)
-                with torch.no_grad():
-                    real_logits = self.discriminator(real, level)
-                adversarial_loss = gan.generator_loss(self.judge.loss, self.discriminator(fake, level), real_logits)
-                diffusion_loss = flow.flow_loss(prediction.velocity, batch.x0, prediction.noise, batch.mask).mean()
-                loss = weights["adversarial_weight"] * adversarial_loss
-                if self.config.objective == "hybrid":
-                    loss = loss + weights["diffusion_weight"] * diffusion_loss
-                (loss / len(batches)).backward()
-                diffusion.append(diffusion_loss.detach())
-                adversarial.append(adversarial_loss.detach())
-                total.append(loss.detach())
-                sigmas.append(prediction.sigma)
-        means = check_finite(
-            batches, {"diffusion_loss": diffusion, "adversarial_loss": adversarial, "total_loss": total}
-        )
+        losses: dict[str, list[Tensor]] = {}
+        gradients, verdicts, sigmas = [], [], []
+        for batch in batches:
+            prediction = self.predict(batch, draw)
+            velocity = prediction.velocity.detach().requires_grad_()
+
+            # The LoRA: pass for real, and, in the hybrid objective, stay true to the flow.
+            shown = self.shown(batch, prediction.levels, self.endpoint(prediction, velocity), draw)
+            with torch.no_grad():
+                seen_real = self.judges.look(shown.real, shown.level, shown.conditioning)
+            seen_fake = self.judges.look(shown.fake, shown.level, shown.conditioning)
+            with self.judges.frozen():
+                real, fake = self.judges.verdicts(seen_real, shown.rows), self.judges.verdicts(seen_fake, shown.rows)
+                adversarial_loss = self.judges.generator_loss(real, fake, shown.rows)
+            diffusion_loss = flow.flow_loss(velocity, batch.x0, prediction.noise, batch.mask).mean()
+            (adversarial,) = torch.autograd.grad(adversarial_loss, velocity)
+            (diffusion,) = torch.autograd.grad(diffusion_loss, velocity)
+            gradient = weights["diffusion_weight"] * diffusion + weights["adversarial_weight"] * adversarial
+            prediction.velocity.backward(gradient / len(batches))
+
+            # The discriminator: tell these fakes from real, from what was seen already.
+            shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+            discriminator_loss, penalty, told = self.judges.loss(shown, seen_real, seen_fake)
+            (discriminator_loss / len(batches)).backward()
+
+            _collect(
+                losses,
+                diffusion_loss=diffusion_loss,
+                adversarial_loss=adversarial_loss,
+                total_loss=weights["diffusion_weight"] * diffusion_loss
+                + weights["adversarial_weight"] * adversarial_loss,
+                discriminator_loss=discriminator_loss,
+                discriminator_penalty=penalty,
+            )
+            gradients.append((diffusion, adversarial))
+            verdicts.append(told)
+            sigmas.append(prediction.levels.sigma)
+        means = check_finite(batches, losses)
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.update_lora()
         return {
             **means,
             **weights,
+            **self.gradient_statistics(gradients),
             **sigma_statistics(sigmas),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
+            **self.teach_discriminator(verdicts, draw),
             "images_seen": float((update + 1) * self.config.batch_size * self.config.gradient_accumulation),
         }
 
+    def update_discriminator(self, draw: int) -> dict[str, float]:
+        """Learn to tell encoded images from the generator's fakes, which are held fixed."""
+        batches = self.micro_batches(draw)
+        losses: dict[str, list[Tensor]] = {}
+        verdicts = []
+        for batch in batches:
+            with torch.no_grad():
+                prediction = self.predict(batch, draw)
+                endpoint = self.endpoint(prediction, prediction.velocity)
+                shown = self.shown(batch, prediction.levels, endpoint, draw)
+                seen_real = self.judges.look(shown.real, shown.level, shown.conditioning)
+                seen_fake = self.judges.look(shown.fake, shown.level, shown.conditioning)
+            shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+            loss, penalty, told = self.judges.loss(shown, seen_real, seen_fake)
+            (loss / len(batches)).backward()
+            _collect(losses, discriminator_loss=loss, discriminator_penalty=penalty)
+            verdicts.append(told)
+        return check_finite(batches, losses) | self.teach_discriminator(verdicts, draw)
+
+    def teach_discriminator(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
+        """Apply the gradient that the discriminator has collected."""
+        learning_rate = self.discriminator_optimiser.learning_rate
+        norm = self.discriminator_optimiser.step()
+        if self.judge.lecam:
+            self.judges.update_lecam(*zip(*verdicts, strict=True))
+        return {
+            **self.verdict_statistics(verdicts),
+            **self.steer_augmentation(verdicts, draw),
+            "discriminator_grad_norm": norm,
+            "discriminator_learning_rate": learning_rate,
+        }
+
+    def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
+        return super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """The generator's velocity, adapter on, told which sampler it serves."""
+        guidance = torch.full_like(sigma, self.config.guidance)
+        if batch.few_step and self.config.few_step_guidance:
+            guidance[list(batch.few_step)] = self.config.few_step_guidance
+        return self.base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance)
+
     def predict(self, batch: Batch, draw: int) -> Prediction:
-        """The generator's one-step estimate of the data from a drawn noise level."""
-        noise, sigma = self.noise_and_sigma(batch, draw)
-        x_t = flow.interpolate(batch.x0, noise, sigma)
-        velocity = self.velocity(x_t, sigma, batch)
-        return Prediction(flow.x0_from_velocity(x_t, velocity, sigma), velocity, noise, sigma)
+        """The generator's velocity at a drawn noise level."""
+        config, positions = self.config, batch.positions
+        noise = draws.normals(config.seed, draw, positions, "noise", batch.x0.shape[1:]).to(batch.x0)
+        levels = self.levels(batch, draw)
+        x_t = flow.interpolate(batch.x0, noise, levels.sigma)
+        return Prediction(x_t, self.velocity(x_t, levels.sigma, batch), noise, levels)
 
-    def judged(self, batch: Batch, prediction: Prediction, draw: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the discriminator is shown: real latents, fake latents, and the level it is told.
+    def levels(self, batch: Batch, draw: int) -> Levels:
+        """Drawn noise levels of a batch, as the transformer sees them."""
+        tokens = flux1.num_tokens(*batch.x0.shape[-2:])
+        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), tokens)
+        return Levels(*(self.base.seen_sigma(level).to(batch.x0) for level in drawn))
 
-        Renoised: one level for a pair, independent noise. Clean: the level is the generator's sigma, since an estimate
-        from much noise is another kind of picture than one from little.
-        """
-        if not self.config.renoise:
-            return batch.x0, prediction.x0_hat, prediction.sigma
-        config, positions, shape = self.config, batch.positions, batch.x0.shape[1:]
-        normal = draws.normals(config.seed, draw, positions, "level").to(batch.x0)
-        # Near 0 the noise no longer hides what tells an estimate at once, near 1 nothing is left to judge.
-        level = torch.sigmoid(config.renoise_mean + config.renoise_std * normal).clamp(0.02, 0.98)
-        clean = torch.zeros_like(level)
-        real_noise = draws.normals(config.seed, draw, positions, "real noise", shape).to(batch.x0)
-        fake_noise = draws.normals(config.seed, draw, positions, "fake noise", shape).to(batch.x0)
-        real = flow.renoise(batch.x0, clean, level, real_noise)
-        fake = flow.renoise(prediction.x0_hat, clean, level, fake_noise)
-        return real, fake, level
+    def few_step(self, batch: Batch) -> tuple[bool, ...]:
+        """Which samples are judged as x0: all or none, where there is one sampler."""
+        return batch.few_step or ("x0" in self.endpoints,) * len(batch.positions)
+
+    def endpoint(self, prediction: Prediction, velocity: Tensor) -> Tensor:
+        """Where the generator's step with ``velocity`` ends."""
+        return flow.jump(prediction.x_t, velocity, prediction.levels.sigma, prediction.levels.end)
+
+    def shown(self, batch: Batch, levels: Levels, endpoint: Tensor, draw: int) -> Shown:
+        """The generator's endpoints beside the real latents: at one level in a pair, with other noise, augmented alike."""
+        seed, positions, shape = self.config.seed, batch.positions, batch.x0.shape[1:]
+        real_noise = draws.normals(seed, draw, positions, "real noise", shape).to(batch.x0)
+        fake_noise = draws.normals(seed, draw, positions, "fake noise", shape).to(batch.x0)
+        real = flow.interpolate(batch.x0, real_noise, levels.seen)
+        fake = flow.renoise(endpoint, levels.end, levels.seen, fake_noise)
+        if self.augmentation.probability > 0:
+            uniforms = draws.uniforms(seed, draw, positions, "augmentation", (augment.UNIFORMS,))
+            drawn = augment.draw(len(positions), *shape[1:], self.augmentation.probability, uniforms)
+            real, fake = augment.apply(real, drawn), augment.apply(fake, drawn)
+        few_step = self.few_step(batch)
+        rows = {name: [row for row, few in enumerate(few_step) if few == (name == "x0")] for name in self.endpoints}
+        return Shown(
+            real,
+            fake,
+            levels.told,
+            Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds),
+            {name: kept for name, kept in rows.items() if kept},
+            draw,
+            positions,
+        )
+
+    def recalled(self, batch: Batch, prediction: Prediction, shown: Shown, seen_fake: Seen) -> tuple[Shown, Seen]:
+        """The discriminator's fakes: the LoRA's, a share of them replaced by what it made earlier."""
+        if not self.judge.replay_share:
+            return shown, seen_fake.detach()
+        with torch.no_grad():
+            endpoint = self.endpoint(prediction, prediction.velocity)
+            few_step = torch.tensor(self.few_step(batch))
+            mixed = self.replay.mix(endpoint, few_step, self.judge.replay_share, shown.draw, batch.positions)
+            self.replay.add(endpoint[few_step.to(endpoint.device)])
+            shown = self.shown(batch, prediction.levels, mixed, shown.draw)
+            return shown, self.judges.look(shown.fake, shown.level, shown.conditioning)
+
+    def steer_augmentation(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
+        """Now and then compare held-out reals with training reals; augment more while only the latter pass."""
+        if draw % OVERFITTING_EVERY or not self.data.held_out:
+            return {}
+        batch = next(held_out_batches(self.data, OVERFITTING_SAMPLES, few_step=False)).to(self.device)
+        batch = replace(batch, few_step=in_few_step_mode(draw, batch.positions) if len(self.endpoints) > 1 else ())
+        with torch.no_grad():
+            levels = self.levels(batch, draw)
+            shown = self.shown(batch, levels, batch.x0, draw)
+            seen = self.judges.look(shown.real, shown.level, shown.conditioning)
+            judged = self.judges.verdicts(seen, shown.rows)
+        held_out = torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item()
+        real, fake = (_samples(side).mean().item() for side in zip(*verdicts, strict=True))
+        values = {"held_out_logits": held_out}
+        if self.judge.augmentation == "adaptive":
+            self.augmentation.update(real, held_out, fake)
+            values["augmentation_probability"] = self.augmentation.probability
+        return values
 
     def weights(self, update: int) -> dict[str, float]:
         """Both weights at this update of the LoRA, counted from 0."""
         config = self.config
         progress = update / max(1, config.steps - 1)
+        first = config.adversarial_weight
+        adversarial = annealed(config.adversarial_schedule, first, config.adversarial_weight_end, progress)
+        if config.balance == "gradient_ratio":
+            # The schedule then scales the measured weight.
+            adversarial = self.gradient_ratio.weight * (adversarial / first if first else 0.0)
+        adversarial *= min(1.0, (update + 1) / config.adversarial_ramp) if config.adversarial_ramp else 1.0
+        diffusion = annealed(
+            config.diffusion_schedule, config.diffusion_weight, config.diffusion_weight_end, progress
+        )
         return {
-            "adversarial_weight": annealed(
-                config.adversarial_schedule, config.adversarial_weight, config.adversarial_weight_end, progress
-            ),
-            "diffusion_weight": annealed(
-                config.diffusion_schedule, config.diffusion_weight, config.diffusion_weight_end, progress
-            )
-            if config.objective == "hybrid"
-            else 0.0,
+            "adversarial_weight": adversarial,
+            "diffusion_weight": diffusion if config.objective == "hybrid" else 0.0,
         }
 
-    def verdict_statistics(self, verdicts: list[tuple[list[Tensor], list[Tensor]]]) -> dict[str, float]:
-        """Mean logits and accuracy on real and on fake, over all samples of one update."""
-        real, fake = ([_sample_means(maps) for maps in zip(*side, strict=True)] for side in zip(*verdicts, strict=True))
-        real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, real, fake)
+    def gradient_statistics(self, gradients: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Norms of both losses' gradients at the velocity, over the whole batch, and the cosine between them."""
+        diffusion, adversarial = (sum(g.square().sum() for g in side) for side in zip(*gradients, strict=True))
+        inner = sum((a * b).sum() for a, b in gradients)
+        norms = [(value.sqrt() / len(gradients)).item() for value in (diffusion, adversarial)]
+        self.gradient_ratio.update(*norms)
+        cosine = inner / (diffusion * adversarial).sqrt().clamp_min(1e-30)
         return {
-            "real_logits": torch.cat(real).mean().item(),
-            "fake_logits": torch.cat(fake).mean().item(),
+            "diffusion_velocity_grad": norms[0],
+            "adversarial_velocity_grad": norms[1],
+            "velocity_grad_cosine": cosine.item(),
+        }
+
+    def verdict_statistics(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> dict[str, float]:
+        """Mean logits and accuracy on real and on fake, over all samples of one update."""
+        real, fake = (_samples(side) for side in zip(*verdicts, strict=True))
+        maps = [[side.reshape(-1, 1, 1, 1)] for side in (real, fake)]
+        real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, *maps)
+        return {
+            "real_logits": real.mean().item(),
+            "fake_logits": fake.mean().item(),
             "real_accuracy": real_accuracy,
             "fake_accuracy": fake_accuracy,
+            "pair_accuracy": gan.pair_accuracy(*maps),
         }
 
 
-def _sample_means(maps: Iterable[Tensor]) -> Tensor:
-    """One logit map of each micro-batch -> each sample's mean logit, as maps of one place (samples, 1, 1, 1)."""
-    return torch.cat([logits.detach().flatten(1).mean(1) for logits in maps]).reshape(-1, 1, 1, 1)
+def check_target(start: FluxLoRA, data: RealLatents, judge: DiscriminatorConfig, config: AdversarialStageConfig) -> None:
+    """Raises ``DataError`` or ``ValueError`` where the settings of the stage do not go together, or not with the data."""
+    if judge.architecture == "flux_features":
+        if not config.renoise:
+            raise ValueError(
+                "flux_features cannot judge clean latents, which the base has never seen at a noise level. Turn renoise "
+                "on, or choose patch_cnn."
+            )
+        if judge.loss == "wgan-gp":
+            raise ValueError(
+                "wgan-gp needs second derivatives, which the base's attention does not give. Choose the relativistic "
+                "loss (r1 and r2 take the penalty's place), or patch_cnn."
+            )
+    if config.target != "two_samplers":
+        return
+    if config.few_step_guidance:
+        if not read_transformer_config(start.base.path)["guidance_embeds"]:
+            raise ValueError(
+                f"{start.base.name} has no guidance embedding, so few_step_guidance cannot tell it the sampler. Set it "
+                "to 0, and few_step_phrase in Encode Real Latents."
+            )
+    elif not data.few_step_prompts:
+        raise DataError(
+            "two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in Encode Real "
+            "Latents, or few_step_guidance in Train Adversarial Stage."
+        )
 
 
-@contextmanager
-def parameters_frozen(network: nn.Module) -> Iterator[None]:
-    """Inside, no gradient is collected for the network's parameters; gradients still flow through to its input."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
+def _collect(losses: dict[str, list[Tensor]], **values: Tensor) -> None:
+    for name, value in values.items():
+        losses.setdefault(name, []).append(value.detach())
+
+
+def _samples(verdicts: Sequence[Verdicts]) -> Tensor:
+    """Each sample's mean logit, over the micro-batches of one update."""
+    return torch.cat([sample_logits(maps) for batch in verdicts for maps in batch.values()])
 
 
 def train_adversarial_stage(
@@ -229,7 +372,7 @@ def train_adversarial_stage(
 ) -> StageResult:
     """Train ``lora`` against a fresh discriminator; neither ``lora`` nor ``data`` is changed.
 
-    Raises ``BaseModelError`` or ``DataError`` before the first step, ``StageFailure`` (with the last good weights)
-    after it.
+    Raises ``BaseModelError``, ``DataError`` or ``ValueError`` before the first step, ``StageFailure`` (with the last
+    good weights) after it.
     """
     return run(AdversarialStage(lora, data, discriminator, config, device=device), reporter, run_folder)

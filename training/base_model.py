@@ -79,6 +79,8 @@ class FluxBase:
         self.dtype: torch.dtype = transformer.dtype
         self.device: torch.device = transformer.device
         self.guidance_embeds = bool(transformer.config.guidance_embeds)
+        self.latent_channels = int(transformer.config.in_channels) // flux1.PATCH**2
+        self.width = int(transformer.config.num_attention_heads * transformer.config.attention_head_dim)
         self.context_dim = int(transformer.config.joint_attention_dim)
         self.pooled_dim = int(transformer.config.pooled_projection_dim)
         self.find_adapter()
@@ -86,8 +88,12 @@ class FluxBase:
     def find_adapter(self) -> None:
         """Look up the adapter's layers anew; called after an adapter was attached or removed."""
         self._layers = _adapter_layers(self.transformer)
-        blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
-        self._block_layers = {id(block): _adapter_layers(block) for block in blocks}
+        self._block_layers = {id(block): _adapter_layers(block) for block in self.blocks}
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All blocks in the order in which they run: the double ones, then the single ones."""
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -122,15 +128,15 @@ class FluxBase:
         sigma: Tensor,
         prompt_embeds: Tensor,
         pooled_prompt_embeds: Tensor,
-        guidance: float,
+        guidance: float | Tensor,
         *,
         adapter: bool = True,
     ) -> Tensor:
-        """The predicted ``noise - x0`` (batch, 16, h, w), in fp32.
+        """The predicted ``noise - x0`` (batch, C, h, w), in fp32.
 
-        ``x_t`` (batch, 16, h, w) in model space, ``sigma`` (batch,) in [0, 1], ``prompt_embeds`` (batch, length,
-        context_dim), ``pooled_prompt_embeds`` (batch, pooled_dim). ``guidance`` is ignored by a base without a
-        guidance embedding. ``adapter=False`` leaves the LoRA out; gradients still flow through to ``x_t``.
+        ``x_t`` (batch, C, h, w) in model space, ``sigma`` (batch,) in [0, 1], ``prompt_embeds`` (batch, length,
+        context_dim), ``pooled_prompt_embeds`` (batch, pooled_dim). ``guidance``, one value or (batch,), is ignored by a
+        base without a guidance embedding. ``adapter=False`` leaves the LoRA out; gradients still flow through to ``x_t``.
         """
         height, width = x_t.shape[-2:]
         with _adapter_switched(self._layers, adapter):
@@ -141,10 +147,48 @@ class FluxBase:
                 timestep=sigma,
                 img_ids=flux1.image_ids(height, width, x_t.device),
                 txt_ids=flux1.text_ids(prompt_embeds.shape[1], x_t.device),
-                guidance=torch.full_like(sigma, guidance) if self.guidance_embeds else None,
+                guidance=self._guidance(guidance, sigma),
                 return_dict=False,
             )[0]
         return flux1.unpack(tokens.to(torch.promote_types(self.dtype, torch.float32)), height, width)
+
+    def features(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        prompt_embeds: Tensor,
+        pooled_prompt_embeds: Tensor,
+        guidance: float | Tensor,
+        taps: Sequence[int],
+    ) -> list[Tensor]:
+        """What the frozen base, adapter off, makes of ``latents``: the image tokens after each block of ``taps``.
+
+        Arguments as of ``velocity``; ``taps`` are indices into ``blocks``, rising. Each feature map is (batch, width,
+        h / 2, w / 2), in fp32. Blocks after the last tap do not run. Gradients flow through to ``latents``.
+        """
+        height, width = latents.shape[-2:]
+        transformer, dtype, device = self.transformer, self.dtype, latents.device
+        maps = []
+        with _adapter_switched(self._layers, False):
+            image = transformer.x_embedder(flux1.pack(latents).to(dtype))
+            text = transformer.context_embedder(prompt_embeds.to(dtype))
+            strength = self._guidance(guidance, sigma)
+            conditions = [sigma.to(dtype) * 1000, *([] if strength is None else [strength.to(dtype) * 1000])]
+            temb = transformer.time_text_embed(*conditions, pooled_prompt_embeds.to(dtype))
+            ids = [flux1.text_ids(prompt_embeds.shape[1], device), flux1.image_ids(height, width, device)]
+            rotary = transformer.pos_embed(torch.cat(ids))
+            recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+            for index, block in enumerate(self.blocks[: taps[-1] + 1]):
+                arguments = (image, text, temb, rotary, None)
+                text, image = self._checkpoint(block, *arguments) if recompute else block(*arguments)
+                if index in taps:
+                    maps.append(flux1.token_map(image, height, width))
+        return [feature.to(torch.promote_types(dtype, torch.float32)) for feature in maps]
+
+    def _guidance(self, guidance: float | Tensor, sigma: Tensor) -> Tensor | None:
+        if not self.guidance_embeds:
+            return None
+        return torch.as_tensor(guidance, dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
 
 
 def _adapter_layers(module: nn.Module) -> list[BaseTunerLayer]:

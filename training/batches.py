@@ -23,8 +23,9 @@ FLIP_PROBABILITY = 0.5
 class Batch:
     """Samples of one size and one prompt length, fp32, model-space latents.
 
-    ``x0`` (B, 16, h, w), ``prompt_embeds`` (B, L, D), ``pooled_prompt_embeds`` (B, P), ``mask`` (B, 1, h, w) in [0, 1]
+    ``x0`` (B, C, h, w), ``prompt_embeds`` (B, L, D), ``pooled_prompt_embeds`` (B, P), ``mask`` (B, 1, h, w) in [0, 1]
     or ``None``. ``positions`` is the place of each sample in the step's global batch: the key of its random draws.
+    ``few_step`` says of each sample whether it is for the few-step sampler; it is empty where there is one sampler.
     """
 
     x0: Tensor
@@ -33,6 +34,7 @@ class Batch:
     mask: Tensor | None
     names: tuple[str, ...]
     positions: tuple[int, ...]
+    few_step: tuple[bool, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
@@ -61,6 +63,18 @@ def steps_per_epoch(data: RealLatents, batch_size: int, gradient_accumulation: i
     return sum(-(-len(group) // size) for group in data.training_groups)
 
 
+def in_few_step_mode(step: int, positions: Sequence[int]) -> tuple[bool, ...]:
+    """Which samples of a step's global batch are trained for the few-step sampler, by their ``positions``.
+
+    Every other one, and the first by a coin that is thrown for each step: half of an even global batch, and half of
+    the steps of a single sample.
+    """
+    # Plain alternation of steps would leave a single sample in one mode for ever where the caller's steps are not
+    # consecutive: those of the LoRA's updates in the adversarial stage are all odd or all even.
+    first = int(draws.uniforms(0, step, [0], "data/few-step").item() < 0.5)
+    return tuple((position + first) % 2 == 1 for position in positions)
+
+
 def micro_batches(
     data: RealLatents,
     *,
@@ -69,6 +83,7 @@ def micro_batches(
     batch_size: int,
     gradient_accumulation: int,
     caption_dropout: float = 0.0,
+    two_samplers: bool = False,
 ) -> list[Batch]:
     """The ``gradient_accumulation`` batches of ``batch_size`` samples of one step, a function of (seed, step) alone.
 
@@ -82,7 +97,12 @@ def micro_batches(
     ``caption_dropout`` a prompt is replaced by ``data.empty_prompt``: for each sample where the empty prompt is as long
     as the others, else for the whole global batch at once, because prompts of different lengths cannot be stacked.
 
-    Raises ``ValueError`` for a number out of range or a dataset without training samples.
+    ``two_samplers`` fills ``Batch.few_step`` as ``in_few_step_mode`` says, and gives those samples their few-step
+    prompt, or ``data.few_step_empty_prompt`` where it is dropped. A dataset without few-step prompts keeps its plain
+    ones: then something else, such as the guidance, must tell the samplers apart. Samples and noise stay the same.
+
+    Raises ``ValueError`` for a number out of range, a dataset without training samples, or one that lacks the few-step
+    empty prompt where it is needed.
     """
     if batch_size < 1 or gradient_accumulation < 1:
         raise ValueError(
@@ -94,6 +114,8 @@ def micro_batches(
         raise ValueError(f"caption_dropout must be from 0 to 1, got {caption_dropout}.")
     if not data.training:
         raise ValueError("The dataset has no training samples: all of them are held out.")
+    if two_samplers and caption_dropout > 0 and data.few_step_prompts and data.few_step_empty_prompt is None:
+        raise ValueError("caption_dropout needs few_step_empty_prompt in a dataset with few_step_prompts.")
     size = batch_size * gradient_accumulation
     epoch, place = divmod(step, steps_per_epoch(data, batch_size, gradient_accumulation))
     chosen = _epoch_order(data.training_groups, seed, epoch, size)[place]
@@ -103,9 +125,10 @@ def micro_batches(
     for start in range(0, size, batch_size):
         positions = tuple(range(start, start + batch_size))
         samples = [data.samples[chosen[position]] for position in positions]
+        few_step = in_few_step_mode(step, positions) if two_samplers else ()
         prompts = [
-            data.empty_prompt if dropped[position] else data.prompts[sample.prompt]
-            for position, sample in zip(positions, samples, strict=True)
+            _prompt(data, None if dropped[position] else sample.prompt, few)
+            for position, sample, few in zip(positions, samples, few_step or [False] * batch_size, strict=True)
         ]
         flips = (draws.uniforms(seed, step, positions, "data/flip") < FLIP_PROBABILITY).tolist()
         flips = [flip and sample.flipped_mean is not None for flip, sample in zip(flips, samples, strict=True)]
@@ -115,15 +138,18 @@ def micro_batches(
                 for sample, flip, position in zip(samples, flips, positions, strict=True)
             ]
         )
-        batches.append(_stack(samples, prompts, x0, flips, positions, masked))
+        batches.append(_stack(samples, prompts, x0, flips, positions, masked, few_step))
     return batches
 
 
-def held_out_batches(data: RealLatents, batch_size: int) -> Iterator[Batch]:
+def held_out_batches(data: RealLatents, batch_size: int, few_step: bool = False) -> Iterator[Batch]:
     """The held-out samples in batches of up to ``batch_size``: posterior mean, never flipped, own captions.
 
     A picture that repeats with the same caption and mask comes once. ``positions`` numbers the samples independently
-    of ``batch_size``, so that draws keyed by it are the same in every measurement.
+    of ``batch_size``, so that draws keyed by it are the same in every measurement. ``few_step`` marks every sample as
+    one for the few-step sampler and gives it the few-step prompt, where the dataset has them.
+
+    Raises ``ValueError`` for a ``batch_size`` below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -139,11 +165,12 @@ def held_out_batches(data: RealLatents, batch_size: int) -> Iterator[Batch]:
             samples = [data.samples[index] for index in indices]
             yield _stack(
                 samples,
-                [data.prompts[sample.prompt] for sample in samples],
+                [_prompt(data, sample.prompt, few_step) for sample in samples],
                 torch.stack([sample.mean for sample in samples]),
                 [False] * len(samples),
                 tuple(position[index] for index in indices),
                 any(sample.mask is not None for sample in samples),
+                (True,) * len(samples) if few_step else (),
             )
 
 
@@ -167,6 +194,15 @@ def _dropped(data: RealLatents, chosen: Sequence[int], seed: int, step: int, sha
     return (draws.uniforms(seed, step, range(len(chosen)), "data/caption dropout") < share).tolist()
 
 
+def _prompt(data: RealLatents, number: int | None, few_step: bool) -> Prompt:
+    """Prompt ``number``, or the empty one for ``None``, as the one or the other sampler is given it."""
+    if few_step and data.few_step_prompts:
+        prompt = data.few_step_empty_prompt if number is None else data.few_step_prompts[number]
+        assert prompt is not None
+        return prompt
+    return data.empty_prompt if number is None else data.prompts[number]
+
+
 def _posterior_sample(sample: LatentSample, flip: bool, seed: int, step: int, position: int) -> Tensor:
     mean, std = (sample.flipped_mean, sample.flipped_std) if flip else (sample.mean, sample.std)
     assert mean is not None
@@ -182,6 +218,7 @@ def _stack(
     flips: Sequence[bool],
     positions: tuple[int, ...],
     masked: bool,
+    few_step: tuple[bool, ...],
 ) -> Batch:
     mask = None
     if masked:
@@ -194,4 +231,5 @@ def _stack(
         mask=mask,
         names=tuple(sample.name for sample in samples),
         positions=positions,
+        few_step=few_step,
     )

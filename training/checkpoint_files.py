@@ -86,15 +86,21 @@ def fingerprint(path: str) -> str:
 def read_transformer_config(path: str) -> dict[str, Any]:
     """The arguments of diffusers' ``FluxTransformer2DModel`` for the checkpoint at ``path``.
 
+    ``in_channels`` is 64 for a single file. A folder may hold a smaller base: any multiple of 4 up to 64, for a
+    quarter as many latent channels.
+
     Raises ``BaseModelError`` for a file that is missing, damaged, quantised or not FLUX.1.
     """
     files = weight_files(path)
     config = _config_of_file(files[0]) if is_single_file(path) else _config_of_folder(files[0].parent)
-    expected = flux1.LATENT_CHANNELS * flux1.PATCH**2
-    if config["in_channels"] != expected:
+    taken, most, patch = config["in_channels"], flux1.LATENT_CHANNELS * flux1.PATCH**2, flux1.PATCH**2
+    allowed = [most] if is_single_file(path) else range(patch, most + 1, patch)
+    # Filling and control add the channels of a mask or a second picture to those that are predicted.
+    if taken not in allowed or config.get("out_channels") not in (None, taken):
+        wanted = str(most) if is_single_file(path) else f"{most} (or a smaller multiple of {patch}, all predicted)"
         raise BaseModelError(
-            f"{path} takes {config['in_channels']} input channels, not {expected}: a FLUX.1 variant for filling or "
-            "control. Choose a text-to-image FLUX.1 (dev, schnell, Krea)."
+            f"{path} takes {taken} input channels, not {wanted}: a FLUX.1 variant for filling or control. Choose a "
+            "text-to-image FLUX.1 (dev, schnell, Krea)."
         )
     return config
 

@@ -154,6 +154,11 @@ class DataConfig(Config):
         step=16,
         advanced=True,
     )
+    few_step_phrase: str = option(
+        "",
+        "A phrase that tells the LoRA which sampler it serves, for target = two_samplers of the adversarial stage. "
+        "Each caption is then also encoded with the phrase at its front. Empty: none.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,16 +249,24 @@ class DiscriminatorConfig(Config):
     """The judge of stage 2: network, loss and optimiser."""
 
     architecture: str = option(
-        "cnn",
-        "cnn: a convolutional network with one verdict per patch. mlp: a small network with one verdict per picture.",
-        choices=("cnn", "mlp"),
+        "flux_features",
+        "flux_features: small heads on the frozen base's own features. patch_cnn: convolutions at several scales. cnn: "
+        "one convolutional network with one verdict per patch. mlp: one verdict per picture.",
+        choices=("flux_features", "patch_cnn", "cnn", "mlp"),
     )
     loss: str = option(
         "relativistic",
         "relativistic compares each fake with a real; bce is the original non-saturating loss; lsgan; hinge; wgan-gp.",
         choices=("bce", "lsgan", "wgan-gp", "hinge", "relativistic"),
     )
-    width: int = option(64, "Channels (cnn) or units (mlp) of the first layer.", low=4, high=1024, step=4)
+    width: int = option(
+        0,
+        "Channels of a head (flux_features) or of the first layer. 0: a twelfth of the base's width, at least 64, for "
+        "flux_features, and 64 for the others.",
+        low=0,
+        high=1024,
+        step=4,
+    )
     depth: int = option(3, "Number of stages of the network.", low=1, high=6, advanced=True)
     spectral_norm: bool = option(False, "Bound each layer's gain by spectral normalisation.", advanced=True)
     gradient_penalty: float = option(
@@ -273,6 +286,84 @@ class DiscriminatorConfig(Config):
         advanced=True,
     )
     seed: int = option(0, "Seed of the discriminator's initial weights.", low=0, high=2**63 - 1)
+    r1: float = option(
+        0.05,
+        "Weight of the penalty on the verdict's slope at real latents. It keeps the discriminator from becoming too "
+        "sure. 0 turns it off.",
+        low=0.0,
+        high=1e4,
+        step=0.01,
+    )
+    r2: float = option(
+        0.05, "The same at the LoRA's latents. 0 turns it off.", low=0.0, high=1e4, step=0.01
+    )
+    penalty_sigma: float = option(
+        0.05,
+        "flux_features measures the slope by a random step of this size, in units of the latents' deviation; the other "
+        "architectures compute it.",
+        low=1e-3,
+        high=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    penalty_share: float = option(
+        0.25,
+        "flux_features: share of the samples on which the slope is measured at each update, at least one.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    centring: float = option(
+        1e-3, "Weight of the squared mean of real and fake logits, which would drift otherwise.",
+        low=0.0, high=1e3, step=0.001, advanced=True,
+    )
+    lecam: float = option(
+        0.0,
+        "Weight of the LeCam penalty, which holds logits near the running mean of the other side's. 0.1 to 0.3 for a "
+        "few dozen pictures with bce, lsgan or hinge.",
+        low=0.0,
+        high=1e3,
+        step=0.01,
+        advanced=True,
+    )
+    augmentation: str = option(
+        "adaptive",
+        "Shift and cut out the same parts of real and fake latents before they are judged. adaptive: as often as "
+        "held-out pictures show that the discriminator learns the training pictures by heart. fixed: with "
+        "augmentation_probability.",
+        choices=("off", "fixed", "adaptive"),
+    )
+    augmentation_probability: float = option(
+        0.0,
+        "Probability of augmentation: the first one when adaptive, the only one when fixed.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    mismatched_share: float = option(
+        0.0,
+        "Share of the samples whose real latents are also shown with another picture's caption, as a fake.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    replay_share: float = option(
+        0.0,
+        "Share of the discriminator's fakes that are taken from earlier updates.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    taps: str = option(
+        "",
+        "flux_features: the blocks whose output is judged, such as d4,d11,s9 for double blocks 4 and 11 and single "
+        "block 9, counted from 0. Empty: the family's own.",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,14 +378,14 @@ class AdversarialStageConfig(StageConfig):
         choices=("hybrid", "pure"),
     )
     adversarial_weight: float = option(
-        0.02,
-        "Weight of the adversarial loss. More sharpens few-step pictures and over-sharpens those of many steps.",
+        0.5,
+        "Weight of the adversarial loss, with balance = fixed.",
         low=0.0,
         high=1e4,
         step=0.01,
     )
     adversarial_weight_end: float = option(
-        0.02,
+        0.5,
         "Weight of the adversarial loss at the last step, where its schedule is not constant.",
         low=0.0,
         high=1e4,
@@ -343,4 +434,57 @@ class AdversarialStageConfig(StageConfig):
     )
     beta2: float = option(
         0.99, "Second AdamW beta of the LoRA in this stage.", low=0.0, high=0.99999, step=0.001, advanced=True
+    )
+    target_steps: int = option(
+        4,
+        "Number of sampling steps you will use. Up to 8 the LoRA's one-step estimate is judged (x0); above, one step "
+        "of a sampler (jump), which keeps sampling with many steps intact.",
+        low=1,
+        high=1000,
+    )
+    target: str = option(
+        "target_steps",
+        "What the discriminator judges. target_steps: x0 or jump, as target_steps says. two_samplers: one LoRA for "
+        "both, x0 for prompts with few_step_phrase (or at few_step_guidance), jump for the others.",
+        choices=("target_steps", "x0", "jump", "two_samplers"),
+    )
+    few_step_guidance: float = option(
+        0.0,
+        "two_samplers: tell the few-step sampler by this guidance instead of by few_step_phrase. 0: by the phrase.",
+        low=0.0,
+        high=100.0,
+        step=0.5,
+        advanced=True,
+    )
+    jump_steps: int = option(
+        4, "jump: the number of steps of the sampler of which one is judged. 0: a random length.",
+        low=0, high=1000, advanced=True,
+    )
+    balance: str = option(
+        "fixed",
+        "fixed: the weights as given. gradient_ratio: the adversarial weight is set at each update so that its "
+        "gradient at the predicted velocity is gradient_ratio of the flow loss's.",
+        choices=("fixed", "gradient_ratio"),
+    )
+    gradient_ratio: float = option(
+        0.3, "See balance. The weight stays within ten times its first value.",
+        low=0.0, high=100.0, step=0.05, advanced=True,
+    )
+    adversarial_ramp: int = option(
+        0, "Updates over which the adversarial weight rises from 0.", low=0, high=1_000_000, advanced=True
+    )
+    discriminator_ratio: str = option(
+        "adaptive",
+        "fixed: discriminator_updates at each update of the LoRA. adaptive: one more where the discriminator is weak, "
+        "none where it dominates.",
+        choices=("fixed", "adaptive"),
+        advanced=True,
+    )
+    watch: bool = option(
+        True,
+        "At each validation also sample with the LoRA; lower the adversarial weight, go back to the last good state or "
+        "stop where sharpness, diversity or the held-out flow loss go wrong. The best state is delivered.",
+    )
+    watch_pictures: int = option(
+        16, "Pictures sampled at each validation when watch is on.", low=4, high=1024, advanced=True
     )

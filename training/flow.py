@@ -38,6 +38,11 @@ def noise_from_velocity(x_t: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     return x_t + (1 - _per_sample(sigma, x_t)) * velocity
 
 
+def jump(x_t: Tensor, velocity: Tensor, sigma: Tensor, r: Tensor) -> Tensor:
+    """One Euler step from level ``sigma`` to level ``r``: ``x_t - (sigma - r) v``; to ``r = 0`` it is ``x0``."""
+    return x_t - _per_sample(sigma - r, x_t) * velocity
+
+
 def renoise(x_r: Tensor, r: Tensor, s: Tensor, noise: Tensor) -> Tensor:
     """From level ``r`` to level ``s >= r`` with fresh ``noise``, exactly in law.
 

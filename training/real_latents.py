@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .batches import Batch, group_by_shape, held_out_batches, micro_batches, steps_per_epoch
+from .batches import Batch, group_by_shape, held_out_batches, in_few_step_mode, micro_batches, steps_per_epoch
 from .buckets import Bucket, buckets, fit, latent_mask, nearest, window
 from .families import flux1
 from .latent_cache import LatentCache, digest
@@ -26,9 +26,11 @@ __all__ = [
     "RealLatents",
     "encode",
     "held_out_batches",
+    "in_few_step_mode",
     "listed",
     "micro_batches",
     "steps_per_epoch",
+    "with_phrase",
 ]
 
 MAX_HELD_OUT_SHARE = 0.9
@@ -62,8 +64,9 @@ class EncodedImage:
 
 @dataclass(frozen=True, eq=False)
 class LatentSample:
-    """One training picture: posteriors (16, h, w) in model space, a mask (1, h, w) in [0, 1], an index into prompts.
+    """One training picture: posteriors (C, h, w) in model space, a mask (1, h, w) in [0, 1], an index into prompts.
 
+    C is the base's number of latent channels.
     ``flipped_mean`` and ``flipped_std`` are the encoding of the mirrored picture, which is not the mirrored encoding.
     The mask belongs to the picture as it is; it is mirrored with it.
     """
@@ -82,6 +85,9 @@ class RealLatents:
     """The dataset. ``held_out`` are the indices of samples that are never trained on.
 
     ``fingerprint`` is a hash of all that a training run can notice: latents, embeddings, masks, flips, order, split.
+
+    With a ``few_step_phrase``, ``few_step_prompts[i]`` is ``prompts[i]`` with the phrase at its front, of the same
+    length, and ``few_step_empty_prompt`` is the phrase alone. Without one they are empty and ``None``.
     """
 
     samples: tuple[LatentSample, ...]
@@ -89,6 +95,9 @@ class RealLatents:
     empty_prompt: Prompt
     held_out: tuple[int, ...]
     fingerprint: str
+    few_step_prompts: tuple[Prompt, ...] = ()
+    few_step_empty_prompt: Prompt | None = None
+    few_step_phrase: str = ""
 
     @functools.cached_property
     def training(self) -> tuple[int, ...]:
@@ -119,6 +128,14 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def with_phrase(phrase: str, caption: str) -> str:
+    """``caption`` with ``phrase`` at its front: the prompt of the few-step sampler, in training and when sampling.
+
+    The phrase alone for a caption without words, the caption for an empty phrase.
+    """
+    return ", ".join(part for part in (phrase.strip(), caption) if part.strip())
+
+
 def encode(
     images: Sequence[Tensor],
     captions: Sequence[str],
@@ -135,6 +152,7 @@ def encode(
     held_out_share: float,
     seed: int,
     cache_folder: Path | None,
+    few_step_phrase: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[RealLatents, str]:
     """Crop, encode and split a set of captioned pictures. Returns the dataset and a text that describes it.
@@ -144,6 +162,7 @@ def encode(
     (1, 16, H/8, W/8) and its standard deviation, or ``None`` where the VAE has none. ``encode_prompt`` takes a caption
     and gives (L, D) and (P,). ``vae_key`` and ``text_key`` name the weights behind the two, for the disk cache in
     ``cache_folder`` (``None``: no disk cache). ``report`` is called with (encodings done, encodings in all).
+    ``few_step_phrase`` has each caption, and the empty prompt, encoded ``with_phrase`` as well; empty: it has not.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures stay
@@ -158,7 +177,9 @@ def encode(
     _check_counts(images, captions, names, masks)
     pictures = _describe(images, names, sizes)
     latent_masks = _masks(pictures, masks)
-    captions_once = list(dict.fromkeys([*captions, ""]))
+    phrase = few_step_phrase.strip()
+    plain = [*dict.fromkeys(captions), ""]
+    captions_once = list(dict.fromkeys([*plain, *(with_phrase(phrase, caption) for caption in plain)]))
     identities = {picture.identity for picture in pictures}
     total = len(captions_once) + len(identities) * (2 if flip else 1)
     encoder = _Encoder(encode_image, encode_prompt, vae_key, text_key, LatentCache(cache_folder), report, total)
@@ -166,6 +187,12 @@ def encode(
     by_caption = {caption: encoder.prompt(caption) for caption in captions_once}
     _check_widths(list(by_caption.values()))
     prompts = tuple(by_caption[caption] for caption in dict.fromkeys(captions))
+    few_step_prompts: tuple[Prompt, ...] = ()
+    few_step_empty_prompt = None
+    if phrase:
+        few_step_prompts = tuple(by_caption[with_phrase(phrase, prompt.caption)] for prompt in prompts)
+        few_step_empty_prompt = by_caption[phrase]
+        _check_phrase((*prompts, by_caption[""]), (*few_step_prompts, few_step_empty_prompt), phrase)
     number = {prompt.caption: index for index, prompt in enumerate(prompts)}
 
     encoded: dict[str, tuple[EncodedImage, EncodedImage | None]] = {}
@@ -195,7 +222,10 @@ def encode(
         prompts=prompts,
         empty_prompt=by_caption[""],
         held_out=held_out,
-        fingerprint=_fingerprint(samples, prompts, by_caption[""], held_out),
+        fingerprint=_fingerprint(samples, prompts, by_caption[""], held_out, few_step_prompts, few_step_empty_prompt),
+        few_step_prompts=few_step_prompts,
+        few_step_empty_prompt=few_step_empty_prompt,
+        few_step_phrase=phrase,
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
     return data, _describe_dataset(data, pictures, captions, held_out_share, cached)
@@ -394,6 +424,30 @@ def _check_widths(prompts: Sequence[Prompt]) -> None:
             )
 
 
+def _check_phrase(prompts: Sequence[Prompt], few_step_prompts: Sequence[Prompt], phrase: str) -> None:
+    """``few_step_prompts`` are ``prompts`` with ``phrase``: as long as they are, and not the same."""
+    for plain, few_step in zip(prompts, few_step_prompts, strict=True):
+        length, few_step_length = plain.prompt_embeds.shape[0], few_step.prompt_embeds.shape[0]
+        if length != few_step_length:
+            # Padding would not do: the transformer attends to every token that it is given.
+            raise DataError(
+                f"Caption {_quoted(plain.caption)} is encoded to {length} tokens, and to {few_step_length} with the "
+                f"phrase {_quoted(phrase)} at its front. Both are trained in one batch and must be equally long: "
+                "shorten the caption or the phrase, or leave few_step_phrase empty and tell the few-step sampler by "
+                "few_step_guidance."
+            )
+        pairs = (
+            (plain.prompt_embeds, few_step.prompt_embeds),
+            (plain.pooled_prompt_embeds, few_step.pooled_prompt_embeds),
+        )
+        if all(torch.equal(one, other) for one, other in pairs):
+            raise DataError(
+                f"Caption {_quoted(plain.caption)} is encoded to the same with and without the phrase "
+                f"{_quoted(phrase)}, so that nothing tells the samplers apart. Choose a few_step_phrase of words that "
+                "this text encoder knows."
+            )
+
+
 def _quoted(caption: str, longest: int = 60) -> str:
     if not caption:
         return "'' (the empty prompt)"
@@ -411,7 +465,12 @@ def _held_out(identities: Sequence[str], share: float, seed: int) -> tuple[int, 
 
 
 def _fingerprint(
-    samples: Sequence[LatentSample], prompts: Sequence[Prompt], empty_prompt: Prompt, held_out: tuple[int, ...]
+    samples: Sequence[LatentSample],
+    prompts: Sequence[Prompt],
+    empty_prompt: Prompt,
+    held_out: tuple[int, ...],
+    few_step_prompts: Sequence[Prompt],
+    few_step_empty_prompt: Prompt | None,
 ) -> str:
     known: dict[int, str] = {}
 
@@ -428,7 +487,12 @@ def _fingerprint(
     for sample in samples:
         posteriors = (sample.mean, sample.std, sample.flipped_mean, sample.flipped_std)
         parts += ["sample", *(of(tensor) for tensor in posteriors), of(sample.mask), str(sample.prompt)]
-    return digest(*parts, f"held out {held_out}")
+    parts.append(f"held out {held_out}")
+    # Only with a phrase, so that a dataset without one keeps the fingerprint that LoRAs and checkpoints know it by.
+    if few_step_empty_prompt is not None:
+        for prompt in (*few_step_prompts, few_step_empty_prompt):
+            parts += ["few-step prompt", of(prompt.prompt_embeds), of(prompt.pooled_prompt_embeds)]
+    return digest(*parts)
 
 
 def _describe_dataset(
@@ -448,6 +512,9 @@ def _describe_dataset(
     if len(lengths) > 1:
         tokens = ", ".join(f"{length}: {lengths[length]}" for length in sorted(lengths))
         lines.append(f"Prompt lengths (tokens: pictures): {tokens}. Only prompts of one length share a batch.")
+    if data.few_step_phrase:
+        example = _quoted(data.few_step_prompts[0].caption)
+        lines.append(f"Few-step phrase: each caption is also encoded with it at its front, such as {example}.")
     lines.append(f"Training: {len(data.training)}. Held out: {len(data.held_out)}.")
     if cached is not None:
         lines.append(f"Encodings found in the cache: {cached}.")
@@ -484,6 +551,13 @@ def _warnings(data: RealLatents, pictures: Sequence[_Picture], captions: Sequenc
     empty = sum(not caption.strip() for caption in captions)
     if empty and empty < len(captions):
         warnings.append(f"empty captions: {empty} of {len(captions)}.")
+    phrase = data.few_step_phrase.casefold()
+    holding = [p.name for p, caption in zip(pictures, captions, strict=True) if phrase and phrase in caption.casefold()]
+    if holding:
+        warnings.append(
+            f"pictures whose caption holds the few-step phrase already: {len(holding)} ({listed(holding)}). The LoRA "
+            "cannot tell the two samplers by it: choose a phrase that is in no caption."
+        )
     if share > 0 and not data.held_out:
         warnings.append("nothing is held out, because there are not two different pictures.")
     return warnings

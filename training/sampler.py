@@ -25,14 +25,14 @@ def sample(
     guidance: float,
     after_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Pictures for one prompt, one for each seed: latents (len(seeds), 16, height, width) in model space, fp32.
+    """Pictures for one prompt, one for each seed: latents (len(seeds), C, height, width) in model space, fp32.
 
-    ``prompt_embeds`` (length, context_dim), ``pooled_prompt_embeds`` (pooled_dim,); ``height`` and ``width`` in latent
-    pixels, even. ``after_step`` is called after each of the ``steps`` evaluations; what it raises ends the sampling.
-    The noise of a seed does not depend on ``steps`` nor on the other seeds.
+    C is ``base.latent_channels``; ``prompt_embeds`` (length, context_dim), ``pooled_prompt_embeds`` (pooled_dim,);
+    ``height`` and ``width`` in latent pixels, even. ``after_step`` is called after each of the ``steps`` evaluations;
+    what it raises ends the sampling. The noise of a seed does not depend on ``steps`` nor on the other seeds.
     """
     device = base.device
-    noise = [draws.normals(seed, 0, [0], "sample", (flux1.LATENT_CHANNELS, height, width)) for seed in seeds]
+    noise = [draws.normals(seed, 0, [0], "sample", (base.latent_channels, height, width)) for seed in seeds]
     latents = torch.cat(noise).to(device)
     embeds = prompt_embeds.to(device).expand(len(latents), -1, -1)
     pooled = pooled_prompt_embeds.to(device).expand(len(latents), -1)

@@ -123,8 +123,8 @@ class Stage(ABC):
             "data": self.data.fingerprint,
         }
 
-    def micro_batches(self, step: int) -> list[Batch]:
-        """The training data of one update, on the device, in equal parts."""
+    def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
+        """The training data of one update, on the device, in equal parts; for two samplers, half of it each."""
         config = self.config
         parts = micro_batches(
             self.data,
@@ -133,6 +133,7 @@ class Stage(ABC):
             batch_size=config.batch_size,
             gradient_accumulation=config.gradient_accumulation,
             caption_dropout=config.caption_dropout,
+            two_samplers=two_samplers,
         )
         return [part.to(self.device) for part in parts]
 
@@ -198,8 +199,9 @@ def check_fits(start: FluxLoRA, data: RealLatents) -> None:
                     "Encode the captions with the text encoders of that base "
                     "(FLUX.1: CLIP-L and T5-XXL; the built-in base: LoadTinyFluxEncoders)."
                 )
+    channels = config["in_channels"] // flux1.PATCH**2
     for sample in data.samples:
-        flux1.check_latents(sample.mean[None], sample.name)
+        flux1.check_latents(sample.mean[None], sample.name, channels)
 
 
 def check_finite(batches: list[Batch], losses: Mapping[str, list[Tensor]]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from fluxduel.training.real_latents import (
     Prompt,
     RealLatents,
     held_out_batches,
+    in_few_step_mode,
     micro_batches,
     steps_per_epoch,
 )
@@ -280,11 +281,149 @@ def test_no_held_out_samples_no_batches() -> None:
     assert list(held_out_batches(two_sizes(), 4)) == []
 
 
+# Two samplers
+
+PHRASE = 100.0
+
+
+def with_few_step_prompts(data: RealLatents) -> RealLatents:
+    """The few-step prompt of prompt k is filled with the number k + PHRASE, the empty one with EMPTY + PHRASE."""
+    few_step = [make_prompt(k + PHRASE, prompt.prompt_embeds.shape[0]) for k, prompt in enumerate(data.prompts)]
+    return dataclasses.replace(
+        data,
+        few_step_prompts=tuple(few_step),
+        few_step_empty_prompt=make_prompt(EMPTY + PHRASE, data.empty_prompt.prompt_embeds.shape[0]),
+        few_step_phrase="fast",
+    )
+
+
+def prompt_numbers(batch) -> list[float]:
+    """The number that each row's prompt is filled with, in both embeddings."""
+    numbers = batch.pooled_prompt_embeds[:, 0].tolist()
+    for row, number in enumerate(numbers):
+        assert (batch.prompt_embeds[row] == number).all() and (batch.pooled_prompt_embeds[row] == number).all()
+    return numbers
+
+
+@pytest.mark.parametrize("positions", [(0, 1), (0, 1, 2, 3), tuple(range(16))])
+def test_half_of_an_even_global_batch_is_for_the_few_step_sampler(positions: tuple[int, ...]) -> None:
+    firsts = set()
+    for step in range(30):
+        modes = in_few_step_mode(step, positions)
+        assert len(modes) == len(positions) == 2 * sum(modes)
+        assert modes == in_few_step_mode(step, positions)
+        assert modes == tuple(mode for position in positions for mode in in_few_step_mode(step, (position,)))
+        firsts.add(modes[0])
+    assert firsts == {True, False}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 6])
+def test_a_single_sample_serves_both_samplers_whatever_the_stride_of_the_steps(stride: int) -> None:
+    # Steps of the LoRA's updates lie discriminator_updates + 1 apart.
+    few = sum(in_few_step_mode(51 + stride * k, (0,))[0] for k in range(1000))
+    assert abs(few - 500) < 5 * 250**0.5
+
+
+@pytest.mark.parametrize(("batch_size", "gradient_accumulation"), [(1, 4), (2, 2), (4, 1)])
+def test_few_step_samples_carry_their_few_step_prompts(batch_size: int, gradient_accumulation: int) -> None:
+    data = with_few_step_prompts(make_data([make_sample(i) for i in range(9)]))
+    for step in range(12):
+        batches = draw(data, step, batch_size, gradient_accumulation, two_samplers=True)
+        modes = tuple(mode for batch in batches for mode in batch.few_step)
+        assert modes == in_few_step_mode(step, range(4)) and sum(modes) == 2
+        for batch in batches:
+            own = [float(name.removeprefix("picture ")) for name in batch.names]
+            expected = [number + PHRASE * mode for number, mode in zip(own, batch.few_step, strict=True)]
+            assert prompt_numbers(batch) == expected
+
+
+def test_four_singles_equal_one_batch_of_four_with_two_samplers() -> None:
+    data = with_few_step_prompts(make_data([make_sample(i, std=0.25) for i in range(9)]))
+    for step in range(12):
+        singles = draw(data, step, 1, 4, caption_dropout=0.5, two_samplers=True)
+        (whole,) = draw(data, step, 4, 1, caption_dropout=0.5, two_samplers=True)
+        assert tuple(mode for batch in singles for mode in batch.few_step) == whole.few_step
+        for field in ("x0", "prompt_embeds", "pooled_prompt_embeds"):
+            assert torch.equal(torch.cat([getattr(batch, field) for batch in singles]), getattr(whole, field)), field
+
+
+def test_two_samplers_change_prompts_alone() -> None:
+    data = with_few_step_prompts(two_sizes())
+    for step in range(8):
+        for one, two in zip(draw(data, step), draw(data, step, two_samplers=True), strict=True):
+            assert one.names == two.names and one.positions == two.positions
+            assert torch.equal(one.x0, two.x0)
+            assert one.few_step == () and max(prompt_numbers(one)) < PHRASE
+
+
+def test_without_few_step_prompts_the_modes_are_marked_and_the_prompts_plain() -> None:
+    data = make_data([make_sample(i) for i in range(4)])
+    for step in range(8):
+        (batch,) = draw(data, step, 4, 1, two_samplers=True, caption_dropout=0.3)
+        (plain,) = draw(data, step, 4, 1, caption_dropout=0.3)
+        assert sum(batch.few_step) == 2
+        assert torch.equal(batch.prompt_embeds, plain.prompt_embeds)
+
+
+def test_a_dropped_caption_keeps_the_phrase_of_its_sampler() -> None:
+    data = with_few_step_prompts(make_data([make_sample(i) for i in range(4)]))
+    seen = set()
+    for step in range(20):
+        (batch,) = draw(data, step, 4, 1, caption_dropout=0.5, two_samplers=True)
+        (plain,) = draw(data, step, 4, 1, caption_dropout=0.5)
+        for number, mode, dropped in zip(prompt_numbers(batch), batch.few_step, is_dropped(plain), strict=True):
+            assert (number >= EMPTY + PHRASE) == mode
+            assert (number in (EMPTY, EMPTY + PHRASE)) == dropped
+            seen.add((mode, dropped))
+    assert len(seen) == 4
+
+
+def test_caption_dropout_of_the_whole_batch_keeps_the_phrase() -> None:
+    data = with_few_step_prompts(make_data([make_sample(i) for i in range(4)], empty_length=2))
+    (batch,) = draw(data, 0, 4, 1, caption_dropout=1.0, two_samplers=True)
+    assert batch.prompt_embeds.shape[1] == 2
+    assert prompt_numbers(batch) == [EMPTY + PHRASE * mode for mode in batch.few_step]
+
+
+def test_dropout_for_two_samplers_needs_the_phrase_alone() -> None:
+    data = with_few_step_prompts(make_data([make_sample(i) for i in range(4)]))
+    data = dataclasses.replace(data, few_step_empty_prompt=None)
+    draw(data, 0, two_samplers=True)
+    draw(data, 0, caption_dropout=0.5)
+    with pytest.raises(ValueError, match="caption_dropout needs few_step_empty_prompt"):
+        draw(data, 0, two_samplers=True, caption_dropout=0.5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_held_out_batches_for_the_few_step_sampler(batch_size: int) -> None:
+    data = with_few_step_prompts(two_sizes(held_out=(1, 3, 5, 8, 9)))
+    pairs = zip(held_out_batches(data, batch_size), held_out_batches(data, batch_size, few_step=True), strict=True)
+    for plain, few_step in pairs:
+        assert plain.few_step == () and few_step.few_step == (True,) * len(few_step.names)
+        assert plain.names == few_step.names and plain.positions == few_step.positions
+        assert torch.equal(plain.x0, few_step.x0)
+        assert prompt_numbers(few_step) == [number + PHRASE for number in prompt_numbers(plain)]
+
+
+def test_held_out_batches_without_few_step_prompts_keep_the_plain_ones() -> None:
+    data = two_sizes(held_out=(1,))
+    (batch,) = held_out_batches(data, 1, few_step=True)
+    assert batch.few_step == (True,) and prompt_numbers(batch) == [1.0]
+
+
+def test_any_number_of_latent_channels_is_batched() -> None:
+    four = {"mean": torch.zeros(4, 4, 6), "std": torch.ones(4, 4, 6)}
+    data = make_data([dataclasses.replace(make_sample(i), **four) for i in range(3)], held_out=(2,))
+    assert draw(data, 0, 2, 1)[0].x0.shape == (2, 4, 4, 6)
+    assert next(held_out_batches(data, 1)).x0.shape == (1, 4, 4, 6)
+
+
 def test_to_moves_every_tensor() -> None:
     data = make_data([make_sample(0, mask=torch.ones(1, 4, 6))])
-    moved = draw(data, 0)[0].to("meta")
+    moved = draw(data, 0, two_samplers=True)[0].to("meta")
     assert {t.device.type for t in (moved.x0, moved.prompt_embeds, moved.pooled_prompt_embeds, moved.mask)} == {"meta"}
     assert moved.names == ("picture 0", "picture 0") and moved.positions == (0, 1)
+    assert moved.few_step == in_few_step_mode(0, (0, 1))
     assert draw(two_sizes(), 0)[0].to("meta").mask is None
 
 

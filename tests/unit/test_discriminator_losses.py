@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fluxduel.discriminator.losses import LOSSES, accuracy, discriminator_loss, generator_loss, gradient_penalty
+from fluxduel.discriminator.losses import (
+    LOSSES,
+    accuracy,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    pair_accuracy,
+)
 from fluxduel.discriminator.networks import build
 
-ARCHITECTURES = ("cnn", "mlp")
+ARCHITECTURES = ("cnn", "mlp", "patch_cnn")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -213,10 +220,10 @@ def test_four_single_samples_equal_one_batch_of_four(architecture: str, loss: st
     whole, single, pairs = gradients(4), gradients(1), gradients(2)
     for one, other, third in zip(whole, single, pairs, strict=True):
         scale = one.norm()
-        # A last bias that cancels between real and fake has no gradient to compare with.
+        # A map's last bias that cancels between real and fake has no gradient to compare with.
         assert (one - other).norm() <= 1e-6 * scale + 1e-15
         assert (one - third).norm() <= 1e-6 * scale + 1e-15
-    assert sum(bool(g.norm() > 1e-8) for g in whole) >= len(whole) - 1
+    assert sum(bool(g.norm() > 1e-8) for g in whole) >= len(whole) - len(network(real, sigma))
 
 
 # --- accuracy
@@ -252,6 +259,32 @@ def test_accuracy_of_non_finite_logits_is_not_a_win() -> None:
     broken = [torch.full((2, 1, 1, 1), float("nan"))]
     for loss in LOSSES:
         assert accuracy(loss, broken, broken) == (0.0, 0.0)
+
+
+def test_pair_accuracy_compares_a_real_with_the_fake_of_its_index() -> None:
+    real = [torch.tensor([10.0, 11.0, 6.0, 13.0]).reshape(4, 1, 1, 1)]
+    fake = [torch.tensor([9.0, 12.0, 5.0, 13.0]).reshape(4, 1, 1, 1)]
+    # Right, wrong, right, and a tie.
+    assert pair_accuracy(real, fake) == 0.5
+    assert pair_accuracy(fake, real) == 0.25
+    assert pair_accuracy([real[0] - 100], [fake[0] - 100]) == 0.5
+    assert pair_accuracy(real, [torch.full((4, 1, 1, 1), float("nan"))]) == 0.0
+
+
+def test_pair_accuracy_weighs_maps_alike() -> None:
+    # The small map says real by 2, each of four places of the large one fake by 1: real by 1/2 a map.
+    real = [torch.full((1, 1, 1, 1), 2.0), torch.zeros(1, 1, 2, 2)]
+    fake = [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 2, 2)]
+    assert pair_accuracy(real, fake) == 1.0
+    assert pair_accuracy([real[0] / 2 - 0.1, real[1]], fake) == 0.0
+
+
+def test_pair_accuracys_wrong_arguments_are_named() -> None:
+    maps = [torch.zeros(2, 1, 2, 2)]
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        pair_accuracy(maps, maps * 2)
+    with pytest.raises(ValueError, match="real as fake samples, got 2 and 1"):
+        pair_accuracy(maps, [maps[0][:1]])
 
 
 # --- gradient penalty
@@ -380,7 +413,7 @@ def _judged_after_training(
     """Accuracies on 512 + 512 samples that the training has not seen."""
     network = build(architecture, width=16, depth=2, spectral_norm=spectral_norm, seed=0)
     optimiser = torch.optim.Adam(network.parameters(), lr=5e-3, betas=(0.5, 0.99))
-    steps = 60 if architecture == "cnn" else 120
+    steps = 120 if architecture == "mlp" else 60
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, total_iters=steps)
     draws = torch.Generator().manual_seed(0)
     for _ in range(steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fluxduel.training.buckets import buckets, fit, latent_mask, nearest, window
+from fluxduel.training.checkpoint_files import BaseModelError, read_transformer_config
 from fluxduel.training.families import flux1
-from fluxduel.training.real_latents import DataError, encode, held_out_batches, micro_batches
+from fluxduel.training.real_latents import DataError, encode, held_out_batches, micro_batches, with_phrase
 
 
 def pooled_pixels(pixels: Tensor) -> Tensor:
@@ -418,6 +420,192 @@ def test_the_fingerprint_notices_the_empty_prompt() -> None:
         return prompt_embeds + (caption == ""), pooled
 
     assert run([picture(0)])[0].fingerprint != run([picture(0)], encode_prompt=other_empty)[0].fingerprint
+
+
+def test_the_fingerprint_of_a_dataset_without_a_phrase_is_what_it_always_was() -> None:
+    # Resumed runs and LoRA files know datasets by this number. Constants, so that it is the same on every machine.
+    def image(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((1, 16, 8, 8), pixels.mean().item()), torch.full((1, 16, 8, 8), 0.5)
+
+    data, _ = run(
+        [torch.full((64, 64, 3), value) for value in (0.25, 0.5, 0.75)],
+        ["a", "b", "a"],
+        masks=[None, torch.ones(64, 64), None],
+        encode_image=image,
+        encode_prompt=lambda caption: (torch.full((4, 6), float(ord(caption or "\0"))), torch.full((5,), 0.5)),
+        flip=True,
+        held_out_share=0.4,
+    )
+    assert data.fingerprint == "0607b246099f2bc26d5f931501cfc8e5a48d3929"
+
+
+def test_the_fingerprint_notices_the_phrase() -> None:
+    images, encoders = [picture(0), picture(1)], Encoders()
+
+    def other_few_step(caption: str) -> tuple[Tensor, Tensor]:
+        prompt_embeds, pooled = encoders.prompt(caption)
+        return prompt_embeds + (caption == "fast, caption 1"), pooled
+
+    def other_few_step_empty(caption: str) -> tuple[Tensor, Tensor]:
+        prompt_embeds, pooled = encoders.prompt(caption)
+        return prompt_embeds, pooled + (caption == "fast")
+
+    prints = [
+        run(images)[0].fingerprint,
+        run(images, few_step_phrase="fast")[0].fingerprint,
+        run(images, few_step_phrase="quick")[0].fingerprint,
+        run(images, few_step_phrase="fast", encode_prompt=other_few_step)[0].fingerprint,
+        run(images, few_step_phrase="fast", encode_prompt=other_few_step_empty)[0].fingerprint,
+    ]
+    assert len(set(prints)) == len(prints)
+    assert run(images, few_step_phrase=" ")[0].fingerprint == prints[0]
+    assert run(images, few_step_phrase=" fast\n")[0].fingerprint == prints[1]
+
+
+# Few-step phrase
+
+
+@pytest.mark.parametrize(
+    ("phrase", "caption", "expected"),
+    [
+        ("fast", "a cat", "fast, a cat"),
+        (" fast sketch ", "a cat, sitting ", "fast sketch, a cat, sitting "),
+        ("fast", "", "fast"),
+        ("fast", " \n", "fast"),
+        ("", "a cat", "a cat"),
+        ("", "", ""),
+    ],
+)
+def test_the_phrase_stands_at_the_front(phrase: str, caption: str, expected: str) -> None:
+    assert with_phrase(phrase, caption) == expected
+
+
+def test_few_step_prompts_are_the_prompts_with_the_phrase() -> None:
+    encoders, calls = Encoders(), []
+    captions = ["a cat", "", "a dog", "a cat"]
+    data, text = run(
+        [picture(i) for i in range(4)],
+        captions,
+        encoders=encoders,
+        few_step_phrase="  fast ",
+        report=lambda done, total: calls.append((done, total)),
+    )
+    assert sorted(encoders.prompts) == ["", "a cat", "a dog", "fast", "fast, a cat", "fast, a dog"]
+    assert calls == [(k, 10) for k in range(1, 11)]
+    assert data.few_step_phrase == "fast"
+    assert [prompt.caption for prompt in data.prompts] == ["a cat", "", "a dog"]
+    assert [prompt.caption for prompt in data.few_step_prompts] == ["fast, a cat", "fast", "fast, a dog"]
+    assert data.few_step_empty_prompt is not None and data.few_step_empty_prompt.caption == "fast"
+    assert data.empty_prompt.caption == ""
+    for prompt in (*data.few_step_prompts, data.few_step_empty_prompt):
+        expected, pooled = encoders.prompt(prompt.caption)
+        assert torch.equal(prompt.prompt_embeds, expected) and torch.equal(prompt.pooled_prompt_embeds, pooled)
+    line = "Few-step phrase: each caption is also encoded with it at its front, such as 'fast, a cat'."
+    assert text.splitlines().count(line) == 1
+
+
+def test_without_a_phrase_nothing_is_encoded_twice() -> None:
+    encoders = Encoders()
+    data, text = run([picture(0)], ["a cat"], encoders=encoders, few_step_phrase="  ")
+    assert encoders.prompts == ["a cat", ""]
+    assert (data.few_step_prompts, data.few_step_empty_prompt, data.few_step_phrase) == ((), None, "")
+    assert "phrase" not in text
+
+
+def test_a_new_phrase_encodes_its_own_prompts_alone(tmp_path: Path) -> None:
+    run([picture(0)], ["a cat"], cache_folder=tmp_path)
+    encoders = Encoders()
+    run([picture(0)], ["a cat"], cache_folder=tmp_path, encoders=encoders, few_step_phrase="fast")
+    assert encoders.pictures == 0 and sorted(encoders.prompts) == ["fast", "fast, a cat"]
+
+
+def test_captions_that_hold_the_phrase_are_warned_of() -> None:
+    captions = ["a breakFAST", "a cat", "fast"]
+    _, text = run([picture(i) for i in range(3)], captions, few_step_phrase="Fast")
+    assert "Warning: pictures whose caption holds the few-step phrase already: 2 ('0.png', '2.png')." in text
+    assert "holds the few-step phrase" not in run([picture(0)], ["a cat"], few_step_phrase="fast")[1]
+    assert "holds the few-step phrase" not in run([picture(0)], ["a cat"])[1]
+
+
+def test_a_prompt_that_the_phrase_makes_longer_is_refused() -> None:
+    def padded(caption: str, length: int = 6) -> tuple[Tensor, Tensor]:
+        words = caption.split()
+        embeds = torch.zeros(max(length, len(words)), 6)
+        embeds[: len(words)] = torch.tensor([[float(sum(map(ord, word)))] for word in words]).reshape(-1, 1)
+        return embeds, torch.ones(5)
+
+    short, long = "a cat", "a cat that sits on mats"
+    run([picture(0)], [short], encode_prompt=padded, few_step_phrase="fast")
+    run([picture(0), picture(1)], [short, long], encode_prompt=padded)
+    message = r"Caption 'a cat that sits on mats' is encoded to 6 tokens, and to 7 .*phrase 'fast'.*few_step_guidance"
+    with pytest.raises(DataError, match=message):
+        run([picture(0), picture(1)], [short, long], encode_prompt=padded, few_step_phrase="fast")
+    with pytest.raises(DataError, match=r"Caption '' \(the empty prompt\) is encoded to 1 tokens, and to 6"):
+        run(
+            [picture(0)],
+            [short],
+            encode_prompt=lambda caption: padded(caption, 6 if caption else 1),
+            few_step_phrase="fast",
+        )
+
+
+def test_a_phrase_that_the_text_encoder_does_not_notice_is_refused() -> None:
+    encoders = Encoders()
+    with pytest.raises(DataError, match=r"Caption 'caption 0' is encoded to the same with .*phrase '\?!'"):
+        run(
+            [picture(0)],
+            encode_prompt=lambda caption: encoders.prompt(caption.replace("?!, ", "").replace("?!", "")),
+            few_step_phrase="?!",
+        )
+
+
+# Latent channels
+
+
+def test_the_base_decides_the_number_of_latent_channels() -> None:
+    flux1.check_latents(torch.zeros(1, 16, 4, 4), "a.png")
+    flux1.check_latents(torch.zeros(1, 4, 4, 4), "a.png", 4)
+    with pytest.raises(ValueError, match=r"a.png: .*\(batch, 16, height, width\), got \(1, 4, 4, 4\).*FLUX's own VAE"):
+        flux1.check_latents(torch.zeros(1, 4, 4, 4), "a.png")
+    with pytest.raises(ValueError, match=r"a.png: .*\(batch, 4, height, width\), got \(1, 16, 4, 4\).*4 channels"):
+        flux1.check_latents(torch.zeros(1, 16, 4, 4), "a.png", 4)
+    with pytest.raises(ValueError, match="must be even"):
+        flux1.check_latents(torch.zeros(1, 4, 3, 4), "a.png", 4)
+
+
+def diffusers_folder(folder: Path, **config: int | None) -> str:
+    """A transformer's folder of which only the configuration is worth reading."""
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel", **config}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("config", [{"in_channels": 16}, {"in_channels": 16, "out_channels": 16}, {"in_channels": 4}])
+def test_a_folder_may_hold_a_base_with_fewer_channels(tmp_path: Path, config: dict[str, int]) -> None:
+    assert read_transformer_config(diffusers_folder(tmp_path, **config)) == config
+
+
+def test_a_folder_without_channels_is_flux1s(tmp_path: Path) -> None:
+    assert read_transformer_config(diffusers_folder(tmp_path)) == {"in_channels": 64}
+    config = {"in_channels": 64, "out_channels": None}
+    assert read_transformer_config(diffusers_folder(tmp_path, **config)) == config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"in_channels": 384, "out_channels": 64},
+        {"in_channels": 128},
+        {"in_channels": 96},
+        {"in_channels": 18},
+        {"in_channels": 0},
+        {"in_channels": 36, "out_channels": 16},
+    ],
+)
+def test_folders_for_filling_or_control_are_refused(tmp_path: Path, config: dict[str, int]) -> None:
+    message = f"takes {config['in_channels']} input channels, not 64 .*filling or control"
+    with pytest.raises(BaseModelError, match=message):
+        read_transformer_config(diffusers_folder(tmp_path, **config))
 
 
 # Report

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
 from torch import Tensor
 
+# Of FLUX.1 and its VAE. A base in a diffusers folder may have fewer (``FluxBase.latent_channels``).
 LATENT_CHANNELS = 16
 VAE_FACTOR = 8
 PATCH = 2
 VAE_SHIFT = 0.1159
 VAE_SCALE = 0.3611
 PIXELS_PER_TOKEN = VAE_FACTOR * PATCH
+
+# Where the discriminator taps the base, as shares of its depth: FLUX.1's double blocks 4, 11 and 18 and its single block
+# 9. Half of the blocks then need not run for it.
+_TAP_DEPTHS = (5 / 57, 12 / 57, 1 / 3, 1 / 2)
+_TAP = re.compile(r"([ds])(\d+)")
 
 _BLOCK = r"(?:single_)?transformer_blocks\.\d+\."
 _ATTENTION = r"attn\.(?:to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
@@ -41,12 +48,19 @@ def num_tokens(height: int, width: int) -> int:
     return (height // PATCH) * (width // PATCH)
 
 
-def check_latents(latents: Tensor, what: str) -> None:
-    """Raises ``ValueError`` where ``latents`` cannot be packed: wrong rank, channels, or odd sides."""
-    if latents.ndim != 4 or latents.shape[1] != LATENT_CHANNELS:
+def check_latents(latents: Tensor, what: str, channels: int = LATENT_CHANNELS) -> None:
+    """Raises ``ValueError`` where a base with ``channels`` latent channels cannot take ``latents`` (b, channels, h, w).
+
+    Wrong are another rank, another number of channels, and odd sides. ``what`` names the latents in the message.
+    """
+    if latents.ndim != 4 or latents.shape[1] != channels:
+        if channels == LATENT_CHANNELS:
+            layout, vae = "FLUX.1 latents are", "FLUX's own VAE"
+        else:
+            layout, vae = "the latents of this base are", "the VAE that belongs to the base"
         raise ValueError(
-            f"{what}: FLUX.1 latents are (batch, {LATENT_CHANNELS}, height, width), got {tuple(latents.shape)}. "
-            "Encode with FLUX's own VAE (16 channels)."
+            f"{what}: {layout} (batch, {channels}, height, width), got {tuple(latents.shape)}. "
+            f"Encode with {vae} ({channels} channels)."
         )
     if latents.shape[2] % PATCH or latents.shape[3] % PATCH:
         raise ValueError(
@@ -71,6 +85,11 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return patches.reshape(b, c, height, width)
 
 
+def token_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(b, h w, d) tokens of latents of this ``height`` and ``width`` -> (b, d, height / 2, width / 2)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height // PATCH, width // PATCH)
+
+
 def image_ids(height: int, width: int, device: torch.device) -> Tensor:
     """Rotary positions (h w, 3) of latents of this size: (0, row, column) of each token."""
     h, w = height // PATCH, width // PATCH
@@ -86,3 +105,24 @@ def text_ids(length: int, device: torch.device) -> Tensor:
 def target_pattern(targets: str, target_regex: str) -> re.Pattern[str]:
     """The expression that a linear layer's full name must match entirely to be adapted."""
     return re.compile(target_regex if targets == "regex" else TARGET_PRESETS[targets])
+
+
+def tap_blocks(taps: str, doubles: int, singles: int) -> tuple[int, ...]:
+    """The tapped blocks, rising, of a base with this many double and single blocks, which are counted through.
+
+    ``taps`` names them, such as ``d4,d11,s9``; empty means the family's own. Raises ``ValueError`` for a name that is
+    no such block.
+    """
+    if not taps.strip():
+        return tuple(sorted({max(1, math.ceil(depth * (doubles + singles) - 1e-9)) - 1 for depth in _TAP_DEPTHS}))
+    blocks = set()
+    for name in taps.split(","):
+        found = _TAP.fullmatch(name.strip())
+        kind, number = (found[1], int(found[2])) if found else ("", 0)
+        if not found or number >= (doubles if kind == "d" else singles):
+            raise ValueError(
+                f"taps: {name.strip()!r} is no block of this base. It has d0 to d{doubles - 1} and s0 to "
+                f"s{singles - 1}; separate several by commas, or leave taps empty."
+            )
+        blocks.add(number if kind == "d" else doubles + number)
+    return tuple(sorted(blocks))

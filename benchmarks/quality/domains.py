@@ -1,0 +1,130 @@
+"""Real photographs as small latents, in training and unseen parts of one picture.
+
+The photographs are those that scikit-image ships inside its wheel. A crop of 16x16 grey pixels becomes a latent of
+4 channels and 8x8 places: an exact codec (each 2x2 patch is a place), so that nothing is lost or added by a VAE, and a
+latent is what a small FLUX-shaped transformer packs into 16 tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents, with_phrase
+
+CROP = 16
+CHANNELS = 4
+TOKENS = 4
+CONTEXT, POOLED = 32, 32
+# One affine map for all photographs, about what brings them to zero mean and unit variance.
+MEAN, SPREAD = 0.45, 0.2
+# A photograph is cut into tiles like a chessboard: dark ones to train on, light ones to measure on. Both then have the
+# same law, also where the picture changes from one end to the other. The gap keeps neighbours' borders apart.
+TILE, GAP = 64, 8
+FEW_STEP_PHRASE = "quick"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph: its file in scikit-image's data folder, the word that captions it, and a scale."""
+
+    file: str
+    caption: str
+    scale: float = 1.0
+
+
+BASE_PHOTOS = (
+    Photo("astronaut.png", "astronaut"),
+    Photo("camera.png", "camera"),
+    Photo("cell.png", "cell"),
+    Photo("chelsea.png", "cat"),
+    Photo("coffee.png", "coffee", 0.5),
+    Photo("coins.png", "coins"),
+    Photo("hubble_deep_field.jpg", "stars"),
+    Photo("ihc.png", "tissue"),
+    Photo("moon.png", "moon"),
+    Photo("motorcycle_left.png", "motorcycle"),
+    Photo("retina.jpg", "retina", 0.5),
+    Photo("rocket.jpg", "rocket"),
+)
+DOMAINS = {photo.caption: photo for photo in (Photo("gravel.png", "gravel"), Photo("brick.png", "brick"), Photo("grass.png", "grass"))}
+
+
+def grey(photo: Photo) -> Tensor:
+    """The photograph's pixels (H, W) in [0, 1]; nothing is ever downloaded."""
+    picture = Image.open(Path(skimage.data.__file__).parent / photo.file).convert("L")
+    size = (round(picture.width * photo.scale), round(picture.height * photo.scale))
+    return torch.from_numpy(np.array(picture.resize(size, Image.Resampling.LANCZOS))).float() / 255
+
+
+def encode(pixels: Tensor) -> Tensor:
+    """(n, 16, 16) grey pixels -> latents (n, 4, 8, 8)."""
+    return F.pixel_unshuffle((pixels[:, None] - MEAN) / SPREAD, 2)
+
+
+def decode(latents: Tensor) -> Tensor:
+    """The inverse of ``encode``."""
+    return F.pixel_shuffle(latents, 2)[:, 0] * SPREAD + MEAN
+
+
+def crops(picture: Tensor, count: int, seed: int, *, unseen: bool) -> Tensor:
+    """``count`` random crops as latents, from the tiles to train on or from the unseen ones."""
+    height, width = picture.shape
+    tiles = [
+        (row * TILE, column * TILE)
+        for row in range(height // TILE)
+        for column in range(width // TILE)
+        if (row + column) % 2 == int(unseen)
+    ]
+    generator = torch.Generator().manual_seed(2 * seed + int(unseen))
+    chosen = torch.randint(len(tiles), (count,), generator=generator).tolist()
+    free = TILE - GAP - CROP + 1
+    offsets = torch.randint(free, (count, 2), generator=generator).tolist()
+    cut = []
+    for tile, (down, right) in zip(chosen, offsets, strict=True):
+        y, x = tiles[tile][0] + GAP // 2 + down, tiles[tile][1] + GAP // 2 + right
+        cut.append(picture[y : y + CROP, x : x + CROP])
+    return encode(torch.stack(cut))
+
+
+def prompt(caption: str) -> Prompt:
+    """A caption of up to ``TOKENS`` words: each word's vector is drawn from a hash of the word, as is the pooled one."""
+    words = caption.replace(",", " ").split()[:TOKENS]
+    embeds = torch.zeros(TOKENS, CONTEXT)
+    pooled = torch.zeros(POOLED)
+    for place, word in enumerate(words):
+        seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=7).digest(), "little")
+        vector = torch.randn(CONTEXT + POOLED, generator=torch.Generator().manual_seed(seed))
+        embeds[place] = vector[:CONTEXT]
+        pooled += vector[CONTEXT:]
+    return Prompt(caption, embeds, pooled)
+
+
+def dataset(photo: Photo, count: int, seed: int, held_out_share: float) -> RealLatents:
+    """``count`` training crops of a domain, some of them held out, with one caption and its few-step partner."""
+    latents = crops(grey(photo), count, seed, unseen=False)
+    samples = tuple(LatentSample(f"{photo.caption} {i}", z, None, None, None, None, 0) for i, z in enumerate(latents))
+    held_out = max(1, round(held_out_share * count))
+    return RealLatents(
+        samples=samples,
+        prompts=(prompt(photo.caption),),
+        empty_prompt=prompt(""),
+        held_out=tuple(range(count - held_out, count)),
+        fingerprint=f"{photo.caption}/{count}/{seed}",
+        few_step_prompts=(prompt(with_phrase(FEW_STEP_PHRASE, photo.caption)),),
+        few_step_phrase=FEW_STEP_PHRASE,
+    )
+
+
+def stack(samples: Sequence[LatentSample]) -> Tensor:
+    """The means of samples, (n, 4, 8, 8)."""
+    return torch.stack([sample.mean for sample in samples])
