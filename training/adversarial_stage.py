@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,17 @@ from ..discriminator import augment
 from ..discriminator import losses as gan
 from ..discriminator.interface import Conditioning, Seen
 from . import draws, flow
+from . import lora as adapters
 from .balance import GradientRatio
 from .base_model import read_transformer_config
 from .batches import in_few_step_mode
 from .config import AdversarialStageConfig, DiscriminatorConfig
 from .endpoints import Levels, draw_levels, judged_endpoints
 from .families import flux1
-from .judges import Judges, Shown, Verdicts, sample_logits
+from .health import Examiner
+from .judges import Judges, Shown, Verdicts, detached, sample_logits
 from .lora import FluxLoRA
+from .monitor import GradientWatch, Monitor, Verdict
 from .optimiser import Optimiser
 from .real_latents import Batch, DataError, RealLatents, held_out_batches
 from .replay import Replay
@@ -80,6 +83,10 @@ class AdversarialStage(Stage):
             0.0 if discriminator.augmentation == "off" else discriminator.augmentation_probability
         )
         self.replay = Replay(config.seed)
+        self.monitor = Monitor()
+        self.examiner = Examiner(data, config)
+        self.best: Mapping[str, Tensor] = start.tensors
+        self.begun = False
 
     @property
     def total(self) -> int:
@@ -94,18 +101,20 @@ class AdversarialStage(Stage):
 
         During the warm-up, and for each of its updates beyond one, the discriminator is given fakes of its own.
         """
-        warmup, updates = self.config.discriminator_warmup, self.config.discriminator_updates
+        warmup, most = self.config.discriminator_warmup, self.config.discriminator_updates + 1
         if step < warmup:
             return self.update_discriminator(step)
-        # Every update sees data and noise of its own.
-        first = warmup + (step - warmup) * updates
-        values: dict[str, float] = {}
-        for draw in range(first, first + updates - 1):
-            values = self.update_discriminator(draw)
-        return values | self.update_both(first + updates - 1, step - warmup)
+        # Every update sees data and noise of its own, however many there are.
+        *spare, last = range(warmup + (step - warmup) * most, warmup + (step - warmup + 1) * most)
+        updates = self.discriminator_updates()
+        values: dict[str, float] = {"discriminator_updates": float(updates)}
+        for draw in spare[: max(0, updates - 1)]:
+            values |= self.update_discriminator(draw)
+        values |= self.update_both(last, step - warmup, teach=updates > 0)
+        return values | self.watch_updates(values, step - warmup)
 
-    def update_both(self, draw: int, update: int) -> dict[str, float]:
-        """One update of the LoRA, and one of the discriminator on the same fakes."""
+    def update_both(self, draw: int, update: int, teach: bool) -> dict[str, float]:
+        """One update of the LoRA and, with ``teach``, one of the discriminator on the same fakes."""
         weights = self.weights(update)
         batches = self.micro_batches(draw)
         losses: dict[str, list[Tensor]] = {}
@@ -129,33 +138,31 @@ class AdversarialStage(Stage):
             prediction.velocity.backward(gradient / len(batches))
 
             # The discriminator: tell these fakes from real, from what was seen already.
-            shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
-            discriminator_loss, penalty, told = self.judges.loss(shown, seen_real, seen_fake)
-            (discriminator_loss / len(batches)).backward()
+            if teach:
+                shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+                discriminator_loss, penalty, _ = self.judges.loss(shown, seen_real, seen_fake)
+                (discriminator_loss / len(batches)).backward()
+                _collect(losses, discriminator_loss=discriminator_loss, discriminator_penalty=penalty)
 
+            total_loss = weights["diffusion_weight"] * diffusion_loss + weights["adversarial_weight"] * adversarial_loss
             _collect(
-                losses,
-                diffusion_loss=diffusion_loss,
-                adversarial_loss=adversarial_loss,
-                total_loss=weights["diffusion_weight"] * diffusion_loss
-                + weights["adversarial_weight"] * adversarial_loss,
-                discriminator_loss=discriminator_loss,
-                discriminator_penalty=penalty,
+                losses, diffusion_loss=diffusion_loss, adversarial_loss=adversarial_loss, total_loss=total_loss
             )
             gradients.append((diffusion, adversarial))
-            verdicts.append(told)
+            verdicts.append((detached(real), detached(fake)))
             sigmas.append(prediction.levels.sigma)
         means = check_finite(batches, losses)
         learning_rate = self.optimiser.learning_rate
-        grad_norm = self.update_lora()
+        grad_norm = self.apply(self.optimiser, self.monitor.lora)
         return {
             **means,
             **weights,
             **self.gradient_statistics(gradients),
+            **self.verdict_statistics(verdicts),
             **sigma_statistics(sigmas),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
-            **self.teach_discriminator(verdicts, draw),
+            **(self.teach_discriminator(verdicts, draw) if teach else {}),
             "images_seen": float((update + 1) * self.config.batch_size * self.config.gradient_accumulation),
         }
 
@@ -176,20 +183,94 @@ class AdversarialStage(Stage):
             (loss / len(batches)).backward()
             _collect(losses, discriminator_loss=loss, discriminator_penalty=penalty)
             verdicts.append(told)
-        return check_finite(batches, losses) | self.teach_discriminator(verdicts, draw)
+        means = check_finite(batches, losses)
+        return {**means, **self.verdict_statistics(verdicts), **self.teach_discriminator(verdicts, draw)}
 
     def teach_discriminator(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
         """Apply the gradient that the discriminator has collected."""
         learning_rate = self.discriminator_optimiser.learning_rate
-        norm = self.discriminator_optimiser.step()
+        norm = self.apply(self.discriminator_optimiser, self.monitor.discriminator)
         if self.judge.lecam:
             self.judges.update_lecam(*zip(*verdicts, strict=True))
         return {
-            **self.verdict_statistics(verdicts),
             **self.steer_augmentation(verdicts, draw),
             "discriminator_grad_norm": norm,
             "discriminator_learning_rate": learning_rate,
         }
+
+    def apply(self, optimiser: Optimiser, watch: GradientWatch) -> float:
+        """One network's update, left out where its gradient is far out of line. Returns the gradient's norm."""
+        if not self.config.watch:
+            norm = optimiser.step()
+        elif watch.outlier(norm := optimiser.clip()):
+            optimiser.clear()
+            return norm
+        else:
+            optimiser.apply()
+        if optimiser is self.optimiser:
+            self.lora_updates += 1
+            if self.average is not None:
+                self.average.update()
+        return norm
+
+    def discriminator_updates(self) -> int:
+        """How often the discriminator is updated before and with the next update of the LoRA."""
+        base = self.config.discriminator_updates
+        return base if self.config.discriminator_ratio == "fixed" else self.monitor.balance.discriminator_updates(base)
+
+    def watch_updates(self, values: dict[str, float], update: int) -> dict[str, float]:
+        """Let the monitor see an update of the LoRA, and do as it says."""
+        self.monitor.balance.update(values["pair_accuracy"])
+        if not self.config.watch:
+            return {}
+        self.obey(self.monitor.after_update(update))
+        return self.monitor.scalars()
+
+    def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
+        """Also sample with the weights that would be delivered, and let the monitor judge."""
+        values = super().validate(after_step)
+        if not self.watches_samples or (self.begun and not self.lora_updates):
+            return values
+        with self.delivered_weights():
+            health = self.examiner.examine(self.base, values.get("held_out_loss"), after_step)
+        if not self.begun:
+            self.monitor.checkups.begin(health, self.examiner.diversity_real)
+            self.begun = True
+        else:
+            self.obey(self.monitor.examine(self.lora_updates, health))
+        measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
+        return values | measured
+
+    def obey(self, verdict: Verdict) -> None:
+        """Keep, restore or end, as the monitor decided."""
+        if verdict.kind == "best":
+            self.best = self.delivered()
+        elif verdict.kind in ("roll back", "stop"):
+            self.return_to_best()
+
+    def return_to_best(self) -> None:
+        """Put back the best state so far, which is the start where none was better."""
+        adapters.restore(self.base, self.best)
+        self.optimiser.forget()
+        if self.average is not None:
+            self.average.restart()
+
+    @property
+    def watches_samples(self) -> bool:
+        """Whether the LoRA is sampled with at each validation."""
+        return self.config.watch and self.examiner.possible
+
+    @property
+    def ended(self) -> bool:
+        return self.monitor.checkups.stopped
+
+    def take_notes(self) -> list[str]:
+        return self.monitor.take_lines() if self.config.watch else []
+
+    def conclude(self) -> None:
+        if self.begun:
+            self.monitor.checkups.conclude()
+            self.return_to_best()
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
         return super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
@@ -275,6 +356,8 @@ class AdversarialStage(Stage):
         if self.judge.augmentation == "adaptive":
             self.augmentation.update(real, held_out, fake)
             values["augmentation_probability"] = self.augmentation.probability
+        at_limit = self.judge.augmentation != "adaptive" or self.augmentation.probability >= self.augmentation.ceiling
+        self.monitor.balance.check_overfit(real, held_out, fake, at_limit)
         return values
 
     def weights(self, update: int) -> dict[str, float]:
@@ -286,6 +369,7 @@ class AdversarialStage(Stage):
         if config.balance == "gradient_ratio":
             # The schedule then scales the measured weight.
             adversarial = self.gradient_ratio.weight * (adversarial / first if first else 0.0)
+        adversarial *= self.monitor.adversarial_scale if config.watch else 1.0
         adversarial *= min(1.0, (update + 1) / config.adversarial_ramp) if config.adversarial_ramp else 1.0
         diffusion = annealed(
             config.diffusion_schedule, config.diffusion_weight, config.diffusion_weight_end, progress

@@ -126,7 +126,7 @@ class Judges(nn.Module):
             penalty = penalty + config.gradient_penalty * self._gradient_penalty(shown)
         if config.mismatched_share:
             told = told + self._mismatched(shown, real)
-        return told + penalty, penalty, (_detached(real), _detached(fake))
+        return told + penalty, penalty, (detached(real), detached(fake))
 
     def update_lecam(self, real: Sequence[Verdicts], fake: Sequence[Verdicts]) -> None:
         """Take the verdicts of one update into LeCam's running means."""
@@ -232,5 +232,6 @@ def _mean(rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([values[endpoint] * (len(kept) / count) for endpoint, kept in rows.items()]).sum()
 
 
-def _detached(verdicts: Verdicts) -> Verdicts:
+def detached(verdicts: Verdicts) -> Verdicts:
+    """The same verdicts without their graph."""
     return {endpoint: [m.detach() for m in maps] for endpoint, maps in verdicts.items()}

@@ -88,7 +88,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 512, seed: in
     # Both quantile functions are steps, at multiples of 1/n and of 1/m: in units of 1/(n m) the edges are integers.
     n, m = len(a), len(b)
     edges = torch.cat([torch.arange(n + 1) * m, torch.arange(m + 1) * n]).unique()
-    widths = torch.full((len(edges) - 1,), 1 / (len(edges) - 1), dtype=torch.float64)
+    widths = edges.diff().double() / (n * m)
     steps = sorted_a[:, edges[:-1] // m] - sorted_b[:, edges[:-1] // n]
     return (steps.square() @ widths).mean().sqrt().item()
 

@@ -50,18 +50,30 @@ class Optimiser:
 
         Raises ``NonFiniteError``, and updates nothing, where the norm is NaN or infinite.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm))
+        norm = self.clip()
         if not math.isfinite(norm):
             self.clear()
             raise NonFiniteError(f"the gradient's norm is {norm}")
+        self.apply()
+        return norm
+
+    def clip(self) -> float:
+        """Scale the gradients down to the largest norm allowed. Returns the norm before that."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm))
+
+    def apply(self) -> None:
+        """Update, advance the schedule, clear the gradients."""
         self._adamw.step()
         self._schedule.step()
         self.clear()
-        return norm
 
     def clear(self) -> None:
         """Drop the gradients."""
         self._adamw.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Drop the moments of earlier gradients, which belong to weights that have been replaced."""
+        self._adamw.state.clear()
 
 
 class RunningAverage:
@@ -82,6 +94,12 @@ class RunningAverage:
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew with the current weights."""
+        for parameter, average in zip(self._parameters, self._average, strict=True):
+            average.copy_(parameter)
 
     @torch.no_grad()
     def swap(self) -> None:

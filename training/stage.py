@@ -38,17 +38,24 @@ class Reporter(Protocol):
     def preview(self, step: int, latents: Tensor) -> None:
         """Sampled latents (n, 16, h, w) in model space, on the CPU."""
 
+    def note(self, step: int, text: str) -> None:
+        """What the stage noticed and did about it, in a sentence for the user."""
+
     def should_stop(self) -> bool:
         """Polled before each step, and within measurements and previews; True ends the stage with what it has."""
 
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """One record a step (see ``stats.jsonl``). ``path`` is that file's, or empty."""
+    """One record a step (see ``stats.jsonl``). ``path`` is that file's, or empty.
+
+    ``notes``: (step, text) of what the stage noticed and did about it.
+    """
 
     stage: str
     records: tuple[dict[str, float], ...]
     path: str = ""
+    notes: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class StageFailure(RuntimeError):
         self.result = result
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The reporter asked to stop in the middle of a measurement or a preview."""
 
 
@@ -109,6 +116,29 @@ class Stage(ABC):
     def total(self) -> int:
         """Number of calls of ``step()``."""
         return self.config.steps
+
+    @property
+    def ended(self) -> bool:
+        """True where the stage itself decided that no further step is worth it."""
+        return False
+
+    def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
+        """What is measured before the first step, every ``validate_every`` steps and after the last one.
+
+        ``after_step`` is called after each evaluation of the model; what it raises ends the measurement.
+        """
+        if not self.data.held_out:
+            return {}
+        with self.delivered_weights():
+            loss = metrics.held_out_flow_loss(self.base, self.data, self.config.guidance, after_step=after_step)
+        return {"held_out_loss": loss}
+
+    def take_notes(self) -> list[str]:
+        """What was noticed since the last call, in sentences for the user."""
+        return []
+
+    def conclude(self) -> None:
+        """Called after the last step, before the result is taken."""
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
@@ -175,12 +205,15 @@ class Stage(ABC):
         finally:
             self.average.swap()
 
-    def result(self, records: list[dict[str, float]], path: str, stopped: bool) -> StageResult:
-        """The LoRA as it is now, with its log."""
+    def delivered(self) -> dict[str, Tensor]:
+        """The adapter's tensors that the stage would deliver now."""
         with self.delivered_weights():
-            tensors = lora.snapshot(self.base)
-        trained = replace(self.start, tensors=tensors, provenance=(*self.start.provenance, self.provenance()))
-        return StageResult(trained, TrainingLog(self.name, tuple(records), path), stopped)
+            return lora.snapshot(self.base)
+
+    def result(self, log: TrainingLog, stopped: bool) -> StageResult:
+        """The LoRA as it is now, with its log."""
+        provenance = (*self.start.provenance, self.provenance())
+        return StageResult(replace(self.start, tensors=self.delivered(), provenance=provenance), log, stopped)
 
 
 def check_fits(start: FluxLoRA, data: RealLatents) -> None:
@@ -229,38 +262,59 @@ def run(stage: Stage, reporter: Reporter, run_folder: Path | None) -> StageResul
     last good weights where a step fails, a loss that is not finite included.
     """
     records: list[dict[str, float]] = []
+    notes: list[tuple[int, str]] = []
     path = "" if run_folder is None else str(run_folder / "stats.jsonl")
+
+    def result(stopped: bool) -> StageResult:
+        return stage.result(TrainingLog(stage.name, tuple(records), path, tuple(notes)), stopped)
+
     with _stats_file(path) as stats:
+
+        def write(line: dict[str, Any]) -> None:
+            if stats is not None:
+                stats.write(json.dumps(line) + "\n")
+                stats.flush()
 
         def emit(step: int, values: dict[str, float]) -> None:
             records.append({"step": step, "total": stage.total, **values})
-            if stats is not None:
-                stats.write(json.dumps(records[-1]) + "\n")
-                stats.flush()
+            write(records[-1])
             reporter.scalars(stage.name, step, stage.total, values)
+
+        def tell(step: int) -> None:
+            for text in stage.take_notes():
+                notes.append((step, text))
+                write({"step": step, "note": text})
+                reporter.note(step, text)
 
         def stop_if_asked() -> None:
             if reporter.should_stop():
-                raise _Stopped
+                raise Stopped
 
         step = 0
         try:
-            if stage.config.validate_every and stage.data.held_out:
-                emit(0, {"held_out_loss": _held_out_loss(stage, stop_if_asked)})
+            if stage.config.validate_every:
+                values = stage.validate(stop_if_asked)
+                if values:
+                    emit(0, values)
             for step in range(stage.total):
                 stop_if_asked()
                 started = time.perf_counter()
                 values = stage.step(step)
                 values["seconds_per_step"] = time.perf_counter() - started
                 try:
-                    if _held_out_due(stage, step + 1):
-                        values["held_out_loss"] = _held_out_loss(stage, stop_if_asked)
+                    if _validation_due(stage, step + 1):
+                        values |= stage.validate(stop_if_asked)
                 finally:
                     emit(step + 1, values)
+                    tell(step + 1)
+                if stage.ended:
+                    break
                 if _due(step + 1, stage.config.preview_every):
                     reporter.preview(step + 1, _preview(stage, stop_if_asked))
-        except _Stopped:
-            return stage.result(records, path, stopped=True)
+            stage.conclude()
+            tell(step + 1)
+        except Stopped:
+            return result(stopped=True)
         except Exception as error:
             message = f"{stage.name} stage, step {step + 1} of {stage.total}: {str(error).rstrip('.')}."
             if isinstance(error, NonFiniteError):
@@ -268,8 +322,8 @@ def run(stage: Stage, reporter: Reporter, run_folder: Path | None) -> StageResul
                     " The weights from before this step are kept. Lower the learning rate or the adversarial weight, "
                     "and look at the images named."
                 )
-            raise StageFailure(message, stage.result(records, path, stopped=True)) from error
-    return stage.result(records, path, stopped=False)
+            raise StageFailure(message, result(stopped=True)) from error
+    return result(stopped=False)
 
 
 def _stats_file(path: str) -> Any:
@@ -284,14 +338,9 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _held_out_due(stage: Stage, step: int) -> bool:
+def _validation_due(stage: Stage, step: int) -> bool:
     every = stage.config.validate_every
-    return bool(every and stage.data.held_out) and (_due(step, every) or step == stage.total)
-
-
-def _held_out_loss(stage: Stage, after_step: Callable[[], None]) -> float:
-    with stage.delivered_weights():
-        return metrics.held_out_flow_loss(stage.base, stage.data, stage.config.guidance, after_step=after_step)
+    return bool(every) and (_due(step, every) or step == stage.total)
 
 
 def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:

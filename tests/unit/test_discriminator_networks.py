@@ -95,11 +95,17 @@ def test_the_patch_cnn_judges_patches_at_three_scales(
 
 
 @pytest.mark.parametrize("scale", [0, 1, 2])
-def test_each_tower_of_the_patch_cnn_sees_the_mean_over_its_places(scale: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "coarsest"), [((32, 48), (8, 12)), ((8, 8), (2, 2)), ((4, 4), (2, 2)), ((4, 16), (2, 4)), ((2, 8), (2, 2))]
+)
+def test_each_tower_of_the_patch_cnn_sees_the_mean_over_its_places(
+    size: tuple[int, int], coarsest: tuple[int, int], scale: int
+) -> None:
+    """A side is halved at each scale, but never below 2."""
     network = _trained_a_little("patch_cnn")
-    latents, sigma = _normal(1, 16, 32, 48, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
-    side = 2**scale
-    averaged = latents.unflatten(3, (-1, side)).mean(4).unflatten(2, (-1, side)).mean(3)
+    latents, sigma = _normal(1, 16, *size, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
+    down, right = (min(2**scale, side // last) for side, last in zip(size, coarsest, strict=True))
+    averaged = latents.unflatten(3, (-1, right)).mean(4).unflatten(2, (-1, down)).mean(3)
     (expected,) = network.towers[scale](averaged, sigma)
     torch.testing.assert_close(network(latents, sigma)[scale], expected, rtol=1e-10, atol=1e-12)
     other = network.towers[(scale + 1) % 3](averaged, sigma)[0]

@@ -199,10 +199,11 @@ def test_the_spectrum_of_white_noise_is_its_variance():
 
 def test_a_wave_peaks_at_its_own_radius_and_channel():
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    waves = [torch.cos(2 * math.pi * (ky * y + kx * x) / 32) for ky, kx in ((3, 4), (0, 9), (14, 0))]
+    waves = [torch.cos(2 * math.pi * (ky * y + kx * x) / 32) for ky, kx in ((3, 4), (0, 9), (14, 0), (5, 7))]
     spectrum = metrics.radial_spectrum(torch.stack(waves)[None] + 3)
-    assert spectrum.argmax(1).tolist() == [5, 9, 14]
-    for power, radius in zip(spectrum, (5, 9, 14), strict=True):
+    radii = [5, 9, 14, 9]  # the last is 8.6
+    assert spectrum.argmax(1).tolist() == radii
+    for power, radius in zip(spectrum, radii, strict=True):
         assert power[radius - 2 : radius + 3].sum() > 0.999 * power.sum()
 
 
@@ -285,6 +286,11 @@ def test_diversity_is_the_mean_over_distinct_pairs(monkeypatch):
     assert metrics.diversity(rows) == pytest.approx(sum(pairs) / len(pairs), rel=1e-9)
 
 
+def test_diversity_survives_a_large_common_offset():
+    rows = normal(40, 3, seed=1)
+    assert metrics.diversity(rows * 1e-3 + 1e5) == pytest.approx(1e-3 * metrics.diversity(rows), rel=1e-6)
+
+
 def test_diversity_of_normals_is_known():
     """E|x - y| of N(0, I_d): 2 Gamma((d + 1) / 2) / Gamma(d / 2), nearly sqrt(2 d)."""
     dims = 64
@@ -355,6 +361,15 @@ def test_features_count_over_places_not_at_them():
     here[:, :, 6:8, 6:8] = there[:, :, 12:14, 10:12] = 1
     torch.testing.assert_close(random_features(here), random_features(there))
     assert not torch.allclose(random_features(here), random_features(2 * there), atol=1e-3)
+
+
+def test_the_features_are_those_of_earlier_measurements():
+    """Pinned, one of each kind and layer: with other features, distances noted down before would not compare."""
+    wave = torch.cos(torch.arange(64.0).reshape(1, 1, 8, 8) * torch.tensor([0.3, 0.7, 1.1, 1.9]).reshape(1, 4, 1, 1))
+    found = random_features(wave)[0, [0, 16, 32, 48, 64, 72]]
+    torch.testing.assert_close(
+        found, torch.tensor([0.2514, 0.3882, 0.0554, 0.2044, 0.0177, 0.088]), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_space_is_standardised_on_the_real_latents():
