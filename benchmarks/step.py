@@ -2,9 +2,10 @@
 
     python -m benchmarks.step [--repeats 9] [--steps 6] [--batch-size 4] [--side 16]
 
-Prints one JSON line last: ``stage1_over_plain``, a stage-1 step of the engine over a step of the plain loop;
-``iteration_over_stage1``, a discriminator and a generator update over a stage-1 step of equal batch. Each is the
-median, over the repeats, of the ratio of two blocks of steps that ran one after the other.
+Prints one JSON line last: ``stage1_over_plain``, a stage-1 step of the engine over a step of the plain loop; and for
+``x0``, ``jump`` and ``two_samplers`` one update of LoRA and discriminator over a stage-1 step of equal batch, with the
+settings that stage 2 has by default. Each is the median, over the repeats, of the ratio of two blocks of steps that ran
+one after the other. ``operations``: the same ratios in floating-point operations, as torch counts them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig
+from torch.utils.flop_counter import FlopCounterMode
 
 from fluxduel.training import lora
 from fluxduel.training.adversarial_stage import AdversarialStage
@@ -26,8 +28,10 @@ from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfi
 from fluxduel.training.diffusion_stage import DiffusionStage
 from fluxduel.training.families import flux1
 from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
+from fluxduel.training.stage import Stage
 
 RANK = 16
+TARGETS = ("x0", "jump", "two_samplers")
 PROMPT_LENGTH = 16
 
 
@@ -95,6 +99,14 @@ def seconds(step: Callable[[], object], steps: int) -> float:
     return time.perf_counter() - started
 
 
+def mean_operations(step: Callable[[], object], count: int) -> float:
+    """Floating-point operations of a call, the mean of ``count``: the penalty's share of samples varies."""
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(count):
+            step()
+    return counter.get_total_flops() / count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
@@ -109,15 +121,19 @@ def main() -> None:
     data = synthetic_data(options.side, 128, 64)
     shared = dict(batch_size=options.batch_size, gradient_checkpointing=checkpointing, steps=100_000)
     stage1 = DiffusionStage(start, data, DiffusionStageConfig(**shared), device="cpu")
-    stage2 = AdversarialStage(
-        start, data, DiscriminatorConfig(), AdversarialStageConfig(**shared, discriminator_warmup=0), device="cpu"
-    )
     counter = iter(range(10**9))
+
+    def stepper(stage: Stage) -> Callable[[], object]:
+        return lambda: stage.step(next(counter))
+
     contenders = {
         "plain": plain_loop(data, options.batch_size, options.side, checkpointing),
-        "stage1": lambda: stage1.step(next(counter)),
-        "iteration": lambda: stage2.step(next(counter)),
+        "stage1": stepper(stage1),
     }
+    for target in TARGETS:
+        config = AdversarialStageConfig(**shared, target=target, discriminator_warmup=0, few_step_guidance=10.0)
+        contenders[target] = stepper(AdversarialStage(start, data, DiscriminatorConfig(), config, device="cpu"))
+    operations = {name: mean_operations(step, 8) for name, step in contenders.items()}
     for step in contenders.values():
         seconds(step, 2)
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -126,13 +142,16 @@ def main() -> None:
             times[name].append(seconds(step, options.steps) / options.steps)
     ratios = {
         "stage1_over_plain": [a / b for a, b in zip(times["stage1"], times["plain"], strict=True)],
-        "iteration_over_stage1": [a / b for a, b in zip(times["iteration"], times["stage1"], strict=True)],
+        **{name: [a / b for a, b in zip(times[name], times["stage1"], strict=True)] for name in TARGETS},
     }
     for name, values in times.items():
         print(f"{name:10} {statistics.median(values) * 1000:8.1f} ms a step, median of {len(values)} blocks")
     for name, values in ratios.items():
         print(f"{name}: {min(values):.3f} to {max(values):.3f}")
     medians = {name: round(statistics.median(values), 4) for name, values in ratios.items()}
+    counted = {name: round(operations[name] / operations["stage1"], 4) for name in TARGETS}
+    print(f"operations over stage 1: {counted}")
+    medians["operations"] = counted
     print(
         json.dumps(medians | {"batch_size": options.batch_size, "side": options.side, "checkpointing": checkpointing})
     )

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import host
 from .apply_flux_lora import ApplyFluxLoRA
 from .encode_real_latents import EncodeRealLatents
+from .evaluate_flux_lora import EvaluateFluxLoRA
 from .latent_discriminator import LatentDiscriminator
 from .load_flux_lora import LoadFluxLoRA
 from .load_tiny_flux_encoders import LoadTinyFluxEncoders
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveLoRA,
     ApplyFluxLoRA,
     SampleFluxLoRA,
+    EvaluateFluxLoRA,
     PlotTrainingLog,
 ]
 

@@ -58,18 +58,23 @@ def draw_levels(
     return Levels(*(torch.where(few, a, b) for a, b in zip(x0, jump, strict=True)))
 
 
+import os
+GRID_SHARE=float(os.environ.get("GS",".3"))
+GJ=os.environ.get("GJ","1")=="1"
 def _x0_levels(
     config: AdversarialStageConfig, draw: int, positions: Sequence[int], free: Tensor, place: Tensor, tokens: int
 ) -> Levels:
-    grid = flow.sampling_sigmas(min(config.target_steps, FEW_STEPS), tokens)[:-1].float()
-    on_grid = grid[(place * len(grid)).long()].clamp(max=1 - 1e-3)
-    sigma = torch.where(draws.uniforms(config.seed, draw, positions, "on grid") < GRID_SHARE, on_grid, free)
-    end = torch.zeros_like(sigma)
+    grid = flow.sampling_sigmas(min(config.target_steps, FEW_STEPS), tokens).float()
+    step = (place * (len(grid) - 1)).long()
+    on_grid = draws.uniforms(config.seed, draw, positions, "on grid") < GRID_SHARE
+    sigma = torch.where(on_grid, grid[step].clamp(max=1 - 1e-3), free)
+    end = torch.where(on_grid, grid[step + 1] if GJ else torch.zeros_like(sigma), torch.zeros_like(sigma))
     if not config.renoise:
-        # The level is the generator's: an estimate from much noise is another kind of picture than one from little.
         return Levels(sigma, end, end, sigma)
     normal = draws.normals(config.seed, draw, positions, "level")
-    seen = torch.sigmoid(config.renoise_mean + config.renoise_std * normal).clamp(*SEEN_LEVELS)
+    lo, hi = SEEN_LEVELS
+    seen = torch.sigmoid(config.renoise_mean + config.renoise_std * normal).clamp(lo, hi)
+    seen = end + (1 - end) * seen
     return Levels(sigma, end, seen, seen)
 
 

@@ -1,4 +1,4 @@
-"""The curves of one or more stages as a picture."""
+"""The curves of one or more stages as a picture; and how a figure becomes one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .stage import TrainingLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SMOOTHING = 0.95
 LOSSES = {
@@ -35,18 +36,32 @@ def smoothed(values: Sequence[float], smoothing: float = SMOOTHING) -> list[floa
     return out
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many hundred pixels."""
+    # Figure and its canvas directly: pyplot would choose a window system and keep every figure alive.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def drawn(figure: Figure) -> Image.Image:
+    """The figure as an RGB picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    buffer.seek(0)
+    return Image.open(buffer).convert("RGB")
+
+
 def plot_logs(logs: Sequence[TrainingLog]) -> Image.Image:
     """Losses above, accuracies or gradient norms below, one column a log; raw values faint, smoothed ones on top.
 
     Held-out flow loss, where it was measured, is drawn as dots. Raises ``ValueError`` where there is no log.
     """
-    # Figure and its canvas directly: pyplot would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not logs:
         raise ValueError("There is no training log to plot: connect at least one.")
-    figure = Figure(figsize=(7 * len(logs), 7), dpi=100, layout="constrained")
+    figure = new_figure(7 * len(logs), 7)
     axes = figure.subplots(2, len(logs), squeeze=False)
     for column, log in enumerate(logs):
         upper, lower = axes[0][column], axes[1][column]
@@ -67,10 +82,7 @@ def plot_logs(logs: Sequence[TrainingLog]) -> Image.Image:
             axis.grid(alpha=0.3)
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(loc="best")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    buffer.seek(0)
-    return Image.open(buffer).convert("RGB")
+    return drawn(figure)
 
 
 def _curves(axis: Axes, log: TrainingLog, series: dict[str, tuple[str, str]]) -> None:

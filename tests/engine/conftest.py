@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,25 @@ def make_data(count: int = 8, held_out: int = 2, side: int = 4, seed: int = 0, l
     )
 
 
+def with_phrase(data: RealLatents) -> RealLatents:
+    """The same data with a few-step phrase, whose encodings are other random numbers of the same shape."""
+    generator = torch.Generator().manual_seed(77)
+
+    def phrased(prompt: Prompt) -> Prompt:
+        embeds, pooled = (
+            torch.randn(t.shape, generator=generator, dtype=t.dtype)
+            for t in (prompt.prompt_embeds, prompt.pooled_prompt_embeds)
+        )
+        return Prompt(f"fast, {prompt.caption}", embeds, pooled)
+
+    return dataclasses.replace(
+        data,
+        few_step_prompts=tuple(phrased(prompt) for prompt in data.prompts),
+        few_step_empty_prompt=phrased(data.empty_prompt),
+        few_step_phrase="fast",
+    )
+
+
 @pytest.fixture
 def data() -> RealLatents:
     return make_data()
@@ -96,6 +116,7 @@ class Recorder:
     def __init__(self, stop_before: int | None = None) -> None:
         self.records: list[dict[str, float]] = []
         self.previews: list[torch.Tensor] = []
+        self.notes: list[tuple[int, str]] = []
         self._stop_before = stop_before
         self._polled = 0
 
@@ -104,6 +125,9 @@ class Recorder:
 
     def preview(self, step: int, latents: torch.Tensor) -> None:
         self.previews.append(latents)
+
+    def note(self, step: int, text: str) -> None:
+        self.notes.append((step, text))
 
     def should_stop(self) -> bool:
         self._polled += 1

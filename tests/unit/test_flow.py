@@ -46,6 +46,26 @@ def test_interpolation_agrees_with_diffusers_scheduler():
     torch.testing.assert_close(flow.interpolate(x0, noise, sigmas), scheduler.scale_noise(x0, timesteps, noise))
 
 
+def test_a_jump_along_the_true_velocity_lands_on_the_path(pair):
+    x0, noise, sigma = pair
+    x_t, velocity = (1 - sigma)[:, None, None, None] * x0 + sigma[:, None, None, None] * noise, noise - x0
+    for share in (0.0, 0.4, 1.0):
+        r = share * sigma
+        landed = torch.stack([(1 - level) * a + level * b for a, b, level in zip(x0, noise, r, strict=True)])
+        torch.testing.assert_close(flow.jump(x_t, velocity, sigma, r), landed, rtol=0, atol=1e-14)
+
+
+def test_a_jump_is_the_schedulers_step(pair):
+    """With a velocity that is not the true one, from each level of diffusers' schedule to the next, 0 included."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    x_t, velocity = (t.float() for t in pair[:2])
+    for timestep, sigma, r in zip(scheduler.timesteps, scheduler.sigmas[:-1], scheduler.sigmas[1:], strict=True):
+        theirs = scheduler.step(velocity, timestep, x_t).prev_sample
+        torch.testing.assert_close(flow.jump(x_t, velocity, sigma.expand(5), r.expand(5)), theirs)
+    assert scheduler.sigmas[-1] == 0
+
+
 @pytest.mark.parametrize(("r", "s"), [(0.0, 0.3), (0.2, 0.2), (0.2, 0.7), (0.5, 0.98)])
 def test_renoising_gives_the_law_of_the_higher_level(r, s):
     """Mean (1 - s) x0 and variance s^2, from the moments of many independent draws in float64."""

@@ -37,6 +37,52 @@ def test_a_bad_gradient_updates_nothing():
     assert weight.grad is None
 
 
+def test_clip_then_apply_is_a_step():
+    """And a gradient that is looked at, then dropped, leaves no trace."""
+    ends = []
+    for parted in (False, True):
+        weight = Parameter(torch.zeros(3))
+        optimiser = make([weight], schedule="linear", betas=(0.5, 0.9))
+        for number in range(3):
+            if parted:
+                weight.grad = torch.full((3,), 1e6)
+                assert optimiser.clip() == pytest.approx(1e6 * math.sqrt(3))
+                optimiser.clear()
+                assert weight.grad is None
+            weight.grad = torch.tensor([1.0, -2.0, 5.0]) * (number + 1)
+            if parted:
+                assert optimiser.clip() == pytest.approx(math.sqrt(30) * (number + 1))
+                assert weight.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
+                optimiser.apply()
+            else:
+                optimiser.step()
+            assert weight.grad is None
+        ends.append((weight.detach().clone(), optimiser.learning_rate))
+    assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1] < 0.1
+
+
+def test_without_a_largest_norm_gradients_stay():
+    weight = Parameter(torch.zeros(2))
+    optimiser = make([weight], max_grad_norm=0.0)
+    weight.grad = torch.tensor([300.0, 400.0])
+    assert optimiser.clip() == pytest.approx(500.0)
+    assert weight.grad.tolist() == [300.0, 400.0]
+
+
+def test_what_is_forgotten_does_not_move_the_next_update():
+    """After the moments are dropped an update is a first one: its length is the learning rate, in its own direction."""
+    weight = Parameter(torch.zeros(1))
+    optimiser = make([weight], betas=(0.9, 0.9), max_grad_norm=0.0)
+    for _ in range(5):
+        weight.grad = torch.full((1,), 1000.0)
+        optimiser.step()
+    optimiser.forget()
+    before = weight.item()
+    weight.grad = torch.full((1,), -1e-3)
+    optimiser.step()
+    assert weight.item() - before == pytest.approx(0.1, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -69,6 +115,22 @@ def test_running_average_is_the_recursion():
     assert weight.item() == pytest.approx(expected, rel=1e-12)
     average.swap()
     assert weight.item() == 29.0
+
+
+def test_a_restarted_average_is_that_of_the_current_weights():
+    weight = Parameter(torch.zeros(1))
+    average = RunningAverage([weight], decay=0.5)
+    for value in (1.0, 5.0, 9.0):
+        weight.data.fill_(value)
+        average.update()
+    average.restart()
+    average.swap()
+    assert weight.item() == 9.0
+    average.swap()
+    weight.data.fill_(11.0)
+    average.update()
+    average.swap()
+    assert 9.0 < weight.item() <= 11.0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import torch
@@ -16,9 +15,9 @@ VAE_SHIFT = 0.1159
 VAE_SCALE = 0.3611
 PIXELS_PER_TOKEN = VAE_FACTOR * PATCH
 
-# Where the discriminator taps the base, as shares of its depth: FLUX.1's double blocks 4, 11 and 18 and its single block
-# 9. Half of the blocks then need not run for it.
-_TAP_DEPTHS = (5 / 57, 12 / 57, 1 / 3, 1 / 2)
+# Where the discriminator taps the base, as shares of its depth: after FLUX.1's double blocks 4, 11 and 18 and its single
+# block 8. The other half of the blocks then need not run for it.
+_TAP_DEPTHS = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
 _TAP = re.compile(r"([ds])(\d+)")
 
 _BLOCK = r"(?:single_)?transformer_blocks\.\d+\."
@@ -114,7 +113,7 @@ def tap_blocks(taps: str, doubles: int, singles: int) -> tuple[int, ...]:
     no such block.
     """
     if not taps.strip():
-        return tuple(sorted({max(1, math.ceil(depth * (doubles + singles) - 1e-9)) - 1 for depth in _TAP_DEPTHS}))
+        return tuple(sorted({max(1, round(depth * (doubles + singles))) - 1 for depth in _TAP_DEPTHS}))
     blocks = set()
     for name in taps.split(","):
         found = _TAP.fullmatch(name.strip())

@@ -1,0 +1,195 @@
+"""LoRAs against each other, by numbers and by pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..training.evaluation import Evaluation, changes_nothing, evaluate, row_names, steps_text
+from ..training.families import flux1
+from ..training.lora import FluxLoRA
+from ..training.real_latents import DataError, RealLatents
+from . import host
+from .sample_flux_lora import step_counts as numbers_of
+from .sockets import FluxLoRASocket, RealLatentsSocket
+from .values import owned
+from .widgets import supported
+
+NODE = "Evaluate FLUX LoRA"
+MOST_PICTURES = 1024
+
+
+class EvaluateFluxLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxDuelEvaluateFluxLoRA",
+            display_name="Evaluate FLUX LoRA",
+            category="FluxDuel",
+            description="Sample with up to three LoRAs for the captions of the data, from the same noise, and measure "
+            "how far the latents are from real ones. The floor is real pictures against real ones.",
+            inputs=[
+                FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to judge, as a rule stage 2's."),
+                RealLatentsSocket.Input(
+                    "real_latents",
+                    tooltip="The encoded pictures that it was trained on, some of them held out: they are what is "
+                    "compared with.",
+                ),
+                FluxLoRASocket.Input(
+                    "flux_lora_2",
+                    optional=True,
+                    tooltip="A LoRA to compare with, such as stage 1's. The output of Load FLUX LoRA, untrained, is "
+                    "the bare base.",
+                ),
+                FluxLoRASocket.Input("flux_lora_3", optional=True, tooltip="A third LoRA to compare with."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Decodes the pictures. Without it they are shown in the colours of a preview.",
+                ),
+                io.String.Input(
+                    "step_counts",
+                    default="4, 25",
+                    tooltip="Numbers of sampling steps, with commas between them. Each gives a row for each LoRA.",
+                ),
+                io.Int.Input(
+                    "count",
+                    default=32,
+                    min=4,
+                    max=MOST_PICTURES,
+                    tooltip="Pictures to sample and measure for each row. Some numbers need 24, one needs 100.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1 - MOST_PICTURES,
+                    control_after_generate=False,
+                    tooltip="Seed of the first picture's noise. The next have seed + 1, ...",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=3.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=False,
+                    tooltip="FLUX-dev's guidance embedding while sampling. Ignored by bases without one.",
+                ),
+                io.Int.Input(
+                    "pictures",
+                    default=4,
+                    min=1,
+                    max=16,
+                    tooltip="Pictures to show of each row, the first ones.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("chart", display_name="chart", tooltip="The numbers over the number of steps."),
+                io.Image.Output(
+                    "grid",
+                    display_name="pictures",
+                    tooltip="One row for each LoRA and number of steps; a column has one caption and one noise.",
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The table of numbers, and how far to trust them."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **supported(io.Schema, search_aliases=["LoRA quality", "compare LoRAs", "FID", "benchmark"]),
+        )
+
+    @classmethod
+    def validate_inputs(cls, step_counts: str | None = None) -> bool | str:
+        if step_counts is None:
+            return True
+        try:
+            _numbers(step_counts)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        flux_lora: FluxLoRA,
+        real_latents: RealLatents,
+        step_counts: str,
+        count: int,
+        seed: int,
+        guidance: float,
+        pictures: int,
+        flux_lora_2: FluxLoRA | None = None,
+        flux_lora_3: FluxLoRA | None = None,
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
+        from ..training.evaluation_plot import picture_grid, plot_evaluation
+
+        counts = _numbers(step_counts)
+        if vae is not None:
+            host.check_vae(vae, NODE)
+        others = {"flux_lora_2": flux_lora_2, "flux_lora_3": flux_lora_3}
+        named = _named(flux_lora, {name: lora for name, lora in others.items() if lora is not None})
+        progress = host.Progress(str(cls.hidden.unique_id))
+
+        def after_step(done: int, total: int) -> None:
+            progress.update(done, total)
+            host.stop_if_interrupted()
+
+        def evaluate_all(device: torch.device) -> Evaluation:
+            return evaluate(
+                [(name, owned(lora)) for name, _, lora in named],
+                owned(real_latents),
+                step_counts=counts,
+                count=count,
+                seed=seed,
+                guidance=guidance,
+                device=device,
+                keep=pictures,
+                after_step=after_step,
+            )
+
+        try:
+            evaluation = host.with_device(evaluate_all)
+        except DataError as error:
+            raise DataError(f"{NODE}: {error}") from error
+        bases = {name: lora.base for name, _, lora in named}
+        rows = []
+        for result in evaluation.results:
+            decode = host.preview_decoder(bases[result.name]) if vae is None else lambda latents: _decoded(vae, latents)
+            rows.append((f"{result.name}\n{steps_text(result.steps)}", decode(result.latents)))
+        chart, grid = host.image_tensor(plot_evaluation(evaluation)), host.image_tensor(picture_grid(rows))
+        sources = ", ".join(f"{name} is {socket} ({lora.base.name})" for name, socket, lora in named)
+        report = f"Rows: {sources}.\n{evaluation.report()}"
+        return io.NodeOutput(chart, grid, report, ui=host.text_ui(report))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """``"4, 25"`` -> (4, 25). Raises ``ValueError`` that names this node."""
+    try:
+        return numbers_of(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{NODE}: step_counts must be one or more whole numbers from 1 to 1000 with commas between them, such as "
+            f"4, 25; got {text!r}."
+        ) from error
+
+
+def _named(judged: FluxLoRA, others: dict[str, FluxLoRA]) -> list[tuple[str, str, FluxLoRA]]:
+    """(name, socket, LoRA) of each, the way the rows go: bare bases, then other LoRAs, then the one to judge."""
+    first = sorted(others.items(), key=lambda item: not changes_nothing(item[1]))
+    order = [*first, ("flux_lora", judged)]
+    names = row_names([lora for _, lora in order])
+    return [(name, socket, lora) for name, (socket, lora) in zip(names, order, strict=True)]
+
+
+def _decoded(vae: Any, latents: Tensor) -> Image.Image:
+    """Model-space latents (n, 16, h, w) as one picture of all n side by side."""
+    pictures = vae.decode(flux1.denormalise(latents)).float().cpu().clamp(0, 1)
+    row = torch.cat(list(pictures), dim=1)
+    return Image.fromarray((row * 255).round().to(torch.uint8).numpy())

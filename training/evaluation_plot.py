@@ -1,0 +1,102 @@
+"""An evaluation as a chart, and its pictures as a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .evaluation import Evaluation
+from .latent_metrics import Measurement
+from .plot import drawn, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of ``Measurement``, with the panel's title.
+PANELS = {
+    "frechet": "Fréchet distance (lower is better)",
+    "patch_sliced_wasserstein": "distance of 3x3 patches (lower is better)",
+    "spectrum_distance": "distance of spectra (lower is better)",
+    "high_frequency": "fine detail, as a multiple of the real one (best: 1)",
+    "diversity": "diversity, as a multiple of the real one (best: 1)",
+    "memorised": "share that resembles training pictures (best: the floor)",
+}
+DISTANCES = ("frechet", "patch_sliced_wasserstein", "spectrum_distance")
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
+MARKERS = "osD^"
+_COLUMNS = 3
+# Of a picture's height: a label has two lines and must be read where pictures are small.
+_LABEL_SHARE = 0.1
+_LABEL_SIZES = (10, 48)
+
+
+def plot_evaluation(evaluation: Evaluation) -> Image.Image:
+    """Six of the metrics over the number of sampling steps: a line for each LoRA, the floor dotted."""
+    figure = new_figure(5.5 * _COLUMNS, 9)
+    axes = figure.subplots(len(PANELS) // _COLUMNS, _COLUMNS).flatten()
+    for axis, (field, title) in zip(axes, PANELS.items(), strict=True):
+        axis.set_title(title)
+        _lines(axis, evaluation, field)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return drawn(figure)
+
+
+def _lines(axis: Axes, evaluation: Evaluation, field: str) -> None:
+    counts = sorted({result.steps for result in evaluation.results})
+    # Evenly spaced, for 1, 2, 4 and 25 are all of interest; a single one stays in the middle.
+    axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+    axis.set_xlim(-0.5, len(counts) - 0.5)
+    axis.set_xlabel("sampling steps")
+    axis.grid(alpha=0.3)
+    shown = []
+    for number, name in enumerate(evaluation.names):
+        points = [_value(r.measurement, field) for r in evaluation.results if r.name == name]
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        axis.plot(range(len(counts)), points, label=name, **style)
+        shown += points
+    if evaluation.floor is not None and math.isfinite(_value(evaluation.floor, field)):
+        axis.axhline(_value(evaluation.floor, field), color="black", linestyle=":", label="real against real (floor)")
+    finite = [value for value in shown if math.isfinite(value)]
+    if not finite:
+        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", va="center", color="gray")
+        return
+    # Of a bare base the distances can be a hundred times those of a LoRA.
+    if field in DISTANCES and min(finite) > 0 and max(finite) > 10 * min(finite):
+        axis.set_yscale("log")
+
+
+def _value(measurement: Measurement, field: str) -> float:
+    return getattr(measurement, field)
+
+
+def picture_grid(rows: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Strips of pictures, all of one height, one below the other, each with its label at the left.
+
+    Raises ``ValueError`` where there is no row.
+    """
+    if not rows:
+        raise ValueError("There is no row of pictures to show.")
+    height = rows[0][1].height
+    smallest, largest = _LABEL_SIZES
+    font = _font(max(smallest, min(largest, round(height * _LABEL_SHARE))))
+    measuring = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    margin = max(math.ceil(measuring.multiline_textbbox((0, 0), label, font=font)[2]) for label, _ in rows)
+    margin += math.ceil(font.size)
+    width = margin + max(strip.width for _, strip in rows)
+    grid = Image.new("RGB", (width, height * len(rows)), "white")
+    draw = ImageDraw.Draw(grid)
+    for number, (label, strip) in enumerate(rows):
+        grid.paste(strip, (margin, number * height))
+        draw.multiline_text((font.size / 2, (number + 0.5) * height), label, "black", font=font, anchor="lm")
+    return grid
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Matplotlib's own: Pillow's has one size in older versions.
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), size)
