@@ -44,12 +44,13 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     transformer = FluxTransformer2DModel(**CONFIG)
     average = AveragedModel(transformer, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     optimiser = torch.optim.AdamW(transformer.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.learning_rate, options.steps, pct_start=0.05)
     pictures = [domains.grey(photo) for photo in domains.BASE_PHOTOS]
-    latents = torch.stack([domains.crops(picture, 20000, 0, unseen=False) for picture in pictures])
+    latents = torch.stack([domains.crops(picture, 20000, 0, unseen=None) for picture in pictures])
     prompts = [domains.prompt(photo.caption) for photo in domains.BASE_PHOTOS]
     embeds = torch.stack([p.prompt_embeds for p in prompts])
     pooled = torch.stack([p.pooled_prompt_embeds for p in prompts])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..discriminator import augment
 from ..discriminator import losses as gan
 from ..discriminator.interface import Conditioning, Seen
-from . import draws, flow
+from . import discriminator_files, draws, flow
 from . import lora as adapters
 from .balance import GradientRatio
 from .base_model import read_transformer_config
@@ -64,12 +64,15 @@ class AdversarialStage(Stage):
         config: AdversarialStageConfig,
         *,
         device: torch.device | str,
+        discriminator_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_target(start, data, discriminator, config)
         super().__init__(start, data, config, device=device, betas=(config.beta1, config.beta2))
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)
         self.judges = Judges(discriminator, self.base, config.guidance, self.endpoints, config.seed)
+        if discriminator_weights is not None:
+            discriminator_files.restore(self.judges, discriminator_weights)
         self.discriminator_optimiser = Optimiser(
             list(self.judges.parameters()),
             learning_rate=discriminator.learning_rate,
@@ -94,7 +97,8 @@ class AdversarialStage(Stage):
         return self.config.discriminator_warmup + self.config.steps
 
     def provenance(self) -> dict[str, Any]:
-        return super().provenance() | {"discriminator": asdict(self.judge)}
+        told = {"few_step_phrase": self.data.few_step_phrase} if len(self.endpoints) > 1 else {}
+        return super().provenance() | {"discriminator": asdict(self.judge)} | told
 
     def step(self, step: int) -> dict[str, float]:
         """The LoRA learns to pass with its fakes, the discriminator to tell the same fakes from real.
@@ -267,6 +271,10 @@ class AdversarialStage(Stage):
     def take_notes(self) -> list[str]:
         return self.monitor.take_lines() if self.config.watch else []
 
+    def keep(self, run_folder: Path) -> None:
+        path = run_folder / "discriminator.safetensors"
+        discriminator_files.save(self.judges.state_dict(), self.judge, self.base.reference.name, path)
+
     def conclude(self) -> None:
         if self.begun:
             self.monitor.checkups.conclude()
@@ -305,7 +313,7 @@ class AdversarialStage(Stage):
         return flow.jump(prediction.x_t, velocity, prediction.levels.sigma, prediction.levels.end)
 
     def shown(self, batch: Batch, levels: Levels, endpoint: Tensor, draw: int) -> Shown:
-        """The generator's endpoints beside the real latents: at one level in a pair, with other noise, augmented alike."""
+        """Real latents and the generator's endpoints: at one level in a pair, with other noise, augmented alike."""
         seed, positions, shape = self.config.seed, batch.positions, batch.x0.shape[1:]
         real_noise = draws.normals(seed, draw, positions, "real noise", shape).to(batch.x0)
         fake_noise = draws.normals(seed, draw, positions, "fake noise", shape).to(batch.x0)
@@ -406,13 +414,15 @@ class AdversarialStage(Stage):
         }
 
 
-def check_target(start: FluxLoRA, data: RealLatents, judge: DiscriminatorConfig, config: AdversarialStageConfig) -> None:
-    """Raises ``DataError`` or ``ValueError`` where the settings of the stage do not go together, or not with the data."""
+def check_target(
+    start: FluxLoRA, data: RealLatents, judge: DiscriminatorConfig, config: AdversarialStageConfig
+) -> None:
+    """Raises ``DataError`` or ``ValueError`` where the stage's settings do not go together, or not with the data."""
     if judge.architecture == "flux_features":
         if not config.renoise:
             raise ValueError(
-                "flux_features cannot judge clean latents, which the base has never seen at a noise level. Turn renoise "
-                "on, or choose patch_cnn."
+                "flux_features cannot judge clean latents, which the base has never seen at a noise level. Turn "
+                "renoise on, or choose patch_cnn."
             )
         if judge.loss == "wgan-gp":
             raise ValueError(
@@ -453,10 +463,17 @@ def train_adversarial_stage(
     device: torch.device | str,
     reporter: Reporter,
     run_folder: Path | None = None,
+    discriminator_weights: Mapping[str, Tensor] | None = None,
 ) -> StageResult:
-    """Train ``lora`` against a fresh discriminator; neither ``lora`` nor ``data`` is changed.
+    """Train ``lora`` against a discriminator; neither ``lora`` nor ``data`` is changed.
+
+    The discriminator is a fresh one, unless ``discriminator_weights`` (see ``discriminator_files``) continue another
+    run's; what it has become is written into ``run_folder``.
 
     Raises ``BaseModelError``, ``DataError`` or ``ValueError`` before the first step, ``StageFailure`` (with the last
     good weights) after it.
     """
-    return run(AdversarialStage(lora, data, discriminator, config, device=device), reporter, run_folder)
+    stage = AdversarialStage(
+        lora, data, discriminator, config, device=device, discriminator_weights=discriminator_weights
+    )
+    return run(stage, reporter, run_folder)

@@ -136,7 +136,8 @@ class FluxBase:
 
         ``x_t`` (batch, C, h, w) in model space, ``sigma`` (batch,) in [0, 1], ``prompt_embeds`` (batch, length,
         context_dim), ``pooled_prompt_embeds`` (batch, pooled_dim). ``guidance``, one value or (batch,), is ignored by a
-        base without a guidance embedding. ``adapter=False`` leaves the LoRA out; gradients still flow through to ``x_t``.
+        base without a guidance embedding. ``adapter=False`` leaves the LoRA out; gradients still flow through to
+        ``x_t``.
         """
         height, width = x_t.shape[-2:]
         with _adapter_switched(self._layers, adapter):

@@ -50,6 +50,7 @@ COLUMNS = {
     "memorised": "memorised",
 }
 FLOW_LOSS = "flow loss"
+BEST_AT_1 = (COLUMNS["high_frequency"], COLUMNS["diversity"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +122,7 @@ class Evaluation:
         )
 
     def comparisons(self) -> list[str]:
-        """The last LoRA's numbers as multiples of another's, one sentence for each number of steps.
+        """The last LoRA's numbers against another's, one sentence for each number of steps: distances as multiples.
 
         The other is the first that is not the bare base, or else the base; there is none to a LoRA that is alone.
         """
@@ -134,13 +135,13 @@ class Evaluation:
         sentences = []
         for steps in dict.fromkeys(result.steps for result in self.results):
             theirs = values[others[0], steps]
-            ratios = {
-                heading: _ratio(own, theirs[heading])
+            changes = {
+                heading: _change(heading, own, theirs[heading])
                 for heading, own in values[last, steps].items()
                 # A share of a few in a hundred pictures: its multiples are chance.
                 if heading != COLUMNS["memorised"]
             }
-            told = ", ".join(f"{heading} {ratio}" for heading, ratio in ratios.items() if ratio)
+            told = ", ".join(f"{heading} {change}" for heading, change in changes.items() if change)
             if told:
                 sentences.append(f"{last} against {others[0]} at {steps_text(steps)}: {told}.")
         return sentences
@@ -519,9 +520,11 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _ratio(own: float, other: float) -> str:
-    """Such as ``0.21x``; empty where there is no such ratio."""
-    return f"{own / other:.2f}x" if math.isfinite(own) and math.isfinite(other) and other > 0 else ""
+def _change(heading: str, own: float, other: float) -> str:
+    """Such as ``0.21x``, or ``1.4 -> 1.1`` of what is best at 1; empty where there is nothing to compare."""
+    if not (math.isfinite(own) and math.isfinite(other) and other > 0):
+        return ""
+    return f"{_number(other)} -> {_number(own)}" if heading in BEST_AT_1 else f"{own / other:.2f}x"
 
 
 def steps_text(number: int) -> str:

@@ -22,7 +22,7 @@ PANELS = {
     "spectrum_distance": "distance of spectra (lower is better)",
     "high_frequency": "fine detail, as a multiple of the real one (best: 1)",
     "diversity": "diversity, as a multiple of the real one (best: 1)",
-    "memorised": "share that resembles training pictures (best: the floor)",
+    "memorised": "share that resembles training pictures (not above the floor)",
 }
 DISTANCES = ("frechet", "patch_sliced_wasserstein", "spectrum_distance")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")

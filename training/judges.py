@@ -1,4 +1,4 @@
-"""The discriminator of a stage: one network for each kind of endpoint, what it is shown, and what it learns from that."""
+"""A stage's discriminator: one network for each kind of endpoint, what it is shown, and what it learns from that."""
 
 from __future__ import annotations
 
@@ -206,7 +206,8 @@ class Judges(nn.Module):
         neighbour = [(row + 1) % len(shown.positions) for row in range(len(shown.positions))]
         chosen = draws.uniforms(self.seed, shown.draw, shown.positions, "mismatch") < self.config.mismatched_share
         differs = (prompts.pooled_prompt_embeds != prompts.pooled_prompt_embeds[neighbour]).any(1).cpu()
-        places = {e: [i for i, row in enumerate(kept) if chosen[row] and differs[row]] for e, kept in shown.rows.items()}
+        wanted = (chosen & differs).tolist()
+        places = {e: [i for i, row in enumerate(kept) if wanted[row]] for e, kept in shown.rows.items()}
         places = {e: kept for e, kept in places.items() if kept}
         if not places:
             return shown.real.new_zeros(())

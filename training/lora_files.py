@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
-import os
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from . import lora_kohya
+from .atomic_file import write_whole
 from .base_model import BaseModelError
 from .lora_value import DOWN, UP, FluxLoRA, LoRAError, module_names
 
@@ -114,20 +112,11 @@ def save(
         path = path.with_name(path.name + ".safetensors")
     tensors = file_tensors(lora, format, dtype)
     texts = {"format": "pt", **(file_metadata(lora, path.stem) if metadata else {})}
-    partial = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Not save_file, whose files only their owner can read, and whose errors do not say which error it was.
-        with open(partial, "xb") as stream:
-            stream.write(serialise(tensors, metadata=texts))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
+        write_whole(path, serialise(tensors, metadata=texts))
     except OSError as error:
         raise LoRAError(_write_advice(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder cannot be reached, the error above says more
-            partial.unlink()
     return path
 
 

@@ -137,8 +137,11 @@ class Stage(ABC):
         """What was noticed since the last call, in sentences for the user."""
         return []
 
-    def conclude(self) -> None:
+    def conclude(self) -> None:  # noqa: B027 - a stage without a conclusion is a whole stage
         """Called after the last step, before the result is taken."""
+
+    def keep(self, run_folder: Path) -> None:  # noqa: B027 - as above
+        """Write what the stage has besides the LoRA, however it ended."""
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
@@ -266,6 +269,8 @@ def run(stage: Stage, reporter: Reporter, run_folder: Path | None) -> StageResul
     path = "" if run_folder is None else str(run_folder / "stats.jsonl")
 
     def result(stopped: bool) -> StageResult:
+        if run_folder is not None:
+            stage.keep(run_folder)
         return stage.result(TrainingLog(stage.name, tuple(records), path, tuple(notes)), stopped)
 
     with _stats_file(path) as stats:

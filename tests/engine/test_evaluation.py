@@ -16,7 +16,7 @@ from fluxduel.training import evaluation as module
 from fluxduel.training import latent_metrics, lora
 from fluxduel.training.base_model import load_base
 from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
-from fluxduel.training.evaluation import Evaluation, changes_nothing, evaluate, row_names
+from fluxduel.training.evaluation import changes_nothing, evaluate, row_names
 from fluxduel.training.evaluation_plot import picture_grid, plot_evaluation
 from fluxduel.training.lora import FluxLoRA, create
 from fluxduel.training.metrics import held_out_flow_loss
@@ -25,6 +25,7 @@ from fluxduel.training.real_latents import DataError, Prompt, RealLatents
 from fluxduel.training.sampler import sample
 
 COUNT = 6
+FIELDS = [field.name for field in dataclasses.fields(latent_metrics.Measurement)]
 SETTINGS = dict(step_counts=(1, 2), count=COUNT, seed=40, guidance=2.0, device="cpu")
 
 
@@ -114,14 +115,11 @@ def test_the_floor_is_of_as_many_pictures_as_a_row(start, real, monkeypatch):
 
     def spy(*, train, held_out, space):
         floors.append((len(train), len(held_out)))
-        return latent_metrics.Measurement(**dict.fromkeys(Evaluation.__annotations__ and FIELDS, 0.25))
+        return latent_metrics.Measurement(**dict.fromkeys(FIELDS, 0.25))
 
     monkeypatch.setattr(module.latent_metrics, "floor", spy)
     found = evaluate([("one", start)], real, **SETTINGS)
     assert floors == [(COUNT, 5)] and found.floor is not None and found.floor.frechet == 0.25
-
-
-FIELDS = [field.name for field in dataclasses.fields(latent_metrics.Measurement)]
 
 
 def test_the_floor_is_real_against_real(start, real):
@@ -209,13 +207,16 @@ def test_other_data_than_those_of_training_are_told(start, real):
     assert len(told) == 1 and told[0].startswith("elsewhere")
 
 
-def test_each_base_is_loaded_once(start, bare, real, monkeypatch):
+def test_each_base_is_loaded_once_and_has_its_own_loras(start, bare, real, monkeypatch):
     loaded = []
     monkeypatch.setattr(module, "load_base", lambda *a: loaded.append(a[0].precision) or load_base(*a))
     rounded = dataclasses.replace(start, base=dataclasses.replace(start.base, precision="bf16"))
     found = evaluate([("a", bare), ("b", rounded), ("c", start)], real, **SETTINGS | {"step_counts": (1,)})
     assert loaded == ["fp32", "bf16"]
     assert [result.name for result in found.results] == ["a", "b", "c"]
+    # In bf16 the same LoRA gives something else.
+    alone = evaluate([("c", start)], real, **SETTINGS | {"step_counts": (1,)}).results[0]
+    assert found.results[2].measurement == alone.measurement != found.results[1].measurement
 
 
 def test_progress_counts_every_evaluation_and_may_end_it(start, bare, real):
@@ -244,6 +245,8 @@ def test_the_table_has_every_lora_and_the_floor(start, bare, real):
     assert found.rows()[3]["spectrum"] == found.results[3].measurement.spectrum_distance
     # Two equal LoRAs: every number is as many times the other's.
     assert found.comparisons()[1].startswith("stage 2 against stage 1 at 2 steps: Fréchet 1.00x, patch SWD 1.00x")
+    detail = f"{found.results[5].measurement.high_frequency:.3g}"
+    assert f"HF ratio {detail} -> {detail}, diversity" in found.comparisons()[1]
     assert "memorised" not in found.comparisons()[1]
     assert all(text in found.report() for text in (found.table(), *found.comparisons(), *found.notes))
     assert "6 pictures of 64 x 64 a row, against 5 held-out" in found.report()

@@ -15,8 +15,8 @@ VAE_SHIFT = 0.1159
 VAE_SCALE = 0.3611
 PIXELS_PER_TOKEN = VAE_FACTOR * PATCH
 
-# Where the discriminator taps the base, as shares of its depth: after FLUX.1's double blocks 4, 11 and 18 and its single
-# block 8. The other half of the blocks then need not run for it.
+# Where the discriminator taps the base, as shares of its depth: after FLUX.1's double blocks 4, 11 and 18 and its
+# single block 8. The other half of the blocks then need not run for it.
 _TAP_DEPTHS = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
 _TAP = re.compile(r"([ds])(\d+)")
 
