@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench-step host clean
+.PHONY: help test demo lint bench-step bench-quality bench-robust host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,11 +27,17 @@ lint: .venv/installed ## ruff
 bench-step: .venv/installed ## time of a training step against a plain diffusers + PEFT loop; ARGS are the script's
 	$(PY) benchmarks/step.py $(ARGS)
 
+bench-quality: .venv/installed ## does stage 2 win, and over what (an hour; QUICK=1: minutes); writes docs/EXPERIMENTS.md
+	$(PY) -m fluxduel.benchmarks.quality.run $(ARGS)
+
+bench-robust: .venv/installed ## twenty seeds of stage 2, and twenty with a discriminator that runs away
+	$(PY) -m fluxduel.benchmarks.robustness $(ARGS)
+
 host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what it requires
 	@$(PY) -m fluxduel.tests.get_host
 
 clean: ## remove everything that these commands made
-	rm -rf .venv .host .demo .pytest_cache .ruff_cache fluxduel.egg-info
+	rm -rf .venv .host .demo .bench .pytest_cache .ruff_cache fluxduel.egg-info
 
 # torch first: a torch that is already importable (a venv with --system-site-packages) is kept.
 .venv/installed: pyproject.toml

@@ -70,7 +70,9 @@ class AdversarialStage(Stage):
         super().__init__(start, data, config, device=device, betas=(config.beta1, config.beta2))
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)
-        self.judges = Judges(discriminator, self.base, config.guidance, self.endpoints, config.seed)
+        self.judges = Judges(
+            discriminator, self.base, config.guidance, self.endpoints, config.seed, data.training_deviation
+        )
         if discriminator_weights is not None:
             discriminator_files.restore(self.judges, discriminator_weights)
         self.discriminator_optimiser = Optimiser(

@@ -378,14 +378,14 @@ class AdversarialStageConfig(StageConfig):
         choices=("hybrid", "pure"),
     )
     adversarial_weight: float = option(
-        0.5,
-        "Weight of the adversarial loss, with balance = fixed.",
+        1.5,
+        "Weight of the adversarial loss, with balance = fixed. More sharpens more.",
         low=0.0,
         high=1e4,
         step=0.01,
     )
     adversarial_weight_end: float = option(
-        0.5,
+        1.5,
         "Weight of the adversarial loss at the last step, where its schedule is not constant.",
         low=0.0,
         high=1e4,
@@ -426,7 +426,12 @@ class AdversarialStageConfig(StageConfig):
         "It then judges structure and texture, and is harder to fool.",
     )
     renoise_mean: float = option(
-        0.0, "The level is sigmoid(normal(renoise_mean, renoise_std)).", low=-5.0, high=5.0, step=0.1, advanced=True
+        -1.0,
+        "x0: the added noise's level is sigmoid(normal(renoise_mean, renoise_std)). Lower judges finer detail.",
+        low=-5.0,
+        high=5.0,
+        step=0.1,
+        advanced=True,
     )
     renoise_std: float = option(1.0, "See renoise_mean.", low=0.01, high=5.0, step=0.1, advanced=True)
     beta1: float = option(
@@ -487,4 +492,12 @@ class AdversarialStageConfig(StageConfig):
     )
     watch_pictures: int = option(
         16, "Pictures sampled at each validation when watch is on.", low=4, high=1024, advanced=True
+    )
+    jump_renoise_mean: float = option(
+        0.0,
+        "jump: as renoise_mean, for the noise that is added above the level where a jump ends.",
+        low=-5.0,
+        high=5.0,
+        step=0.1,
+        advanced=True,
     )

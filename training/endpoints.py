@@ -70,7 +70,7 @@ def _x0_levels(
     on_grid = draws.uniforms(config.seed, draw, positions, "on grid") < GRID_SHARE
     sigma = torch.where(on_grid, grid[step].clamp(max=1 - 1e-3), free)
     end = torch.where(on_grid, grid[step + 1], torch.zeros_like(sigma))
-    return _seen(config, draw, positions, sigma, end)
+    return _seen(config, draw, positions, sigma, end, config.renoise_mean)
 
 
 def _jump_levels(
@@ -78,20 +78,21 @@ def _jump_levels(
 ) -> Levels:
     """Steps of a sampler with ``jump_steps`` steps, or of any length."""
     if config.jump_steps == 0:
-        return _seen(config, draw, positions, free, free * place)
+        return _seen(config, draw, positions, free, free * place, config.jump_renoise_mean)
     grid = flow.sampling_sigmas(config.jump_steps, tokens).float()
     step = (place * config.jump_steps).long()
-    return _seen(config, draw, positions, grid[step].clamp(max=1 - 1e-3), grid[step + 1])
+    sigma, end = grid[step].clamp(max=1 - 1e-3), grid[step + 1]
+    return _seen(config, draw, positions, sigma, end, config.jump_renoise_mean)
 
 
 def _seen(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, end: Tensor
+    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, end: Tensor, mean: float
 ) -> Levels:
     if not config.renoise:
         # The discriminator is told the generator's level: an estimate from much noise is another kind of picture than
         # one from little.
         return Levels(sigma, end, end, sigma)
     normal = draws.normals(config.seed, draw, positions, "level")
-    added = torch.sigmoid(config.renoise_mean + config.renoise_std * normal).clamp(*ADDED_NOISE)
+    added = torch.sigmoid(mean + config.renoise_std * normal).clamp(*ADDED_NOISE)
     seen = end + (1 - end) * added
     return Levels(sigma, end, seen, seen)

@@ -75,10 +75,17 @@ class Judges(nn.Module):
     """A discriminator for each of ``endpoints``, all behind one look at the latents."""
 
     def __init__(
-        self, config: DiscriminatorConfig, base: FluxBase, guidance: float, endpoints: Sequence[str], seed: int
+        self,
+        config: DiscriminatorConfig,
+        base: FluxBase,
+        guidance: float,
+        endpoints: Sequence[str],
+        seed: int,
+        deviation: float = 1.0,
     ) -> None:
+        """``deviation``: of the real latents, the unit in which the verdicts' slopes are measured."""
         super().__init__()
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.deviation = config, seed, deviation
         self.networks = nn.ModuleDict({endpoint: build(config, base, guidance) for endpoint in endpoints})
         self.lecam = {endpoint: regularisers.LeCam() for endpoint in endpoints}
 
@@ -149,10 +156,9 @@ class Judges(nn.Module):
             index = [row for kept in rows.values() for row in kept]
             place = {row: number for number, row in enumerate(index)}
             noise = draws.normals(self.seed, shown.draw, [shown.positions[row] for row in index], name, shape)
+            perturbed = latents[index] + step * self.deviation * noise.to(latents)
             with torch.no_grad():
-                beside = self.look(
-                    latents[index] + step * noise.to(latents), shown.level[index], shown.conditioning.rows(index)
-                )
+                beside = self.look(perturbed, shown.level[index], shown.conditioning.rows(index))
             at = self.verdicts(seen, rows)
             moved = self.verdicts(beside, {e: [place[row] for row in kept] for e, kept in rows.items()})
             total = sum(
@@ -180,7 +186,8 @@ class Judges(nn.Module):
                         for number, m in enumerate(maps)
                     ]  # fmt: skip
 
-                values[endpoint] = regularisers.exact_slope(judge_of, latents[kept].detach(), signs)
+                slope = regularisers.exact_slope(judge_of, latents[kept].detach(), signs)
+                values[endpoint] = slope * self.deviation**2
             slopes.append(_mean(shown.rows, values))
         return slopes[0], slopes[1]
 

@@ -1,8 +1,9 @@
 """Real photographs as small latents, in training and unseen parts of one picture.
 
-The photographs are those that scikit-image ships inside its wheel. A crop of 16x16 grey pixels becomes a latent of
-4 channels and 8x8 places: an exact codec (each 2x2 patch is a place), so that nothing is lost or added by a VAE, and a
-latent is what a small FLUX-shaped transformer packs into 16 tokens.
+The photographs are those that scikit-image ships inside its wheel, each brought to zero mean and unit variance, which
+FLUX's VAE does to its latents. A crop of 16x16 grey pixels becomes a latent of 4 channels and 8x8 places: an exact
+codec (each 2x2 patch is a place), so that nothing is lost or added by a VAE, and a latent is what a small FLUX-shaped
+transformer packs into 16 tokens.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ CROP = 16
 CHANNELS = 4
 TOKENS = 4
 CONTEXT, POOLED = 32, 32
-# One affine map for all photographs, about what brings them to zero mean and unit variance.
-MEAN, SPREAD = 0.45, 0.2
 # A photograph is cut into tiles like a chessboard: dark ones to train on, light ones to measure on. Both then have the
 # same law, also where the picture changes from one end to the other. The gap keeps neighbours' borders apart. The size
 # was chosen by the distance of real to real alone, the lowest over the three domains.
 TILE, GAP = 128, 8
+# Shown pixels' deviation, of a range of 1.
+CONTRAST = 0.2
 FEW_STEP_PHRASE = "quick"
 
 
@@ -61,20 +62,21 @@ DOMAINS = {word: Photo(f"{word}.png", word) for word in ("gravel", "brick", "gra
 
 
 def grey(photo: Photo) -> Tensor:
-    """The photograph's pixels (H, W) in [0, 1]; nothing is ever downloaded."""
+    """The photograph's pixels (H, W), of zero mean and unit variance; nothing is ever downloaded."""
     picture = Image.open(Path(skimage.data.__file__).parent / photo.file).convert("L")
     size = (round(picture.width * photo.scale), round(picture.height * photo.scale))
-    return torch.from_numpy(np.array(picture.resize(size, Image.Resampling.LANCZOS))).float() / 255
+    pixels = torch.from_numpy(np.array(picture.resize(size, Image.Resampling.LANCZOS))).float()
+    return (pixels - pixels.mean()) / pixels.std()
 
 
 def encode(pixels: Tensor) -> Tensor:
-    """(n, 16, 16) grey pixels -> latents (n, 4, 8, 8)."""
-    return F.pixel_unshuffle((pixels[:, None] - MEAN) / SPREAD, 2)
+    """(n, 16, 16) standardised pixels -> latents (n, 4, 8, 8)."""
+    return F.pixel_unshuffle(pixels[:, None], 2)
 
 
 def decode(latents: Tensor) -> Tensor:
-    """The inverse of ``encode``."""
-    return F.pixel_shuffle(latents, 2)[:, 0] * SPREAD + MEAN
+    """Latents (n, 4, 8, 8) -> pixels (n, 16, 16) in [0, 1], grey where a photograph has its mean."""
+    return (F.pixel_shuffle(latents, 2)[:, 0] * CONTRAST + 0.5).clamp(0, 1)
 
 
 def crops(picture: Tensor, count: int, seed: int, *, unseen: bool | None) -> Tensor:
@@ -99,7 +101,7 @@ def crops(picture: Tensor, count: int, seed: int, *, unseen: bool | None) -> Ten
 
 
 def prompt(caption: str) -> Prompt:
-    """A caption of up to ``TOKENS`` words. Each word's vectors, the pooled one too, are drawn from a hash of the word."""
+    """A caption of up to ``TOKENS`` words. A word's vectors, also the pooled one, are drawn from a hash of the word."""
     words = caption.replace(",", " ").split()[:TOKENS]
     embeds = torch.zeros(TOKENS, CONTEXT)
     pooled = torch.zeros(POOLED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,20 +88,30 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _train(job: Job, data: RealLatents, folder: Path, reporter: Quiet) -> FluxLoRA:
-    start = lora.create(BASE, LoRAConfig(rank=RANK, alpha=float(RANK), targets="all", seed=job.seed))
-    if job.arm == "base":
-        return start
-    run = {"device": "cpu", "reporter": reporter}
+def untrained(job: Job) -> FluxLoRA:
+    """A LoRA that changes nothing yet."""
+    return lora.create(BASE, LoRAConfig(rank=RANK, alpha=float(RANK), targets="all", seed=job.seed))
+
+
+def stage_1(job: Job, data: RealLatents, folder: Path, reporter: Quiet) -> FluxLoRA:
+    """The LoRA that all arms of a domain, seed and number of images start from; kept in ``folder``."""
+    start = untrained(job)
     adapted = folder / f"{job.domain}-{job.images}-{job.seed}-stage1-lora.safetensors"
     if adapted.exists():
-        start = dataclasses.replace(start, tensors=load_file(adapted))
-    else:
-        config = DiffusionStageConfig(**SCALE, **STAGE_1, seed=job.seed)
-        start = train_diffusion_stage(start, data, config, **run).lora
-        save_file(dict(start.tensors), adapted)
+        return dataclasses.replace(start, tensors=load_file(adapted))
+    config = DiffusionStageConfig(**SCALE, **STAGE_1, seed=job.seed)
+    trained = train_diffusion_stage(start, data, config, device="cpu", reporter=reporter).lora
+    save_file(dict(trained.tensors), adapted)
+    return trained
+
+
+def _train(job: Job, data: RealLatents, folder: Path, reporter: Quiet) -> FluxLoRA:
+    if job.arm == "base":
+        return untrained(job)
+    start = stage_1(job, data, folder, reporter)
     if job.arm == "stage1":
         return start
+    run = {"device": "cpu", "reporter": reporter}
     arm = ARMS[job.arm]
     config = arm.stage_config(job.seed)
     if arm.judge is None:
@@ -109,7 +119,9 @@ def _train(job: Job, data: RealLatents, folder: Path, reporter: Quiet) -> FluxLo
     return train_adversarial_stage(start, data, arm.judge_config(job.seed), config, **run).lora
 
 
-def measure(trained: FluxLoRA, data: RealLatents, job: Job) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def measure(
+    trained: FluxLoRA, data: RealLatents, job: Job, step_counts: Sequence[int] = STEP_COUNTS
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Against unseen photographs: all distances at each number of steps, the flow loss; and the first pictures."""
     base = load_base(BASE, "cpu")
     lora.attach(base, trained)
@@ -120,7 +132,7 @@ def measure(trained: FluxLoRA, data: RealLatents, job: Job) -> tuple[dict[str, A
     two_samplers = job.arm in ARMS and ARMS[job.arm].two_samplers
     numbers: dict[str, Any] = {}
     shown = {}
-    for steps in STEP_COUNTS:
+    for steps in step_counts:
         few = two_samplers and steps <= 4
         prompt = (data.few_step_prompts if few else data.prompts)[0]
         fake = sampler.sample(

@@ -101,8 +101,8 @@ def _text(results: list[Result], floors: dict[str, Any], images: int, few_images
         "distance of 80 statistics of a fixed random network, which no discriminator sees, between "
         f"{SAMPLES[4]} (at 4 steps; {SAMPLES[25]} otherwise) samples and {UNSEEN} crops from parts of the photograph "
         "that no arm trains on. HF is the power of the highest third of frequencies over real; 1 is ideal. Diversity "
-        "is the mean distance between samples over that between unseen crops. Memorised is the share of samples closer to "
-        "a training picture than 95 % of unseen crops are; 0.05 is ideal.",
+        "is the mean distance between samples over that between unseen crops. Memorised is the share of samples closer "
+        "to a training picture than 95 % of unseen crops are; 0.05 is ideal.",
         "",
         "## In short",
         "",
@@ -188,7 +188,7 @@ def _grid(folder: Path, domain: str, images: int, results: list[Result]) -> Imag
     figure = Figure(figsize=(11, 0.55 * len(rows)), dpi=90)
     for number, (title, latents) in enumerate(rows):
         axis = figure.add_axes((0.33, 1 - (number + 1) / len(rows), 0.66, 0.95 / len(rows)))
-        pixels = torch.nn.functional.pad(domains.decode(latents).clamp(0, 1), (1, 1, 1, 1), value=1.0)
+        pixels = torch.nn.functional.pad(domains.decode(latents), (1, 1, 1, 1), value=1.0)
         axis.imshow(torch.cat(list(pixels), 1), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axis.axis("off")
         figure.text(0.005, 1 - (number + 0.5) / len(rows), title, fontsize=9, va="center")

@@ -41,7 +41,7 @@ BROKEN = dataclasses.replace(FINE, score=math.nan)
 
 
 class Played:
-    """A stage's run in which the measurements of its samples are given; what the LoRA was at each, and before each step."""
+    """A stage's run whose measurements of samples are given: what the LoRA was at each, and before each step."""
 
     def __init__(self, start, data, script: list[Health], monkeypatch, folder=None, **changes) -> None:
         self.examined: list[dict[str, Tensor]] = []
@@ -200,7 +200,7 @@ def weights(stage: AdversarialStage, network: str) -> list[Tensor]:
 @pytest.mark.parametrize(("network", "other"), [("lora", "discriminator"), ("discriminator", "lora")])
 @pytest.mark.parametrize("watch", [True, False])
 def test_an_outlier_is_skipped_and_counted(start, data, network, other, watch):
-    """One network's, while the other one learns on; without watch it is applied, since clipping is then all there is."""
+    """One network's, while the other one learns on; without watch it is applied: clipping is then all there is."""
     config = dataclasses.replace(WATCHED, watch=watch, steps=30, validate_every=0, learning_rate=1e-6)
     stage = AdversarialStage(start, data, dataclasses.replace(JUDGE, learning_rate=1e-6), config, device="cpu")
     at = poisoned(stage, network, {24: 1e8})
@@ -308,7 +308,7 @@ def test_health_is_that_of_the_samples(base, data):
 
 @pytest.mark.parametrize("few_step_guidance", [0.0, 4.0])
 def test_both_samplers_are_sampled_with(base, data, monkeypatch, few_step_guidance):
-    """Each with its own steps and its own sign; the worse diversity and sharpness count, and the mean relative score."""
+    """Each with its own steps and sign; the worse diversity and sharpness count, and the mean relative score."""
     data = with_phrase(data) if not few_step_guidance else data
     calls, polls = [], []
     sample = sampler.sample

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fluxduel.training import flow
 from fluxduel.training.config import AdversarialStageConfig
-from fluxduel.training.endpoints import Levels, draw_levels, judged_endpoints
+from fluxduel.training.endpoints import GRID_SHARE, Levels, draw_levels, judged_endpoints
 
 TOKENS = 64
 COUNT = 2000
@@ -57,39 +57,55 @@ def test_the_number_of_steps_chooses_the_target(changes, expected):
     assert judged_endpoints(AdversarialStageConfig(**changes)) == expected
 
 
-def test_x0_is_the_end_and_is_shown_at_a_level_of_its_own():
-    drawn = levels(True, renoise_mean=0.5, renoise_std=0.7)
-    assert bool((drawn.end == 0).all())
+def added_noise(drawn: Levels) -> Tensor:
+    """The share of noise that is added from where the step ends to where it is shown."""
+    return (drawn.seen.double() - drawn.end.double()) / (1 - drawn.end.double())
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("jump_steps", [0, 4])
+def test_both_are_shown_above_their_end_by_a_level_of_its_own(few, jump_steps):
+    """The share of noise added is logit-normal, and says nothing of where the generator started or ended."""
+    mean = 0.5 if few else -0.4
+    drawn = levels(few, renoise_mean=0.5, jump_renoise_mean=-0.4, renoise_std=0.7, jump_steps=jump_steps)
     assert bool(((drawn.sigma > 0) & (drawn.sigma < 1)).all())
+    assert bool((drawn.end <= drawn.sigma).all()) and bool((drawn.seen > drawn.end).all())
     assert torch.equal(drawn.told, drawn.seen)
-    logit = torch.logit(drawn.seen.double())
-    assert distance_to_uniform(normal_cdf((logit - 0.5) / 0.7)) < 1.95
-    together = torch.corrcoef(torch.stack([logit, torch.logit(drawn.sigma.double())]))[0, 1]
-    assert abs(together) < 4 / math.sqrt(COUNT), "the level shown depends on where the generator started"
+    logit = torch.logit(added_noise(drawn))
+    assert distance_to_uniform(normal_cdf((logit - mean) / 0.7)) < 1.95
+    for other in (drawn.sigma, drawn.end):
+        together = torch.corrcoef(torch.stack([logit, other.double()]))[0, 1]
+        assert abs(together) < 4 / math.sqrt(COUNT)
 
 
-def test_levels_shown_keep_away_from_both_ends():
-    drawn = levels(True, renoise_mean=0.0, renoise_std=5.0)
-    assert drawn.seen.min() == pytest.approx(0.02) and drawn.seen.max() == pytest.approx(0.98)
+@pytest.mark.parametrize("few", [True, False])
+def test_neither_clean_latents_nor_noise_alone_are_shown(few):
+    added = added_noise(levels(few, renoise_std=5.0))
+    assert added.min().item() == pytest.approx(0.02, rel=1e-4) and added.max().item() == pytest.approx(0.98, rel=1e-4)
 
 
-def test_without_renoising_x0_is_shown_clean_and_told_by_the_generators_level():
-    drawn = levels(True, renoise=False)
-    assert bool((drawn.end == 0).all()) and bool((drawn.seen == 0).all())
-    assert torch.equal(drawn.told, drawn.sigma)
-    assert torch.equal(drawn.sigma, levels(True).sigma)
+@pytest.mark.parametrize("few", [True, False])
+def test_without_renoising_the_end_is_shown_and_told_by_the_generators_level(few):
+    drawn = levels(few, renoise=False)
+    assert torch.equal(drawn.seen, drawn.end) and torch.equal(drawn.told, drawn.sigma)
+    renoised = levels(few)
+    assert torch.equal(drawn.sigma, renoised.sigma) and torch.equal(drawn.end, renoised.end)
 
 
 @pytest.mark.parametrize(("target_steps", "steps"), [(1, 1), (4, 4), (25, 8)])
-def test_three_in_ten_x0_samples_start_on_the_samplers_grid(target_steps, steps):
-    """The first level, pure noise, included; of more than eight steps it is eight."""
+def test_x0_is_one_step_to_the_data_or_a_step_of_the_sampler(target_steps, steps):
+    """The share on the grid, at each of its levels alike, pure noise included; of more than eight steps it is eight."""
     drawn = levels(True, target="x0", target_steps=target_steps)
-    grid = schedule(steps)[:-1].clamp(max=0.999)
-    on_grid = ((drawn.sigma[:, None] - grid).abs() < 1e-6).double()
-    assert on_grid.sum().item() / COUNT == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / COUNT))
-    each = 0.3 / steps
-    assert on_grid.mean(0).tolist() == pytest.approx([each] * steps, abs=4.5 * math.sqrt(each / COUNT))
-    assert drawn.sigma.max() == pytest.approx(0.999)
+    grid = schedule(steps)
+    starts = (drawn.sigma[:, None] - grid[:-1].clamp(max=0.999)).abs() < 1e-6
+    on_grid = starts.any(1)
+    share = GRID_SHARE
+    assert on_grid.double().mean().item() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / COUNT))
+    each = share / steps
+    assert starts.double().mean(0).tolist() == pytest.approx([each] * steps, abs=4.5 * math.sqrt(each / COUNT))
+    torch.testing.assert_close(drawn.end[on_grid], grid[1:][starts[on_grid].int().argmax(1)], rtol=0, atol=1e-6)
+    assert bool((drawn.end[~on_grid] == 0).all())
+    assert drawn.sigma.max().item() == pytest.approx(0.999)
 
 
 def test_off_the_grid_x0_samples_start_where_stage_1s_do():
@@ -110,15 +126,12 @@ def test_a_jump_is_one_step_of_the_sampler(steps):
     torch.testing.assert_close(drawn.end, grid[place + 1], rtol=0, atol=1e-6)
     shares = torch.bincount(place, minlength=steps) / COUNT
     assert shares.tolist() == pytest.approx([1 / steps] * steps, abs=4.5 * math.sqrt(1 / steps / COUNT))
-    assert torch.equal(drawn.seen, drawn.end) and torch.equal(drawn.told, drawn.end)
 
 
 def test_a_jump_of_random_length_ends_anywhere_below_its_start():
     drawn = levels(False, target="jump", jump_steps=0, timestep_sampling="uniform")
-    assert bool((drawn.end <= drawn.sigma).all())
     assert distance_to_uniform(drawn.end.double() / drawn.sigma.double()) < 1.95
     assert distance_to_uniform(drawn.sigma) < 1.95
-    assert torch.equal(drawn.seen, drawn.end) and torch.equal(drawn.told, drawn.end)
 
 
 @pytest.mark.parametrize("changes", [{}, {"jump_steps": 0}, {"renoise": False}])
@@ -135,11 +148,19 @@ def test_each_sample_is_drawn_for_itself(changes):
     assert not torch.equal(other.sigma, mixed.sigma)
 
 
-@pytest.mark.parametrize("few", [True, False])
-@pytest.mark.parametrize("jump_steps", [0, 4])
-def test_nothing_is_shown_below_where_it_ends(few, jump_steps):
-    """Also as a bf16 transformer rounds the levels: renoising goes up, and never from pure noise."""
-    drawn = levels(few, jump_steps=jump_steps, renoise_mean=-3.0)
+@pytest.mark.parametrize(
+    ("few", "jump_steps"),
+    [
+        (True, 4),
+        (False, 0),
+        (False, 4),
+        pytest.param(False, 1000, marks=pytest.mark.xfail(reason="bf16 rounds the first end up to 1; reported")),
+    ],
+)
+def test_rounded_levels_can_be_renoised(few, jump_steps):
+    """As a bf16 transformer rounds them: what is shown is not below where the step ended, which is not pure noise."""
+    config = AdversarialStageConfig(jump_steps=jump_steps, renoise_mean=-3.0)
+    drawn = draw_levels(config, 3, range(COUNT), [few] * COUNT, 4096)
     for dtype in (torch.float32, torch.bfloat16):
-        sigma, end, seen, told = (flow.seen_sigma(level, dtype) for level in drawn)
+        sigma, end, seen, _ = (flow.seen_sigma(level, dtype) for level in drawn)
         assert bool((end <= seen).all()) and bool((end < 1).all()) and bool((end <= sigma).all())
