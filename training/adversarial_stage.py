@@ -88,6 +88,8 @@ class AdversarialStage(Stage):
             0.0 if discriminator.augmentation == "off" else discriminator.augmentation_probability
         )
         self.replay = Replay(config.seed)
+        self.made: list[Tensor] = []
+        self.taught = 0
         self.monitor = Monitor()
         self.examiner = Examiner(data, config)
         self.best: Mapping[str, Tensor] = start.tensors
@@ -109,11 +111,13 @@ class AdversarialStage(Stage):
         """
         warmup, most = self.config.discriminator_warmup, self.config.discriminator_updates + 1
         if step < warmup:
-            return self.update_discriminator(step)
+            values = self.update_discriminator(step)
+            self.monitor.balance.update(values["pair_accuracy"], warmup=True)
+            return values
         # Every update sees data and noise of its own, however many there are.
         *spare, last = range(warmup + (step - warmup) * most, warmup + (step - warmup + 1) * most)
         updates = self.discriminator_updates()
-        values: dict[str, float] = {"discriminator_updates": float(updates)}
+        values = {"discriminator_updates": float(updates)}
         for draw in spare[: max(0, updates - 1)]:
             values |= self.update_discriminator(draw)
         values |= self.update_both(last, step - warmup, teach=updates > 0)
@@ -196,6 +200,10 @@ class AdversarialStage(Stage):
         """Apply the gradient that the discriminator has collected."""
         learning_rate = self.discriminator_optimiser.learning_rate
         norm = self.apply(self.discriminator_optimiser, self.monitor.discriminator)
+        self.taught += 1
+        # Only now: what a micro-batch is given must not depend on how the batch was cut.
+        while self.made:
+            self.replay.add(self.made.pop(0))
         if self.judge.lecam:
             self.judges.update_lecam(*zip(*verdicts, strict=True))
         return {
@@ -229,7 +237,7 @@ class AdversarialStage(Stage):
         self.monitor.balance.update(values["pair_accuracy"])
         if not self.config.watch:
             return {}
-        self.obey(self.monitor.after_update(update))
+        self.obey(self.monitor.after_update(update + 1))
         return self.monitor.scalars()
 
     def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
@@ -283,7 +291,12 @@ class AdversarialStage(Stage):
             self.return_to_best()
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
-        return super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
+        batches = super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
+        self.prompts = Conditioning(
+            torch.cat([batch.prompt_embeds for batch in batches]),
+            torch.cat([batch.pooled_prompt_embeds for batch in batches]),
+        )
+        return batches
 
     def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """The generator's velocity, adapter on, told which sampler it serves."""
@@ -332,6 +345,7 @@ class AdversarialStage(Stage):
             fake,
             levels.told,
             Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds),
+            self.prompts.rows([(place + len(self.endpoints)) % len(self.prompts[0]) for place in positions]),
             {name: kept for name, kept in rows.items() if kept},
             draw,
             positions,
@@ -343,15 +357,16 @@ class AdversarialStage(Stage):
             return shown, seen_fake.detach()
         with torch.no_grad():
             endpoint = self.endpoint(prediction, prediction.velocity)
-            few_step = torch.tensor(self.few_step(batch))
+            # Those that are estimates of the data: an endpoint at another level is no substitute for one of these.
+            few_step = torch.tensor(self.few_step(batch)) & (prediction.levels.end == 0).cpu()
             mixed = self.replay.mix(endpoint, few_step, self.judge.replay_share, shown.draw, batch.positions)
-            self.replay.add(endpoint[few_step.to(endpoint.device)])
+            self.made.append(endpoint[few_step.to(endpoint.device)])
             shown = self.shown(batch, prediction.levels, mixed, shown.draw)
             return shown, self.judges.look(shown.fake, shown.level, shown.conditioning)
 
     def steer_augmentation(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
         """Now and then compare held-out reals with training reals; augment more while only the latter pass."""
-        if draw % OVERFITTING_EVERY or not self.data.held_out:
+        if (self.taught - 1) % OVERFITTING_EVERY or not self.data.held_out:
             return {}
         batch = next(held_out_batches(self.data, OVERFITTING_SAMPLES, few_step=False)).to(self.device)
         batch = replace(batch, few_step=in_few_step_mode(draw, batch.positions) if len(self.endpoints) > 1 else ())
@@ -431,6 +446,11 @@ def check_target(
                 "wgan-gp needs second derivatives, which the base's attention does not give. Choose the relativistic "
                 "loss (r1 and r2 take the penalty's place), or patch_cnn."
             )
+    elif judge.mismatched_share:
+        raise ValueError(
+            f"{judge.architecture} does not look at prompts, so it cannot learn from mismatched ones. Set "
+            "mismatched_share to 0, or choose flux_features."
+        )
     if config.target != "two_samplers":
         return
     if config.few_step_guidance:

@@ -308,14 +308,14 @@ class DiscriminatorConfig(Config):
     )
     penalty_share: float = option(
         0.25,
-        "flux_features: share of the samples on which the slope is measured at each update, at least one.",
+        "flux_features: share of the samples on which the slope is measured. Less is faster, and weighs the same.",
         low=0.0,
         high=1.0,
         step=0.05,
         advanced=True,
     )
     centring: float = option(
-        1e-3, "Weight of the squared mean of real and fake logits, which would drift otherwise.",
+        1e-3, "Weight of the squared sum of a pair's logits, which would drift together otherwise.",
         low=0.0, high=1e3, step=0.001, advanced=True,
     )
     lecam: float = option(
@@ -344,7 +344,8 @@ class DiscriminatorConfig(Config):
     )
     mismatched_share: float = option(
         0.0,
-        "Share of the samples whose real latents are also shown with another picture's caption, as a fake.",
+        "flux_features: share of the samples whose real latents are also shown with another picture's caption, as a "
+        "fake.",
         low=0.0,
         high=1.0,
         step=0.05,
@@ -488,7 +489,8 @@ class AdversarialStageConfig(StageConfig):
     watch: bool = option(
         True,
         "At each validation also sample with the LoRA; lower the adversarial weight, go back to the last good state or "
-        "stop where sharpness, diversity or the held-out flow loss go wrong. The best state is delivered.",
+        "stop where sharpness, diversity or the held-out flow loss go wrong. A stage that ends by itself delivers the "
+        "best state.",
     )
     watch_pictures: int = option(
         16, "Pictures sampled at each validation when watch is on.", low=4, high=1024, advanced=True

@@ -21,7 +21,7 @@ FEW_STEPS = 8
 # Share of the x0 samples that are a step of the target sampler instead. With estimates alone, what one invents
 # correlates with the noise it was made from, and Euler steps add it up: pictures get too much contrast (measured: power
 # at low frequencies x 1.5). With steps alone they stay blurred at any weight that keeps training stable.
-GRID_SHARE = 0.5
+STEP_SHARE = 0.5
 # Without any noise what tells a fake is seen at once, and with noise alone nothing is left to judge.
 ADDED_NOISE = (0.02, 0.98)
 
@@ -51,48 +51,39 @@ def draw_levels(
     """The levels of the samples at ``positions``, fp32; ``few_step`` chooses x0 (True) or jump for each."""
     normal = draws.normals(config.seed, draw, positions, "sigma")
     uniform = draws.uniforms(config.seed, draw, positions, "sigma")
-    free = flow.draw_sigma(
+    # One distribution for all: the flow loss shares these forwards, and on a sampler's few levels alone it would leave
+    # the levels between them to drift (measured: pictures of little contrast at any number of steps).
+    sigma = flow.draw_sigma(
         config.timestep_sampling, normal, uniform, config.timestep_mean, config.timestep_std, tokens
     )
-    place = draws.uniforms(config.seed, draw, positions, "grid")
-    x0 = _x0_levels(config, draw, positions, free, place, tokens)
-    jump = _jump_levels(config, draw, positions, free, place, tokens)
     few = torch.tensor(list(few_step))
-    return Levels(*(torch.where(few, a, b) for a, b in zip(x0, jump, strict=True)))
-
-
-def _x0_levels(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], free: Tensor, place: Tensor, tokens: int
-) -> Levels:
-    """One-step estimates from any level, and, for GRID_SHARE of the samples, steps of the target sampler itself."""
-    grid = flow.sampling_sigmas(min(config.target_steps, FEW_STEPS), tokens).float()
-    step = (place * (len(grid) - 1)).long()
-    on_grid = draws.uniforms(config.seed, draw, positions, "on grid") < GRID_SHARE
-    sigma = torch.where(on_grid, grid[step].clamp(max=1 - 1e-3), free)
-    end = torch.where(on_grid, grid[step + 1], torch.zeros_like(sigma))
-    return _seen(config, draw, positions, sigma, end, config.renoise_mean)
-
-
-def _jump_levels(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], free: Tensor, place: Tensor, tokens: int
-) -> Levels:
-    """Steps of a sampler with ``jump_steps`` steps, or of any length."""
-    if config.jump_steps == 0:
-        return _seen(config, draw, positions, free, free * place, config.jump_renoise_mean)
-    grid = flow.sampling_sigmas(config.jump_steps, tokens).float()
-    step = (place * config.jump_steps).long()
-    sigma, end = grid[step].clamp(max=1 - 1e-3), grid[step + 1]
-    return _seen(config, draw, positions, sigma, end, config.jump_renoise_mean)
-
-
-def _seen(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, end: Tensor, mean: float
-) -> Levels:
+    ends = [ending(config, draw, positions, sigma, tokens) for ending in (_x0_end, _jump_end)]
+    end = torch.where(few, *ends)
+    # bf16 rounds more up to 1, from where nothing can be renoised.
+    end = end.clamp(max=0.995)
     if not config.renoise:
         # The discriminator is told the generator's level: an estimate from much noise is another kind of picture than
         # one from little.
         return Levels(sigma, end, end, sigma)
+    mean = torch.where(few, config.renoise_mean, config.jump_renoise_mean)
     normal = draws.normals(config.seed, draw, positions, "level")
     added = torch.sigmoid(mean + config.renoise_std * normal).clamp(*ADDED_NOISE)
     seen = end + (1 - end) * added
     return Levels(sigma, end, seen, seen)
+
+
+def _x0_end(
+    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, tokens: int
+) -> Tensor:
+    """The data, or, for STEP_SHARE of the samples, the end of a step of the target sampler."""
+    step = draws.uniforms(config.seed, draw, positions, "step") < STEP_SHARE
+    return torch.where(step, flow.next_sigma(sigma, min(config.target_steps, FEW_STEPS), tokens), 0.0)
+
+
+def _jump_end(
+    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, tokens: int
+) -> Tensor:
+    """The end of a step of a sampler with ``jump_steps`` steps, or, for 0 of them, any lower level."""
+    if config.jump_steps == 0:
+        return sigma * draws.uniforms(config.seed, draw, positions, "step")
+    return flow.next_sigma(sigma, config.jump_steps, tokens)

@@ -99,6 +99,15 @@ def sampling_sigmas(steps: int, tokens: int) -> Tensor:
     )
 
 
+def next_sigma(sigma: Tensor, steps: float, tokens: int) -> Tensor:
+    """Where a step of FLUX's Euler schedule ends that starts at ``sigma``, which need be none of its own levels.
+
+    The levels are even before they are shifted, so a step is ``1 / steps`` there. It ends at 0 at the latest.
+    """
+    mu = resolution_mu(tokens)
+    return shift_sigma((shift_sigma(sigma, -mu) - 1 / steps).clamp_min(0), mu)
+
+
 def draw_sigma(sampling: str, normal: Tensor, uniform: Tensor, mean: float, std: float, tokens: int) -> Tensor:
     """Noise levels from standard draws (one a sample), each strictly inside (0, 1).
 

@@ -26,6 +26,7 @@ Verdicts = dict[str, list[Tensor]]
 class Shown(NamedTuple):
     """Pairs as they are judged: real and fake latents (B, C, h, w), both at ``level`` (B,), with their prompts.
 
+    ``mismatched``: for each, the prompt of another sample of the update, for the same sampler.
     ``rows`` says which of them are judged as which kind of endpoint; ``draw`` and ``positions`` key random draws.
     """
 
@@ -33,6 +34,7 @@ class Shown(NamedTuple):
     fake: Tensor
     level: Tensor
     conditioning: Conditioning
+    mismatched: Conditioning
     rows: Rows
     draw: int
     positions: tuple[int, ...]
@@ -210,16 +212,15 @@ class Judges(nn.Module):
     def _mismatched(self, shown: Shown, real: Verdicts) -> Tensor:
         """Real latents under another sample's prompt count as fakes too (as in SANA-Sprint, arXiv:2503.09641)."""
         prompts = shown.conditioning
-        neighbour = [(row + 1) % len(shown.positions) for row in range(len(shown.positions))]
         chosen = draws.uniforms(self.seed, shown.draw, shown.positions, "mismatch") < self.config.mismatched_share
-        differs = (prompts.pooled_prompt_embeds != prompts.pooled_prompt_embeds[neighbour]).any(1).cpu()
+        differs = (prompts.pooled_prompt_embeds != shown.mismatched.pooled_prompt_embeds).any(1).cpu()
         wanted = (chosen & differs).tolist()
         places = {e: [i for i, row in enumerate(kept) if wanted[row]] for e, kept in shown.rows.items()}
         places = {e: kept for e, kept in places.items() if kept}
         if not places:
             return shown.real.new_zeros(())
         with torch.no_grad():
-            seen = self.look(shown.real, shown.level, prompts.rows(neighbour))
+            seen = self.look(shown.real, shown.level, shown.mismatched)
         rows = {e: [shown.rows[e][i] for i in kept] for e, kept in places.items()}
         wrong = self.verdicts(seen, rows)
         total = sum(

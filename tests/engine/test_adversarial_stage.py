@@ -266,16 +266,8 @@ PENALISED = {
         ({"architecture": "patch_cnn", "loss": "wgan-gp", **PENALISED}, {"target": "two_samplers"}),
         ({"architecture": "cnn", "loss": "relativistic", "lecam": 0.3, **PENALISED}, {"target": "x0"}),
         ({"architecture": "mlp", "loss": "hinge", **PENALISED}, {"target": "x0", "renoise": False}),
-        pytest.param(
-            {"loss": "relativistic", "replay_share": 0.5},
-            {"target": "two_samplers"},
-            marks=pytest.mark.xfail(reason="a later micro-batch is given fakes of an earlier one; reported"),
-        ),
-        pytest.param(
-            {"loss": "bce", "mismatched_share": 1.0},
-            {"target": "jump"},
-            marks=pytest.mark.xfail(reason="the neighbour is looked for within the micro-batch; reported"),
-        ),
+        ({"loss": "relativistic", "replay_share": 0.5}, {"target": "two_samplers"}),
+        ({"loss": "bce", "mismatched_share": 1.0}, {"target": "jump"}),
     ],
     ids=lambda value: "-".join(str(v) for k, v in value.items() if k in ("architecture", "loss", "target")),
 )
@@ -573,9 +565,7 @@ def replayed(start, data, draw):
 
 
 # Draws at which all few-step samples are estimates of the data, and at which some are steps to another level.
-@pytest.mark.parametrize(
-    "to_the_data", [True, pytest.param(False, marks=pytest.mark.xfail(reason="mixes levels of endpoints; reported"))]
-)
+@pytest.mark.parametrize("to_the_data", [True, False])
 def test_replayed_fakes_are_the_discriminators_alone(start, data, to_the_data):
     """The LoRA's gradient is that without replay; of the discriminator's fakes the estimates of the data are old."""
     stage = make(start, data, target="two_samplers", batch_size=4)
@@ -708,9 +698,7 @@ def test_augmentation_follows_overfitting(start, data, monkeypatch):
     assert seen[0][0] == records[0]["real_logits"] and seen[0][2] == records[0]["fake_logits"]
 
 
-@pytest.mark.parametrize(
-    "warmup", [pytest.param(0, marks=pytest.mark.xfail(reason="draws are odd after an even warm-up; reported")), 3]
-)
+@pytest.mark.parametrize("warmup", [0, 3])
 def test_overfitting_is_measured_beside_the_loras_updates(start, data, warmup):
     stage = make(start, data, {"augmentation": "adaptive"}, steps=17, discriminator_warmup=warmup)
     records = [stage.step(step) for step in range(stage.total)]

@@ -347,6 +347,7 @@ def cheap_judges(count: int, deviation: float = 1.0, **changes: Any) -> tuple[Ju
         draw(count, 16, 4, 4),
         torch.rand(count, generator=generator, dtype=torch.float64),
         Conditioning(draw(count, LENGTH, CONTEXT), draw(count, POOLED)),
+        Conditioning(draw(count, LENGTH, CONTEXT), draw(count, POOLED)),
         {name: kept for name, kept in rows.items() if kept},
         0,
         tuple(range(count)),
