@@ -13,7 +13,7 @@ from torch import Tensor
 from ..discriminator import augment
 from ..discriminator import losses as gan
 from ..discriminator.interface import Conditioning, Seen
-from . import discriminator_files, draws, flow
+from . import discriminator_files, draws, flow, metrics
 from . import lora as adapters
 from .balance import GradientRatio
 from .base_model import read_transformer_config
@@ -94,6 +94,7 @@ class AdversarialStage(Stage):
         self.examiner = Examiner(data, config)
         self.best: Mapping[str, Tensor] = start.tensors
         self.begun = False
+        self.first_losses: tuple[float, float] | None = None
 
     @property
     def total(self) -> int:
@@ -246,7 +247,7 @@ class AdversarialStage(Stage):
         if not self.watches_samples or (self.begun and not self.lora_updates):
             return values
         with self.delivered_weights():
-            health = self.examiner.examine(self.base, values.get("held_out_loss"), after_step)
+            health = self.examiner.examine(self.base, self.flow_drift(values, after_step), after_step)
         if not self.begun:
             self.monitor.checkups.begin(health, self.examiner.diversity_real)
             self.begun = True
@@ -254,6 +255,24 @@ class AdversarialStage(Stage):
             self.obey(self.monitor.examine(self.lora_updates, health))
         measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
         return values | measured
+
+    def flow_drift(self, values: dict[str, float], after_step: Callable[[], None]) -> float | None:
+        """The held-out flow loss as far as the adversarial loss may be to blame for it.
+
+        Where the flow loss on training pictures has risen by less, or has even fallen, the LoRA overfits, for which a
+        lower adversarial weight is no cure: then the rise on training pictures counts.
+        """
+        if "held_out_loss" not in values:
+            return None
+        seen = self.data.training[: len(self.data.held_out)]
+        losses = (
+            values["held_out_loss"],
+            metrics.held_out_flow_loss(
+                self.base, replace(self.data, held_out=seen), self.config.guidance, after_step=after_step
+            ),
+        )
+        self.first_losses = self.first_losses or losses
+        return self.first_losses[0] * min(now / first for now, first in zip(losses, self.first_losses, strict=True))
 
     def obey(self, verdict: Verdict) -> None:
         """Keep, restore or end, as the monitor decided."""

@@ -16,7 +16,9 @@ SCALE: dict[str, Any] = {
     "timestep_sampling": "logit_normal",
     "timestep_std": 1.2,
 }
-STAGE_1: dict[str, Any] = {"steps": 600, "learning_rate": 2e-3, "validate_every": 0}
+STAGE_1: dict[str, Any] = {"learning_rate": 2e-3, "validate_every": 0}
+# By number of images: where the loss on held-out pictures stops to fall.
+STAGE_1_STEPS = {256: 600, 24: 200}
 LORA_RATE, DISCRIMINATOR_RATE = 1e-3, 1e-3
 # The published kind: a convolutional network on clean one-step estimates with the original loss, and nothing else.
 PLAIN_JUDGE: dict[str, Any] = {

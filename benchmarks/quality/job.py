@@ -23,7 +23,7 @@ from fluxduel.training.random_features import FeatureSpace
 from fluxduel.training.real_latents import RealLatents
 
 from . import domains
-from .arms import ARMS, SCALE, STAGE_1
+from .arms import ARMS, SCALE, STAGE_1, STAGE_1_STEPS
 
 BASE = BaseReference(str(Path(__file__).resolve().parents[2] / "assets" / "quality_base"), "fp32")
 RANK = 8
@@ -99,7 +99,7 @@ def stage_1(job: Job, data: RealLatents, folder: Path, reporter: Quiet) -> FluxL
     adapted = folder / f"{job.domain}-{job.images}-{job.seed}-stage1-lora.safetensors"
     if adapted.exists():
         return dataclasses.replace(start, tensors=load_file(adapted))
-    config = DiffusionStageConfig(**SCALE, **STAGE_1, seed=job.seed)
+    config = DiffusionStageConfig(**SCALE, **STAGE_1, steps=STAGE_1_STEPS[job.images], seed=job.seed)
     trained = train_diffusion_stage(start, data, config, device="cpu", reporter=reporter).lora
     save_file(dict(trained.tensors), adapted)
     return trained

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from . import domains
-from .arms import ARMS, DISCRIMINATOR_RATE, GENERATOR_STEPS, LORA_RATE, SCALE, STAGE_1
+from .arms import ARMS, DISCRIMINATOR_RATE, GENERATOR_STEPS, LORA_RATE, SCALE, STAGE_1_STEPS
 from .job import SAMPLES, STEP_COUNTS, UNSEEN, Job
 
 Result = dict[str, Any]
@@ -88,6 +88,7 @@ def write(
 def _text(results: list[Result], floors: dict[str, Any], images: int, few_images: int) -> list[str]:
     seeds = len({r["seed"] for r in results})
     found = summary(results, floors, images, few_images)
+    steps = " or ".join(f"{count} ({number} images)" for number, count in STAGE_1_STEPS.items())
     lines = [
         "# Experiments",
         "",
@@ -95,7 +96,7 @@ def _text(results: list[Result], floors: dict[str, Any], images: int, few_images
         "",
         f"A FLUX-shaped transformer of 0.4 million weights, {len(domains.DOMAINS)} domains of real photographs "
         f"({', '.join(domains.DOMAINS)}: textures, of which one picture gives unlimited unseen examples of the same "
-        f"kind), {seeds} seeds. Stage 1 adapts the LoRA in {STAGE_1['steps']} steps; from its result each arm takes "
+        f"kind), {seeds} seeds. Stage 1 adapts the LoRA in {steps} steps; from its result each arm takes "
         f"{GENERATOR_STEPS} more generator steps of batch {SCALE['batch_size']} (learning rates {LORA_RATE:g} for the "
         f"LoRA, {DISCRIMINATOR_RATE:g} for the discriminator; all else is the pack's default). FD is the Fréchet "
         "distance of 80 statistics of a fixed random network, which no discriminator sees, between "

@@ -84,6 +84,16 @@ def opinionated(stage: AdversarialStage) -> AdversarialStage:
     return stage
 
 
+def draw_with_both_ends(stage: AdversarialStage) -> int:
+    """A draw at which one of the first two samples steps to the data, and the other to a level clearly above it."""
+    for draw in range(200):
+        (batch,) = stage.micro_batches(draw)
+        low, high = stage.levels(batch, draw).end[:2].sort().values.tolist()
+        if low == 0 and high > 0.1:
+            return draw
+    raise AssertionError("no such draw")
+
+
 # What moves
 
 
@@ -200,12 +210,13 @@ def test_the_generators_gradient_is_the_chain_rules(
     seen: dict[str, torch.Tensor] = {}
     keep_gradients(stage.optimiser, "lora", seen)
 
-    (batch,) = stage.micro_batches(5)
-    prediction = stage.predict(batch, 5)
+    draw = draw_with_both_ends(stage)
+    (batch,) = stage.micro_batches(draw)
+    prediction = stage.predict(batch, draw)
     velocity = prediction.velocity.detach()
     sigma, end, level, told = (values[:, None, None, None] for values in prediction.levels)
     endpoint = (1 - sigma) * batch.x0 + sigma * prediction.noise - (sigma - end) * velocity
-    shown = stage.shown(batch, prediction.levels, endpoint, 5)
+    shown = stage.shown(batch, prediction.levels, endpoint, draw)
     z = shown.fake.clone().requires_grad_()
     few = stage.few_step(batch)
     losses = []
@@ -224,7 +235,7 @@ def test_the_generators_gradient_is_the_chain_rules(
     weights = lora.parameters(stage.base)
     expected = torch.autograd.grad(prediction.velocity, weights, at_velocity + 0.7 * adversarial)
 
-    values = stage.update_both(5, 0, teach=False)
+    values = stage.update_both(draw, 0, teach=False)
     assert relative(seen, {f"lora/{i}": g for i, g in enumerate(expected)}) < 1e-5
     assert values["adversarial_loss"] == pytest.approx(sum(losses).item() / (2 * len(fake)), rel=1e-5)
     assert values["adversarial_velocity_grad"] == pytest.approx(adversarial.norm().item(), rel=1e-5)
@@ -339,16 +350,11 @@ def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
         shown = stage.shown(batch, levels, endpoint, draw)
         assert torch.equal(shown.level, levels.seen)
         for row in range(2):
-            if levels.seen[row] == 0:
-                torch.testing.assert_close(shown.fake[row], batch.x0[row], rtol=0, atol=1e-6)
-                torch.testing.assert_close(shown.real[row], batch.x0[row], rtol=0, atol=1e-6)
-                continue
             for side, latents in (("real", shown.real), ("fake", shown.fake)):
                 clean = (1 - level[row]) * batch.x0[row]
                 sides[side].append(((latents[row] - clean) / level[row]).flatten().double())
     real, fake = (torch.stack(sides[side]) for side in ("real", "fake"))
     count = real.numel()
-    assert len(real) > 60
     for noises in (real, fake):
         assert abs(noises.mean().item()) < 4.5 / math.sqrt(count)
         assert noises.var().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / count))
@@ -357,14 +363,22 @@ def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
     assert abs((real * fake).mean().item()) < 4.5 / math.sqrt(count), "a pair must not share its noise"
 
 
-def test_without_renoising_pairs_are_shown_clean(start, data):
+def test_without_renoising_pairs_are_shown_where_the_step_ends(start, data):
+    """Estimates of the data beside clean latents, and a step's end beside the latents at its level."""
     stage = make(start, data, {"architecture": "cnn"}, renoise=False, target="x0")
-    (batch,) = stage.micro_batches(0)
-    levels, _ = levels_and_endpoint(stage, batch, 0)
+    draw = draw_with_both_ends(stage)
+    (batch,) = stage.micro_batches(draw)
+    levels, _ = levels_and_endpoint(stage, batch, draw)
     endpoint = batch.x0 + 1
-    shown = stage.shown(batch, levels._replace(end=0 * levels.end, seen=0 * levels.seen), endpoint, 0)
-    assert torch.equal(shown.real, batch.x0) and torch.equal(shown.fake, endpoint)
-    assert torch.equal(shown.level, levels.told)
+    shown = stage.shown(batch, levels, endpoint, draw)
+    torch.testing.assert_close(shown.fake, endpoint, rtol=0, atol=1e-6)
+    assert torch.equal(shown.level, levels.told) and torch.equal(levels.told, levels.sigma)
+    for row, end in enumerate(levels.end.tolist()):
+        noise = shown.real[row] - (1 - end) * batch.x0[row]
+        if end == 0:
+            assert torch.equal(shown.real[row], batch.x0[row])
+        else:
+            assert (noise / end).var().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / noise.numel()))
 
 
 def test_both_sides_of_a_pair_are_augmented_alike(start, data):
@@ -528,6 +542,10 @@ def test_one_sampler_has_plain_prompts_and_one_judge(start, data):
         ({}, {"renoise": False}, ValueError, "flux_features cannot judge clean latents.*renoise"),
         ({}, {"target": "two_samplers"}, DataError, "two_samplers needs a way.*few_step_phrase.*few_step_guidance"),
         ({"taps": "d9"}, {}, ValueError, "'d9' is no block"),
+        *(
+            ({"architecture": name, "mismatched_share": 0.1}, {}, ValueError, f"{name} does not look at prompts.*to 0")
+            for name in ("patch_cnn", "cnn", "mlp")
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(start, judge, changes, error, words):
@@ -598,12 +616,15 @@ def test_warm_up_trains_the_discriminator_alone(start, data):
     assert [r.get("images_seen") for r in recorder.records] == [None] * 3 + [2, 4]
 
 
+GUESSING = {"pair_accuracy": 0.5}
+
+
 @pytest.mark.parametrize("updates", [1, 2])
 def test_every_update_has_data_and_noise_of_its_own(start, data, monkeypatch, updates):
     """The last of the discriminator's updates is on the LoRA's own fakes; a draw is left for one more when adaptive."""
     stage = make(start, data, discriminator_warmup=2, steps=3, discriminator_updates=updates)
     used: list[tuple[str, int]] = []
-    monkeypatch.setattr(stage, "update_discriminator", lambda draw: used.append(("D", draw)) or {})
+    monkeypatch.setattr(stage, "update_discriminator", lambda draw: used.append(("D", draw)) or GUESSING)
 
     def both(draw, update, teach):
         used.append(("B" if teach else "G", draw))
@@ -637,6 +658,33 @@ def test_an_adaptive_ratio_follows_the_discriminator(start, data, monkeypatch, a
         values = stage.step(30)
         assert "".join(used) == told
         assert values["discriminator_updates"] == told.count("D") + told.count("B")
+
+
+def warmed_up(start, data, monkeypatch, steps: int, accuracy: float) -> AdversarialStage:
+    """A stage after ``steps`` updates of the discriminator alone, each with this accuracy."""
+    stage = make(start, data, discriminator_warmup=steps, steps=3, watch=True, discriminator_ratio="adaptive")
+    monkeypatch.setattr(stage, "update_discriminator", lambda _: {"pair_accuracy": accuracy})
+    for step in range(steps):
+        stage.step(step)
+    return stage
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(1.0, 0), (0.7, 1), (0.5, 2)])
+def test_the_warm_up_tells_how_the_discriminator_starts(start, data, monkeypatch, accuracy, expected):
+    """Its accuracy is in the average that sets the number of updates at the LoRA's first."""
+    stage = warmed_up(start, data, monkeypatch, 25, accuracy)
+    assert stage.monitor.balance.updates == 25
+    assert stage.monitor.balance.average == pytest.approx(accuracy)
+    assert stage.discriminator_updates() == expected
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 1.0], ids=["blind", "won"])
+def test_nothing_is_decided_in_the_warm_up(start, data, monkeypatch, accuracy):
+    """However long the discriminator guesses, or has won, before the LoRA's first update: that one has its weight."""
+    stage = warmed_up(start, data, monkeypatch, 400, accuracy)
+    assert stage.weights(0)["adversarial_weight"] == CONFIG.adversarial_weight
+    assert stage.monitor.after_update(1).kind == "fine" and not stage.take_notes()
+    assert stage.monitor.balance.knows and stage.monitor.checkups.weight_scale == 1
 
 
 def test_weights_follow_their_schedules(start, data):

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from fluxduel.discriminator.interface import Conditioning
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data, with_phrase
+from fluxduel.tests.engine.test_adversarial_stage import draw_with_both_ends
 from fluxduel.tests.engine.test_base_model import base_with, inputs, relative_error, single_file
 from fluxduel.training import draws, lora
 from fluxduel.training.adversarial_stage import AdversarialStage
@@ -285,7 +286,7 @@ def test_the_generators_gradient_is_the_losss_slope(start, monkeypatch, target, 
         architecture=architecture, loss=loss, width=8, depth=2, augmentation="fixed", augmentation_probability=0.5
     )
     stage = wide_stage(start, judge, target=target, objective=objective, adversarial_weight=3.0)
-    weights, draw, step = lora.parameters(stage.base), 4, 1e-5
+    weights, draw, step = lora.parameters(stage.base), draw_with_both_ends(stage), 1e-5
     assert stage.base.gradient_checkpointing and all(w.dtype == torch.float64 for w in weights)
     kept: list[Tensor] = []
     monkeypatch.setattr(stage, "apply", lambda *_: kept.extend(w.grad.clone() for w in weights) or 0.0)

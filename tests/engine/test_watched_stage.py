@@ -19,7 +19,7 @@ from fluxduel.training.adversarial_stage import AdversarialStage
 from fluxduel.training.base_model import load_base
 from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.health import Examiner
-from fluxduel.training.monitor import Health
+from fluxduel.training.monitor import Health, Verdict
 from fluxduel.training.random_features import FeatureSpace
 from fluxduel.training.stage import StageResult, run
 
@@ -240,6 +240,19 @@ def test_a_gradient_that_is_not_finite_is_skipped_at_once_and_three_go_back(star
         if step == 5:
             assert same(stage.delivered(), dict(start.tensors)), "the average is of the weights that are gone"
     assert scales == [(1, 0, 1), (1, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 1, 0.5), (4, 1, 0.5)]
+    (note,) = [text for text in stage.take_notes() if "goes back" in text]
+    assert note.startswith("Update 6: 3 gradients of the LoRA in a row are not finite")
+
+
+def test_decisions_name_the_update_that_they_follow(start, data, monkeypatch):
+    """Counted from 1 at the LoRA's first, without the discriminator's warm-up."""
+    config = dataclasses.replace(WATCHED, steps=3, validate_every=0, discriminator_warmup=2)
+    stage = AdversarialStage(start, data, JUDGE, config, device="cpu")
+    named = []
+    monkeypatch.setattr(stage.monitor, "after_update", lambda update: named.append(update) or Verdict("fine"))
+    for step in range(stage.total):
+        stage.step(step)
+    assert named == [1, 2, 3]
 
 
 # The measurement

@@ -14,6 +14,7 @@ from fluxduel.training.config import (
     LoRAConfig,
 )
 
+MEANS = ("renoise_mean", "jump_renoise_mean")
 CONFIGS = [DataConfig, LoRAConfig, DiffusionStageConfig, DiscriminatorConfig, AdversarialStageConfig]
 
 
@@ -65,6 +66,17 @@ def test_wrong_values_are_named(cls, values, message):
 
 def test_integers_are_accepted_for_floats():
     assert LoRAConfig(alpha=8).alpha == 8.0 and type(LoRAConfig(alpha=8).alpha) is float
+
+
+def test_jumps_and_estimates_are_shown_at_levels_of_their_own():
+    """One mean each for the added noise, of one range; files without the jump's take its default."""
+    fields = {field.name: field for field in dataclasses.fields(AdversarialStageConfig)}
+    ranges = [{k: fields[name].metadata[k] for k in ("low", "high", "step")} for name in MEANS]
+    assert ranges[0] == ranges[1]
+    config = AdversarialStageConfig(renoise_mean=-0.5, jump_renoise_mean=0.25)
+    assert AdversarialStageConfig.from_json(config.to_json()) == config
+    older = AdversarialStageConfig.from_json('{"renoise_mean": -0.5}')
+    assert older.jump_renoise_mean == fields["jump_renoise_mean"].default
 
 
 def test_json_with_an_unknown_option_is_refused():

@@ -100,6 +100,35 @@ def test_sampling_sigmas_are_the_schedulers(steps, tokens):
     torch.testing.assert_close(ours, scheduler.sigmas, rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize("steps", [1, 4, 25])
+@pytest.mark.parametrize("tokens", [64, 1024, 4096])
+def test_the_next_level_of_the_schedule_is_the_next_sigma(steps, tokens):
+    """From every level of the sampler's own schedule, pure noise included; float64 in, float64 out."""
+    levels = flow.sampling_sigmas(steps, tokens)
+    following = flow.next_sigma(levels[:-1], steps, tokens)
+    assert levels.dtype == following.dtype == torch.float64
+    torch.testing.assert_close(following, levels[1:], rtol=0, atol=1e-13)
+    single = flow.next_sigma(levels[:-1].float(), steps, tokens)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), levels[1:], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("tokens", [64, 4096])
+def test_between_the_levels_a_step_is_as_long(tokens):
+    """By the shift's inverse in logits; two steps of a schedule twice as fine are one; none begins below the data."""
+    sigma = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    mu = calculate_shift(tokens)
+    lower = torch.sigmoid(torch.logit(sigma) - mu) - 1 / 5
+    following = flow.next_sigma(sigma, 5, tokens)
+    inside = lower > 0
+    torch.testing.assert_close(following[inside], torch.sigmoid(torch.logit(lower[inside]) + mu), rtol=1e-9, atol=0)
+    assert bool((following[~inside] == 0).all()) and bool(inside.any()) and bool((~inside).any())
+    half = flow.next_sigma(sigma, 10, tokens)
+    assert bool((following <= half).all()) and bool((half < sigma).all())
+    torch.testing.assert_close(flow.next_sigma(half, 10, tokens), following, rtol=0, atol=1e-13)
+    assert flow.next_sigma(torch.zeros(1), 5, tokens).item() == 0
+
+
 def test_shift_moves_sigma_as_published():
     sigma = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     mu = 1.15

@@ -16,7 +16,16 @@ from torch import Tensor
 from fluxduel.training.buckets import buckets, fit, latent_mask, nearest, window
 from fluxduel.training.checkpoint_files import BaseModelError, read_transformer_config
 from fluxduel.training.families import flux1
-from fluxduel.training.real_latents import DataError, encode, held_out_batches, micro_batches, with_phrase
+from fluxduel.training.real_latents import (
+    DataError,
+    LatentSample,
+    Prompt,
+    RealLatents,
+    encode,
+    held_out_batches,
+    micro_batches,
+    with_phrase,
+)
 
 
 def pooled_pixels(pixels: Tensor) -> Tensor:
@@ -729,3 +738,35 @@ def test_the_mirrored_picture_is_named_as_such() -> None:
 
     with pytest.raises(DataError, match=r"Picture '0.png' \(mirrored\): the VAE gave a mean"):
         run([picture(0)], encode_image=mirrored_fails, flip=True)
+
+
+# Statistics
+
+
+def known(means: list[Tensor], held_out: tuple[int, ...] = ()) -> RealLatents:
+    """A dataset of these latents."""
+    prompt = Prompt("", torch.zeros(1, 1), torch.zeros(1))
+    samples = tuple(LatentSample(f"{i}", mean, None, None, None, None, 0) for i, mean in enumerate(means))
+    return RealLatents(samples, (prompt,), prompt, held_out, "known")
+
+
+def test_the_training_deviation_is_that_within_channels() -> None:
+    """torch.std of each channel's places in all training pictures, of several sizes; squares are averaged.
+
+    Neither the channels' means nor held-out pictures count.
+    """
+    generator = torch.Generator().manual_seed(0)
+    spread, offset = torch.linspace(0.3, 2.5, 16)[:, None, None], torch.linspace(-6, 9, 16)[:, None, None]
+    sizes = [(4, 4), (8, 2), (6, 10), (2, 2), (5, 3)]
+    means = [spread * torch.randn(16, *size, generator=generator) + offset for size in sizes]
+    means[1] += 50
+    data = known(means, held_out=(1,))
+    places = torch.cat([mean.double().flatten(1) for i, mean in enumerate(means) if i != 1], 1)
+    expected = torch.std(places, 1, correction=0).square().mean().sqrt().item()
+    assert data.training_deviation == pytest.approx(expected, rel=1e-5)
+    assert torch.std(places, correction=0) > 2 * expected, "the channels' means would not be noticed"
+    assert known([2 * mean + 1 for mean in means], (1,)).training_deviation == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_the_deviation_of_pictures_of_one_value_is_no_division_by_zero() -> None:
+    assert 0 < known([torch.full((16, 4, 4), 0.5)] * 3).training_deviation < 1e-3
