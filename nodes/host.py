@@ -100,6 +100,13 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "fluxduel" / "cache"
 
 
+def discriminator_files() -> dict[str, Path]:
+    """Label -> path of each discriminator that a run of stage 2 left, the newest first."""
+    parent = Path(folder_paths.get_output_directory()) / "fluxduel"
+    found = sorted(parent.glob("*/discriminator.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return {path.relative_to(parent).as_posix(): path for path in found}
+
+
 def new_run_folder(stage: str) -> Path:
     """A new folder for one run of a stage: output/fluxduel/<stage>-<time>."""
     parent = Path(folder_paths.get_output_directory()) / "fluxduel"
@@ -257,6 +264,11 @@ class HostReporter:
     def preview(self, step: int, latents: Tensor) -> None:
         self._progress.update(step, self._run.total, self._decode(latents))
 
+    def note(self, step: int, text: str) -> None:
+        self._run.notes.append((step, text))
+        log.info("%s stage, step %d: %s", self._stage, step, text)
+        self._state()
+
     def should_stop(self) -> bool:
         return interrupted()
 
@@ -278,7 +290,14 @@ class HostReporter:
         run = self._run
         PromptServer.instance.send_sync(
             "fluxduel.state",
-            {"node": self._node, "run": run.run, "stage": run.stage, "state": run.state, "message": run.message},
+            {
+                "node": self._node,
+                "run": run.run,
+                "stage": run.stage,
+                "state": run.state,
+                "message": run.message,
+                "notes": [list(note) for note in run.notes],
+            },
         )
 
 

@@ -13,7 +13,10 @@ STAGE_NUMBER = {"diffusion": 1, "adversarial": 2}
 
 @dataclass
 class Run:
-    """One run of one node. ``state``: running, finished, stopped or failed."""
+    """One run of one node. ``state``: running, finished, stopped or failed.
+
+    ``notes``: (step, text) of what the stage noticed and did about it.
+    """
 
     run: str
     stage: str
@@ -21,6 +24,7 @@ class Run:
     message: str = ""
     total: int = 0
     records: list[dict[str, float]] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, step: int, total: int, values: Mapping[str, float]) -> dict[str, float]:
         """Keep a step's numbers and return them as JSON can carry them: without those that are not finite."""
@@ -42,6 +46,7 @@ class Run:
             "message": self.message,
             "total": self.total,
             "records": list(self.records),
+            "notes": [list(note) for note in self.notes],
         }
 
 

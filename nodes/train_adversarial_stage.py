@@ -7,12 +7,27 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..training.adversarial_stage import train_adversarial_stage
-from ..training.config import AdversarialStageConfig, DiscriminatorConfig
+from ..training.config import AdversarialStageConfig
 from ..training.lora import FluxLoRA
 from ..training.real_latents import RealLatents
+from ..training.sampling_advice import sampling_advice
+from . import host
 from .sockets import DiscriminatorSocket, FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
+from .values import DiscriminatorValue
 from .widgets import configuration, supported, widgets
+
+# Saved graphs hold values by position: what is new goes to the end.
+ORDER = (
+    "steps", "learning_rate", "objective", "adversarial_weight", "diffusion_weight", "adversarial_schedule",
+    "discriminator_updates", "discriminator_warmup", "renoise", "batch_size", "gradient_accumulation", "seed",
+    "preview_every", "timestep_sampling", "timestep_mean", "timestep_std", "guidance", "caption_dropout",
+    "lr_schedule", "lr_warmup_steps", "weight_decay", "max_grad_norm", "ema_decay", "gradient_checkpointing",
+    "preview_steps", "validate_every", "adversarial_weight_end", "diffusion_weight_end", "diffusion_schedule",
+    "renoise_mean", "renoise_std", "beta1", "beta2", "target_steps", "target", "few_step_guidance", "jump_steps",
+    "balance", "gradient_ratio", "adversarial_ramp", "discriminator_ratio", "watch", "watch_pictures",
+    "jump_renoise_mean",
+)  # fmt: skip
 
 
 class TrainAdversarialStage(io.ComfyNode):
@@ -30,24 +45,7 @@ class TrainAdversarialStage(io.ComfyNode):
                     "real_latents", tooltip="The encoded training pictures, which the discriminator takes for real."
                 ),
                 DiscriminatorSocket.Input("discriminator", tooltip="The discriminator's settings."),
-                *widgets(
-                    AdversarialStageConfig,
-                    first=[
-                        "steps",
-                        "learning_rate",
-                        "objective",
-                        "adversarial_weight",
-                        "diffusion_weight",
-                        "adversarial_schedule",
-                        "discriminator_updates",
-                        "discriminator_warmup",
-                        "renoise",
-                        "batch_size",
-                        "gradient_accumulation",
-                        "seed",
-                        "preview_every",
-                    ],
-                ),
+                *widgets(AdversarialStageConfig, first=ORDER),
             ],
             outputs=[
                 FluxLoRASocket.Output(
@@ -56,6 +54,12 @@ class TrainAdversarialStage(io.ComfyNode):
                 TrainingLogSocket.Output(
                     "log", display_name="log", tooltip="The numbers of every step, for Plot Training Log."
                 ),
+                io.String.Output(
+                    "how_to_sample",
+                    display_name="how_to_sample",
+                    tooltip="With how many steps to sample, which phrase or guidance chooses the sampler, and which "
+                    "state was delivered.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             **supported(io.Schema, search_aliases=["GAN", "discriminator", "stage 2"]),
@@ -63,14 +67,18 @@ class TrainAdversarialStage(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, flux_lora: FluxLoRA, real_latents: RealLatents, discriminator: DiscriminatorConfig, **options: Any
+        cls, flux_lora: FluxLoRA, real_latents: RealLatents, discriminator: DiscriminatorValue, **options: Any
     ) -> io.NodeOutput:
         config = configuration(AdversarialStageConfig, options)
         result = run_stage(
             "adversarial",
             flux_lora,
             real_latents,
-            lambda lora, data, **run: train_adversarial_stage(lora, data, discriminator, config, **run),
+            lambda lora, data, **run: train_adversarial_stage(
+                lora, data, discriminator.config, config, discriminator_weights=discriminator.weights, **run
+            ),
             node=str(cls.hidden.unique_id),
         )
-        return io.NodeOutput(result.lora, result.log)
+        lines = [sampling_advice(config, real_latents.few_step_phrase), *(text for _, text in result.log.notes[-1:])]
+        advice = "\n".join(lines)
+        return io.NodeOutput(result.lora, result.log, advice, ui=host.text_ui(advice))

@@ -9,7 +9,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..training.config import DiscriminatorConfig
+
 Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiscriminatorValue:
+    """The value on the DISCRIMINATOR wire: settings, and the weights to go on with where it is no new one."""
+
+    config: DiscriminatorConfig
+    weights: Mapping[str, Tensor] | None = None
 
 
 def owned(value: Value) -> Value:

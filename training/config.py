@@ -463,7 +463,9 @@ class AdversarialStageConfig(StageConfig):
         advanced=True,
     )
     jump_steps: int = option(
-        4, "jump: the number of steps of the sampler of which one is judged. 0: a random length.",
+        4,
+        "jump: the number of steps of the sampler of which one is judged. 0: a random length. Short steps leave little "
+        "to judge.",
         low=0, high=1000, advanced=True,
     )
     balance: str = option(

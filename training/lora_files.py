@@ -16,6 +16,7 @@ from . import lora_kohya
 from .atomic_file import write_whole
 from .base_model import BaseModelError
 from .lora_value import DOWN, UP, FluxLoRA, LoRAError, module_names
+from .sampling_advice import advice_of
 
 FORMATS = ("diffusers", "kohya")
 DIFFUSERS_PREFIX = "transformer."
@@ -86,6 +87,11 @@ def file_metadata(lora: FluxLoRA, title: str) -> dict[str, str]:
         "ss_steps": str(sum(int(stage.get("steps_done", 0)) for stage in lora.provenance)),
         METADATA_KEY: json.dumps(own),
     }
+    hint, phrase = advice_of(lora.provenance)
+    if hint:
+        metadata["modelspec.usage_hint"] = hint
+    if phrase:
+        metadata["modelspec.trigger_phrase"] = phrase
     resolution = next((stage["resolution"] for stage in reversed(lora.provenance) if "resolution" in stage), None)
     if resolution is not None:
         metadata["modelspec.resolution"] = f"{resolution}x{resolution}"

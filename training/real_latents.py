@@ -108,10 +108,10 @@ class RealLatents:
     @functools.cached_property
     def training_deviation(self) -> float:
         """Standard deviation of the training latents within their channels, about 1 for FLUX's VAE on most pictures."""
-        total = [(m.square().sum(), m.sum((1, 2)), m[0].numel()) for m in (self.samples[i].mean for i in self.training)]
-        places = sum(count for _, _, count in total)
-        means = torch.stack([s for _, s, _ in total]).double().sum(0) / places
-        square = sum(s.double() for s, _, _ in total) / (places * len(means)) - means.square().mean()
+        latents = [self.samples[index].mean.double().flatten(1) for index in self.training]
+        places = sum(each.shape[1] for each in latents)
+        means = sum(each.sum(1) for each in latents) / places
+        square = sum(each.square().sum() for each in latents) / (places * len(means)) - means.square().mean()
         return float(square.clamp_min(1e-12).sqrt())
 
     @functools.cached_property

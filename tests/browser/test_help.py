@@ -13,6 +13,7 @@ from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 NODES = [
     "FluxDuelApplyFluxLoRA",
     "FluxDuelEncodeRealLatents",
+    "FluxDuelEvaluateFluxLoRA",
     "FluxDuelLatentDiscriminator",
     "FluxDuelLoadFluxLoRA",
     "FluxDuelLoadTinyFluxEncoders",

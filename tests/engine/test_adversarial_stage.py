@@ -341,6 +341,7 @@ def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
     """Mean (1 - s) x0 and variance s^2 on both sides of a pair, with independent noise, over many draws."""
     stage = make(start, data, target=target)
     sides: dict[str, list[torch.Tensor]] = {"real": [], "fake": []}
+    clean_latents = []
     for draw in range(60):
         (batch,) = stage.micro_batches(draw)
         levels = stage.levels(batch, draw)
@@ -350,6 +351,7 @@ def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
         shown = stage.shown(batch, levels, endpoint, draw)
         assert torch.equal(shown.level, levels.seen)
         for row in range(2):
+            clean_latents.append(batch.x0[row].flatten().double())
             for side, latents in (("real", shown.real), ("fake", shown.fake)):
                 clean = (1 - level[row]) * batch.x0[row]
                 sides[side].append(((latents[row] - clean) / level[row]).flatten().double())
@@ -357,6 +359,7 @@ def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
     count = real.numel()
     for noises in (real, fake):
         assert abs(noises.mean().item()) < 4.5 / math.sqrt(count)
+        assert abs((noises * torch.stack(clean_latents)).mean().item()) < 5 / math.sqrt(count), "too much of the data"
         assert noises.var().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / count))
         # Also where levels are low and high: no sample's variance is off.
         assert (noises.var(1) - 1).abs().max() < 5.5 * math.sqrt(2 / real.shape[1])
@@ -379,6 +382,7 @@ def test_without_renoising_pairs_are_shown_where_the_step_ends(start, data):
             assert torch.equal(shown.real[row], batch.x0[row])
         else:
             assert (noise / end).var().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / noise.numel()))
+            assert abs((noise / end * batch.x0[row]).mean().item()) < 4.5 / math.sqrt(noise.numel()), "it is clean"
 
 
 def test_both_sides_of_a_pair_are_augmented_alike(start, data):

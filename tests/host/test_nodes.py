@@ -24,7 +24,6 @@ from fluxduel.tests.host.two_stage_graph import (
 )
 from fluxduel.training.config import (
     AdversarialStageConfig,
-    Config,
     DiffusionStageConfig,
     DiscriminatorConfig,
     LoRAConfig,
@@ -42,6 +41,7 @@ NODES = {
     "FluxDuelApplyFluxLoRA",
     "FluxDuelSampleFluxLoRA",
     "FluxDuelPlotTrainingLog",
+    "FluxDuelEvaluateFluxLoRA",
 }
 CONFIGURED = {
     "FluxDuelLoadFluxLoRA": LoRAConfig,
@@ -101,13 +101,27 @@ def test_widgets_are_the_configurations_options(comfy_host: ComfyHost, name: str
             assert widget["round"] is False, f"{field.name} would be rounded by the page"
 
 
-@pytest.mark.parametrize("config", [DiffusionStageConfig, AdversarialStageConfig])
-def test_rarely_used_options_come_last(comfy_host: ComfyHost, config: type[Config]) -> None:
-    name = next(name for name, configured in CONFIGURED.items() if configured is config)
-    order = list(declared_inputs(comfy_host.object_info(name)))
-    fields = {field.name: field.metadata["advanced"] for field in dataclasses.fields(config)}
-    advanced = [fields[slot] for slot in order if slot in fields]
-    assert advanced == sorted(advanced)
+# The widgets of the first version, in the order in which graphs saved with it hold their values.
+SAVED = {
+    "FluxDuelTrainDiffusionStage": "steps learning_rate batch_size gradient_accumulation seed preview_every "
+    "timestep_sampling timestep_mean timestep_std guidance caption_dropout lr_schedule lr_warmup_steps weight_decay "
+    "max_grad_norm ema_decay gradient_checkpointing preview_steps validate_every",
+    "FluxDuelTrainAdversarialStage": "steps learning_rate objective adversarial_weight diffusion_weight "
+    "adversarial_schedule discriminator_updates discriminator_warmup renoise batch_size gradient_accumulation seed "
+    "preview_every timestep_sampling timestep_mean timestep_std guidance caption_dropout lr_schedule lr_warmup_steps "
+    "weight_decay max_grad_norm ema_decay gradient_checkpointing preview_steps validate_every adversarial_weight_end "
+    "diffusion_weight_end diffusion_schedule renoise_mean renoise_std beta1 beta2",
+    "FluxDuelLatentDiscriminator": "architecture loss width learning_rate seed depth spectral_norm gradient_penalty "
+    "beta1 beta2 weight_decay max_grad_norm",
+    "FluxDuelEncodeRealLatents": "resolution flip held_out_share seed bucket_step",
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_new_options_come_after_those_that_saved_graphs_hold(comfy_host: ComfyHost, name: str) -> None:
+    inputs = declared_inputs(comfy_host.object_info(name))
+    widgets = [slot for slot, (kind, options) in inputs.items() if "default" in options]
+    assert widgets[: len(SAVED[name].split())] == SAVED[name].split()
 
 
 @pytest.mark.parametrize(

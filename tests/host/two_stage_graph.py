@@ -29,7 +29,9 @@ def write_pictures(folder: Path, count: int = 6) -> Path:
 def two_stage_graph(folder: str, prefix: str = "loras/test") -> Graph:
     """Both stages, the saved LoRA, the plot and samples."""
     return training_graph(folder) | {
-        DISCRIMINATOR: node("FluxDuelLatentDiscriminator", options(DiscriminatorConfig, width=8)),
+        DISCRIMINATOR: node(
+            "FluxDuelLatentDiscriminator", options(DiscriminatorConfig, width=8) | {"continue_from": "new"}
+        ),
         STAGE_2: node(
             "FluxDuelTrainAdversarialStage",
             {"flux_lora": [STAGE_1, 0], "real_latents": [LATENTS, 0], "discriminator": [DISCRIMINATOR, 0]}
@@ -80,6 +82,7 @@ def training_graph(folder: str, prefix: str = "loras/test-stage1", **stage: Any)
                 "held_out_share": 0.2,
                 "seed": 0,
                 "bucket_step": 64,
+                "few_step_phrase": "",
             },
         ),
         STAGE_1: node(

@@ -15,6 +15,8 @@ const STATE_COLORS = { running: "#3d8fe0", finished: "#22a07f", stopped: "#d9a21
 /** Canvas pixels a CSS pixel. The editor's zoom tells nobody when it changes, so some are kept in reserve. */
 const MIN_DENSITY = 2;
 const MAX_DENSITY = 4;
+/** Of what a stage noticed, this many of the latest are shown; all are in the log. */
+const SHOWN_NOTES = 3;
 /** Presses of an arrow key from one end of the chart to the other, about. */
 const KEY_PRESSES = 100;
 
@@ -135,7 +137,9 @@ export class TrainingChart {
     const { record, view } = this;
     setText(view.status, statusLine(record));
     // What a run that went well has to say is in the line above it.
-    const message = record.state === "failed" || record.state === "stopped" ? record.message : "";
+    const last = record.state === "failed" || record.state === "stopped" ? [record.message] : [];
+    const notes = record.notes.slice(-SHOWN_NOTES).map(([step, text]) => `Step ${step}: ${text}`);
+    const message = [...notes, ...last].join("\n");
     setText(view.message, message);
     view.message.style.display = message ? "" : "none";
     view.dot.style.background = STATE_COLORS[record.state] ?? "var(--descrip-text)";

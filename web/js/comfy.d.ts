@@ -47,6 +47,7 @@ export interface StateEvent {
   stage: Stage;
   state: RunState;
   message: string;
+  notes?: Array<[number, string]>;
 }
 
 export interface History {
@@ -56,6 +57,7 @@ export interface History {
   message: string;
   total: number;
   records: Array<Record<string, number>>;
+  notes?: Array<[number, string]>;
 }
 
 export interface Extension {

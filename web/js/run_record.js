@@ -26,6 +26,8 @@ export class RunRecord {
     /** @type {RunState | ""} */
     this.state = "";
     this.message = "";
+    /** @type {[number, string][]} what the stage noticed and did, by step */
+    this.notes = [];
     this.step = 0;
     this.total = 0;
     /** @type {number[]} every step that was reported, ascending */
@@ -42,6 +44,7 @@ export class RunRecord {
     const record = new RunRecord(history.run);
     record.state = history.state;
     record.message = history.message;
+    record.notes = history.notes ?? [];
     record.total = history.total;
     for (const values of history.records) record.#store(values.step, values);
     return record;
@@ -58,6 +61,7 @@ export class RunRecord {
   setState(event) {
     this.state = event.state;
     this.message = event.message;
+    this.notes = event.notes ?? this.notes;
   }
 
   /**
@@ -69,6 +73,7 @@ export class RunRecord {
       this.state = live.state;
       this.message = live.message;
     }
+    if (live.notes.length > this.notes.length) this.notes = live.notes;
     this.step = Math.max(this.step, live.step);
     for (const step of live.steps) insert(this.steps, step);
     for (const name of SCALARS) putAll(this.columns[name], live.columns[name]);

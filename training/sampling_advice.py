@@ -1,0 +1,33 @@
+"""How to sample with a LoRA that stage 2 has trained, in words: for the node's output and the file's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .config import AdversarialStageConfig
+from .endpoints import FEW_STEPS
+from .health import ORDINARY_STEPS
+
+
+def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -> str:
+    """One or two sentences. ``few_step_phrase`` is the dataset's, for ``two_samplers`` without a guidance value."""
+    if config.target != "two_samplers":
+        return f"Sample with {config.target_steps} {'step' if config.target_steps == 1 else 'steps'}."
+    few = min(config.target_steps, FEW_STEPS)
+    if config.few_step_guidance:
+        told, otherwise = f"set guidance to {config.few_step_guidance:g}", "use the guidance you are used to"
+    else:
+        told, otherwise = f"begin the prompt with '{few_step_phrase}, '", "leave that out"
+    return f"With {few} steps: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}."
+
+
+def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The advice for a LoRA and its trigger phrase, from what it says of its last stage; empty where there is none."""
+    last = provenance[-1] if provenance else {}
+    if last.get("stage") != "adversarial" or "target_steps" not in last.get("config", {}):
+        return "", ""
+    config = AdversarialStageConfig(**last["config"])
+    phrase = str(last.get("few_step_phrase", ""))
+    told_by_phrase = config.target == "two_samplers" and not config.few_step_guidance
+    return sampling_advice(config, phrase), phrase if told_by_phrase else ""
