@@ -26,7 +26,7 @@ ORDER = (
     "preview_steps", "validate_every", "adversarial_weight_end", "diffusion_weight_end", "diffusion_schedule",
     "renoise_mean", "renoise_std", "beta1", "beta2", "target_steps", "target", "few_step_guidance", "jump_steps",
     "balance", "gradient_ratio", "adversarial_ramp", "discriminator_ratio", "watch", "watch_pictures",
-    "jump_renoise_mean",
+    "jump_renoise_mean", "step_share",
 )  # fmt: skip
 
 

@@ -94,6 +94,8 @@ class AdversarialStage(Stage):
         self.examiner = Examiner(data, config)
         self.best: Mapping[str, Tensor] = start.tensors
         self.begun = False
+        # Updates of the LoRA that were due, left-out ones included: the number that notes give.
+        self.attempted = 0
         self.first_losses: tuple[float, float] | None = None
 
     @property
@@ -235,16 +237,17 @@ class AdversarialStage(Stage):
 
     def watch_updates(self, values: dict[str, float], update: int) -> dict[str, float]:
         """Let the monitor see an update of the LoRA, and do as it says."""
+        self.attempted = update + 1
         self.monitor.balance.update(values["pair_accuracy"])
         if not self.config.watch:
             return {}
-        self.obey(self.monitor.after_update(update + 1))
+        self.obey(self.monitor.after_update(self.attempted))
         return self.monitor.scalars()
 
     def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
         """Also sample with the weights that would be delivered, and let the monitor judge."""
         values = super().validate(after_step)
-        if not self.watches_samples or (self.begun and not self.lora_updates):
+        if not self.watches_samples or (self.begun and not self.attempted):
             return values
         with self.delivered_weights():
             health = self.examiner.examine(self.base, self.flow_drift(values, after_step), after_step)
@@ -252,7 +255,7 @@ class AdversarialStage(Stage):
             self.monitor.checkups.begin(health, self.examiner.diversity_real)
             self.begun = True
         else:
-            self.obey(self.monitor.examine(self.lora_updates, health))
+            self.obey(self.monitor.examine(self.attempted, health))
         measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
         return values | measured
 

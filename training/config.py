@@ -505,3 +505,12 @@ class AdversarialStageConfig(StageConfig):
         step=0.1,
         advanced=True,
     )
+    step_share: float = option(
+        0.65,
+        "x0: share of the samples that are a step of the sampler with target_steps steps, instead of a one-step "
+        "estimate. Less adds contrast and detail, more keeps both in bounds.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )

@@ -18,10 +18,6 @@ from . import draws, flow
 from .config import AdversarialStageConfig
 
 FEW_STEPS = 8
-# Share of the x0 samples that are a step of the target sampler instead. With estimates alone, what one invents
-# correlates with the noise it was made from, and Euler steps add it up: pictures get too much contrast (measured: power
-# at low frequencies x 1.5). With steps alone they stay blurred at any weight that keeps training stable.
-STEP_SHARE = 0.65
 # Without any noise what tells a fake is seen at once, and with noise alone nothing is left to judge.
 ADDED_NOISE = (0.02, 0.98)
 
@@ -75,8 +71,12 @@ def draw_levels(
 def _x0_end(
     config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, tokens: int
 ) -> Tensor:
-    """The data, or, for STEP_SHARE of the samples, the end of a step of the target sampler."""
-    step = draws.uniforms(config.seed, draw, positions, "step") < STEP_SHARE
+    """The data, or, for a share of the samples, the end of a step of the target sampler.
+
+    With estimates alone, what one invents correlates with the noise it was made from, and Euler steps add it up:
+    pictures get too much contrast. With steps alone they stay soft at any weight that keeps training stable.
+    """
+    step = draws.uniforms(config.seed, draw, positions, "step") < config.step_share
     return torch.where(step, flow.next_sigma(sigma, min(config.target_steps, FEW_STEPS), tokens), 0.0)
 
 

@@ -29,7 +29,13 @@ PLAIN_JUDGE: dict[str, Any] = {
     "centring": 0.0,
     "augmentation": "off",
 }
-PLAIN: dict[str, Any] = {"renoise": False, "watch": False, "discriminator_ratio": "fixed", "target": "x0"}
+PLAIN: dict[str, Any] = {
+    "target": "x0",
+    "step_share": 0.0,
+    "renoise": False,
+    "watch": False,
+    "discriminator_ratio": "fixed",
+}
 
 
 @dataclass(frozen=True)

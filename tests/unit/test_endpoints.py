@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fluxduel.training import flow
 from fluxduel.training.config import AdversarialStageConfig
-from fluxduel.training.endpoints import STEP_SHARE, Levels, draw_levels, judged_endpoints
+from fluxduel.training.endpoints import Levels, draw_levels, judged_endpoints
+
+STEP_SHARE = AdversarialStageConfig().step_share
 
 TOKENS = 64
 COUNT = 2000
