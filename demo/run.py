@@ -108,26 +108,37 @@ async def train(host: ComfyHost, workflow: dict[str, Any]) -> Run:
 
 
 class Progress:
-    """Shows the host's messages: the name of each node as it starts, and a bar for each stage."""
+    """Shows the host's messages: the name of each node as it starts, a bar for each stage, and what it notes."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._bar: tqdm | None = None
         self._began: dict[str, float] = {}
+        self._noted = 0
 
     def show(self, kind: str, data: dict[str, Any]) -> None:
         if kind == "executing" and data["node"] is not None:
             tqdm.write(f"  {self._run.graph[data['node']]['_meta']['title']}")
-        elif kind == "fluxduel.state" and data["state"] == "running":
-            self._began[data["stage"]] = time.monotonic()
-            self._run.folders[data["stage"]] = data["run"]
         elif kind == "fluxduel.step":
             self._step(data)
         elif kind == "fluxduel.state":
-            self._run.seconds[data["stage"]] = time.monotonic() - self._began[data["stage"]]
-            if self._bar is not None:
-                self._bar.close()
-                self._bar = None
+            self._state(data)
+
+    def _state(self, data: dict[str, Any]) -> None:
+        stage = data["stage"]
+        if stage not in self._began:
+            self._began[stage], self._noted = time.monotonic(), 0
+            self._run.folders[stage] = data["run"]
+        # Each message holds all notes so far.
+        for step, text in data["notes"][self._noted :]:
+            tqdm.write(f"    step {step}: {text}")
+        self._noted = len(data["notes"])
+        if data["state"] == "running":
+            return
+        self._run.seconds[stage] = time.monotonic() - self._began[stage]
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def _step(self, data: dict[str, Any]) -> None:
         if self._bar is None:

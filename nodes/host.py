@@ -103,7 +103,9 @@ def cache_folder() -> Path:
 def discriminator_files() -> dict[str, Path]:
     """Label -> path of each discriminator that a run of stage 2 left, the newest first."""
     parent = Path(folder_paths.get_output_directory()) / "fluxduel"
-    found = sorted(parent.glob("*/discriminator.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    # A link may lead nowhere, and a file that cannot be asked for its age would take the whole node off the host.
+    found = [path for path in parent.glob("*/discriminator.safetensors") if path.is_file()]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return {path.relative_to(parent).as_posix(): path for path in found}
 
 
@@ -239,6 +241,12 @@ class HostReporter:
         return self._run.message
 
     @property
+    def notes_text(self) -> str:
+        """Such as ``2 notes``; empty where nothing was noted."""
+        count = len(self._run.notes)
+        return f"{count} {'note' if count == 1 else 'notes'}" if count else ""
+
+    @property
     def steps_text(self) -> str:
         """Such as ``step 3 of 300``."""
         return f"step {self._step} of {self._run.total}"
@@ -314,6 +322,11 @@ def register_routes() -> None:
         if run is None:
             return web.Response(status=204)
         return web.json_response(run.as_json())
+
+
+def show_text(node: str, text: str) -> None:
+    """Show a text in a node of the page that is open, in place of its line about the progress."""
+    PromptServer.instance.send_progress_text(text, node)
 
 
 def text_ui(text: str) -> dict[str, list[str]]:

@@ -11,15 +11,14 @@ from ..training import discriminator_files
 from ..training.config import DiscriminatorConfig
 from . import host
 from .sockets import DiscriminatorSocket
-from .values import DiscriminatorValue
+from .values import DiscriminatorValue, outside_inference_mode
 from .widgets import configuration, supported, widgets
 
 NEW = "new"
-# Saved graphs hold values by position: what is new goes to the end.
-ORDER = (
+# The widgets of version 0.1.0, which graphs saved with it hold by position.
+RELEASED = (
     "architecture", "loss", "width", "learning_rate", "seed", "depth", "spectral_norm", "gradient_penalty", "beta1",
-    "beta2", "weight_decay", "max_grad_norm", "r1", "r2", "penalty_sigma", "penalty_share", "centring", "lecam",
-    "augmentation", "augmentation_probability", "mismatched_share", "replay_share", "taps",
+    "beta2", "weight_decay", "max_grad_norm",
 )  # fmt: skip
 
 
@@ -33,7 +32,7 @@ class LatentDiscriminator(io.ComfyNode):
             description="The judge of the adversarial stage. It looks at latents, before any VAE decodes them, and is "
             "trained by the stage it is connected to, from scratch or from where an earlier run left it.",
             inputs=[
-                *widgets(DiscriminatorConfig, first=ORDER),
+                *widgets(DiscriminatorConfig, first=RELEASED),
                 io.Combo.Input(
                     "continue_from",
                     options=[NEW, *host.discriminator_files()],
@@ -46,7 +45,8 @@ class LatentDiscriminator(io.ComfyNode):
                 DiscriminatorSocket.Output(
                     "discriminator",
                     display_name="discriminator",
-                    tooltip="The discriminator's settings, for Train Adversarial Stage.",
+                    tooltip="The discriminator's settings, and its weights where it goes on from a file, for Train "
+                    "Adversarial Stage.",
                 )
             ],
             **supported(io.Schema, search_aliases=["GAN", "critic", "adversarial"]),
@@ -62,10 +62,12 @@ class LatentDiscriminator(io.ComfyNode):
         if continue_from == NEW:
             return io.NodeOutput(DiscriminatorValue(config))
         try:
-            weights = discriminator_files.load(_file(continue_from), config)
+            # Otherwise no network could be trained on with these tensors: the host runs nodes in inference mode.
+            with outside_inference_mode():
+                weights = discriminator_files.load(_file(continue_from), config)
         except discriminator_files.DiscriminatorFileError as error:
-            raise ValueError(f"Latent Discriminator: continue_from: {error}") from error
-        return io.NodeOutput(DiscriminatorValue(config, weights))
+            raise ValueError(f"Latent Discriminator: continue_from {continue_from}: {error}") from error
+        return io.NodeOutput(DiscriminatorValue(config, weights, continue_from))
 
 
 def _file(label: str) -> Path:

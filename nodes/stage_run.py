@@ -52,7 +52,8 @@ def run_stage(
         saved = _rescue(result.lora, folder.name)
         reporter.finish("stopped", f"Cancelled after {reporter.steps_text}. The LoRA up to there is in {saved}.")
         host.raise_interruption()
-    reporter.finish("finished", f"Finished {reporter.steps_text}.")
+    noted = f", with {reporter.notes_text}" if reporter.notes_text else ""
+    reporter.finish("finished", f"Finished {reporter.steps_text}{noted}.")
     return result
 
 

@@ -8,25 +8,25 @@ from comfy_api.latest import io
 
 from ..training.adversarial_stage import train_adversarial_stage
 from ..training.config import AdversarialStageConfig
+from ..training.discriminator_files import DiscriminatorFileError
 from ..training.lora import FluxLoRA
 from ..training.real_latents import RealLatents
 from ..training.sampling_advice import sampling_advice
+from ..training.stage import StageResult
 from . import host
 from .sockets import DiscriminatorSocket, FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
 from .values import DiscriminatorValue
 from .widgets import configuration, supported, widgets
 
-# Saved graphs hold values by position: what is new goes to the end.
-ORDER = (
+# The widgets of version 0.1.0, which graphs saved with it hold by position.
+RELEASED = (
     "steps", "learning_rate", "objective", "adversarial_weight", "diffusion_weight", "adversarial_schedule",
     "discriminator_updates", "discriminator_warmup", "renoise", "batch_size", "gradient_accumulation", "seed",
     "preview_every", "timestep_sampling", "timestep_mean", "timestep_std", "guidance", "caption_dropout",
     "lr_schedule", "lr_warmup_steps", "weight_decay", "max_grad_norm", "ema_decay", "gradient_checkpointing",
     "preview_steps", "validate_every", "adversarial_weight_end", "diffusion_weight_end", "diffusion_schedule",
-    "renoise_mean", "renoise_std", "beta1", "beta2", "target_steps", "target", "few_step_guidance", "jump_steps",
-    "balance", "gradient_ratio", "adversarial_ramp", "discriminator_ratio", "watch", "watch_pictures",
-    "jump_renoise_mean", "step_share",
+    "renoise_mean", "renoise_std", "beta1", "beta2",
 )  # fmt: skip
 
 
@@ -44,8 +44,10 @@ class TrainAdversarialStage(io.ComfyNode):
                 RealLatentsSocket.Input(
                     "real_latents", tooltip="The encoded training pictures, which the discriminator takes for real."
                 ),
-                DiscriminatorSocket.Input("discriminator", tooltip="The discriminator's settings."),
-                *widgets(AdversarialStageConfig, first=ORDER),
+                DiscriminatorSocket.Input(
+                    "discriminator", tooltip="The discriminator's settings, from Latent Discriminator."
+                ),
+                *widgets(AdversarialStageConfig, first=RELEASED),
             ],
             outputs=[
                 FluxLoRASocket.Output(
@@ -70,15 +72,20 @@ class TrainAdversarialStage(io.ComfyNode):
         cls, flux_lora: FluxLoRA, real_latents: RealLatents, discriminator: DiscriminatorValue, **options: Any
     ) -> io.NodeOutput:
         config = configuration(AdversarialStageConfig, options)
-        result = run_stage(
-            "adversarial",
-            flux_lora,
-            real_latents,
-            lambda lora, data, **run: train_adversarial_stage(
-                lora, data, discriminator.config, config, discriminator_weights=discriminator.weights, **run
-            ),
-            node=str(cls.hidden.unique_id),
-        )
-        lines = [sampling_advice(config, real_latents.few_step_phrase), *(text for _, text in result.log.notes[-1:])]
-        advice = "\n".join(lines)
+
+        def train(lora: FluxLoRA, data: RealLatents, **run: Any) -> StageResult:
+            try:
+                return train_adversarial_stage(
+                    lora, data, discriminator.config, config, discriminator_weights=discriminator.weights, **run
+                )
+            except DiscriminatorFileError as error:
+                raise ValueError(f"Latent Discriminator: continue_from {discriminator.source}: {error}") from error
+
+        node = str(cls.hidden.unique_id)
+        result = run_stage("adversarial", flux_lora, real_latents, train, node=node)
+        # Where the LoRA was sampled with, the last note says which state is delivered.
+        watched = any("score" in record for record in result.log.records)
+        delivered = [text for _, text in result.log.notes[-1:] if watched]
+        advice = "\n".join([sampling_advice(config, real_latents.few_step_phrase), *delivered])
+        host.show_text(node, advice)
         return io.NodeOutput(result.lora, result.log, advice, ui=host.text_ui(advice))

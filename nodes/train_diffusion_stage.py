@@ -14,6 +14,13 @@ from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
 from .widgets import configuration, supported, widgets
 
+# The widgets of version 0.1.0, which graphs saved with it hold by position.
+RELEASED = (
+    "steps", "learning_rate", "batch_size", "gradient_accumulation", "seed", "preview_every", "timestep_sampling",
+    "timestep_mean", "timestep_std", "guidance", "caption_dropout", "lr_schedule", "lr_warmup_steps", "weight_decay",
+    "max_grad_norm", "ema_decay", "gradient_checkpointing", "preview_steps", "validate_every",
+)  # fmt: skip
+
 
 class TrainDiffusionStage(io.ComfyNode):
     @classmethod
@@ -27,10 +34,7 @@ class TrainDiffusionStage(io.ComfyNode):
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from. It is not changed."),
                 RealLatentsSocket.Input("real_latents", tooltip="The encoded training pictures."),
-                *widgets(
-                    DiffusionStageConfig,
-                    first=["steps", "learning_rate", "batch_size", "gradient_accumulation", "seed", "preview_every"],
-                ),
+                *widgets(DiffusionStageConfig, first=RELEASED),
             ],
             outputs=[
                 FluxLoRASocket.Output(

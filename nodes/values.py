@@ -16,10 +16,14 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscriminatorValue:
-    """The value on the DISCRIMINATOR wire: settings, and the weights to go on with where it is no new one."""
+    """The value on the DISCRIMINATOR wire: settings, and the weights to go on with where it is no new one.
+
+    ``source``: the file of the weights as the host lists it, for messages.
+    """
 
     config: DiscriminatorConfig
     weights: Mapping[str, Tensor] | None = None
+    source: str = ""
 
 
 def owned(value: Value) -> Value:

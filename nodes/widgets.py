@@ -50,11 +50,14 @@ def _make(kind: type[io.Input], field: dataclasses.Field, common: dict[str, Any]
 
 
 def widgets(config: type[Config], first: Iterable[str] = ()) -> list[io.Input]:
-    """One input for every field of ``config``: those named in ``first``, then the plain ones, then the advanced."""
+    """One input for every field of ``config``: those named in ``first``, then the others in order of declaration.
+
+    Saved graphs hold values by position. So ``first`` names what a released version had, in the order it had then;
+    options that are new since come after them, advanced or not.
+    """
     fields = {field.name: field for field in dataclasses.fields(config)}
     leading = [fields.pop(name) for name in first]
-    rest = sorted(fields.values(), key=lambda field: field.metadata["advanced"])
-    return [widget(field) for field in [*leading, *rest]]
+    return [widget(field) for field in [*leading, *fields.values()]]
 
 
 def configuration(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:

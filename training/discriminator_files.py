@@ -47,9 +47,12 @@ def load(path: Path, config: DiscriminatorConfig) -> dict[str, Tensor]:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (OSError, safetensors.SafetensorError) as error:
         raise DiscriminatorFileError(f"{path.name} cannot be read ({error}). Choose another file, or new.") from error
-    if text is None:
-        raise DiscriminatorFileError(f"{path.name} holds no discriminator of FluxDuel. Choose another file, or new.")
-    theirs = json.loads(text)["config"]
+    try:
+        theirs = json.loads(text or "{}")["config"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DiscriminatorFileError(
+            f"{path.name} holds no discriminator of FluxDuel. Choose another file, or new."
+        ) from error
     for name in _SHAPE_FIELDS:
         ours = getattr(config, name)
         if theirs.get(name) != ours:

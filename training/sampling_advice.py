@@ -25,9 +25,15 @@ def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -
 def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """The advice for a LoRA and its trigger phrase, from what it says of its last stage; empty where there is none."""
     last = provenance[-1] if provenance else {}
-    if last.get("stage") != "adversarial" or "target_steps" not in last.get("config", {}):
+    if last.get("stage") != "adversarial":
         return "", ""
-    config = AdversarialStageConfig(**last["config"])
+    said = last.get("config", {})
+    wanted = ("target_steps", "target", "few_step_guidance")
+    try:
+        config = AdversarialStageConfig(**{name: said[name] for name in wanted})
+    except (KeyError, ValueError):
+        # From a file of an older version, or of one that knows other targets. It must be possible to save it again.
+        return "", ""
     phrase = str(last.get("few_step_phrase", ""))
     told_by_phrase = config.target == "two_samplers" and not config.few_step_guidance
     return sampling_advice(config, phrase), phrase if told_by_phrase else ""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import domains, job, report
-from .arms import ARMS
+from .arms import ARMS, SHOWN_ONCE
 from .job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def jobs(seeds: int, quick: bool) -> list[Job]:
     arms = QUICK_ARMS if quick else tuple(ARMS)
     pairs = [(domain, seed) for seed in range(seeds) for domain in domains.DOMAINS]
     first = [Job(d, s, images, "stage1") for d, s in pairs for images in (IMAGES, FEW_IMAGES)]
-    rest = [Job(d, s, IMAGES, arm) for d, s in pairs for arm in arms]
+    rest = [Job(d, s, IMAGES, arm) for d, s in pairs for arm in arms if s == 0 or arm not in SHOWN_ONCE]
     few = [Job(d, s, FEW_IMAGES, arm) for d, s in pairs for arm in FEW_ARMS]
     bases = [Job(d, 0, IMAGES, "base") for d in domains.DOMAINS]
     return [*first, *rest, *few, *bases]

@@ -10,14 +10,16 @@ from fluxduel.tests.browser.editor import SCRIPTS, TRAINING_NODES, Editor
 
 CURVES = {
     "diffusion": ["diffusion_loss"],
-    "adversarial": ["diffusion_loss", "adversarial_loss", "discriminator_loss", "real_accuracy", "fake_accuracy"],
-}
+    "adversarial": [
+        "diffusion_loss", "adversarial_loss", "discriminator_loss", "real_accuracy", "fake_accuracy", "pair_accuracy",
+    ],
+}  # fmt: skip
 
 
 def records(stage: str, count: int) -> list[dict[str, float]]:
     """Curves that do not cross, so that none hides another."""
     level = {"diffusion_loss": 1.0, "adversarial_loss": 2.0, "discriminator_loss": 3.0,
-             "real_accuracy": 0.25, "fake_accuracy": 0.75}  # fmt: skip
+             "real_accuracy": 0.25, "fake_accuracy": 0.75, "pair_accuracy": 0.5}  # fmt: skip
     return [{name: level[name] + 0.05 * (step % 3) for name in CURVES[stage]} for step in range(count)]
 
 
@@ -64,12 +66,40 @@ def test_text_says_where_the_run_is(editor: Editor) -> None:
         assert part in text
     assert "adversarial loss 2.050" in editor.label("adversarial")
     assert "accuracy on real 0.3000" in editor.label("adversarial")
+    assert "accuracy on fake 0.8000, accuracy on pairs 0.5500" in editor.label("adversarial")
     message = "The loss is not finite at step 6. Lower learning_rate."
     editor.send(
         "fluxduel.state", node=node, run="first", stage="adversarial", state="failed", message=message
     )
     text = editor.panel("adversarial").inner_text()
     assert "failed" in text and message in text and "left" not in text
+
+
+def test_the_latest_notes_are_shown_while_it_runs_and_at_its_end(editor: Editor) -> None:
+    (node,) = editor.add("adversarial")
+    editor.train(node, "adversarial", records("adversarial", 5), total=9)
+    common = {"node": node, "run": "first", "stage": "adversarial"}
+    notes = [[2, "An update was left out."], [3, "The weight was halved."], [4, "Went back."], [5, "Stopped early."]]
+    for count in range(1, len(notes) + 1):
+        editor.send("fluxduel.state", **common, state="running", message="", notes=notes[:count])
+        text = editor.panel("adversarial").inner_text()
+        shown = [f"Step {step}: {said}" for step, said in notes[max(0, count - 3) : count]]
+        assert "\n".join(reversed(shown)) in text
+        assert "running" in text and "step 5/9" in text
+    assert notes[0][1] not in text
+    assert editor.columns("adversarial", colours(editor)["diffusion_loss"]) > 0.45
+    box = editor.chart("adversarial").bounding_box()
+    assert box is not None and box["height"] > 150
+
+    message = "Finished step 5 of 9, with 4 notes."
+    editor.send("fluxduel.state", **common, state="finished", message=message, notes=notes)
+    text = editor.panel("adversarial").inner_text()
+    assert "Step 5: Stopped early.\nStep 4: Went back." in text and "with 4 notes" not in text
+    # A reason to stop comes before them, where it is seen without scrolling.
+    editor.send("fluxduel.state", **common, state="stopped", message="Cancelled after step 5.", notes=notes)
+    assert "Cancelled after step 5.\nStep 5: Stopped early." in editor.panel("adversarial").inner_text()
+    editor.train(node, "adversarial", [], run="second")
+    assert "Step 5" not in editor.panel("adversarial").inner_text()
 
 
 def test_a_new_run_clears_the_chart(editor: Editor) -> None:

@@ -130,9 +130,11 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
             const live = new RunRecord("r");
             [[2, 0.8], [5, 0.5], [6, 0.4]].forEach(([n, loss]) => live.addStep(step(n, loss)));
             const gaps = live.hasGaps;
+            live.setState({ state: "running", message: "", notes: [[5, "a"], [6, "b"]] });
+            // A server of an earlier version sends no notes; those that are known stay.
             live.setState({ state: "finished", message: "" });
             const merged = RunRecord.fromHistory({
-                run: "r", stage: "diffusion", state: "running", message: "", total: 9,
+                run: "r", stage: "diffusion", state: "running", message: "", total: 9, notes: [[5, "a"]],
                 records: [
                     { step: 0, held_out_loss: 1.5 },
                     ...[1, 2, 3, 4, 5].map(n => ({ step: n, diffusion_loss: 1 - n / 10, seconds_per_step: 2 })),
@@ -143,7 +145,7 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
             return {
                 gaps, hasGaps: merged.hasGaps, steps: merged.steps, state: merged.state, pace: merged.secondsPerStep,
                 losses: [1, 5, 6].map(n => valueAt(merged.columns.diffusion_loss, n)),
-                heldOut: valueAt(merged.columns.held_out_loss, 0),
+                heldOut: valueAt(merged.columns.held_out_loss, 0), notes: merged.notes,
                 unknown: valueAt(merged.columns.diffusion_loss, 7) === undefined,
             };
         }""",
@@ -157,5 +159,6 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
         "pace": 2,
         "losses": [0.9, 0.5, 0.4],
         "heldOut": 1.5,
+        "notes": [[5, "a"], [6, "b"]],
         "unknown": True,
     }

@@ -92,8 +92,10 @@ def check_charts(editor: Editor) -> None:
         label = editor.label(stage)
         assert f"finished, step {count} of {count}" in label
         assert "diffusion loss" in label and "held-out loss" in label
-    for part in ("adversarial loss", "discriminator loss", "accuracy on real", "accuracy on fake"):
+    for part in ("adversarial loss", "discriminator loss", "accuracy on real", "accuracy on fake", "accuracy on pairs"):
         assert part in editor.label("adversarial")
+    # The watch has sampled with the LoRA, and its last note says which state is delivered.
+    assert "delivered" in editor.panel("adversarial").inner_text()
     colour = colours(editor)
     assert editor.columns("diffusion", colour["diffusion_loss"]) > 0.5
     # Curves may hide each other in part, the accuracies of a small batch above all.

@@ -169,6 +169,7 @@ def failures(report: Report) -> None:
 
     def diverges(*_: Any, reporter: Any, **__: Any) -> StageResult:
         reporter.scalars("diffusion", 1, 5, {"diffusion_loss": float("nan"), "grad_norm": 1.0})
+        reporter.note(1, "the loss is no number")
         raise StageFailure("diffusion stage, step 1 of 5: diffusion_loss is nan for a.", good)
 
     def exhausts(*_: Any, **__: Any) -> StageResult:
@@ -187,7 +188,7 @@ def failures(report: Report) -> None:
         run = host.history.latest("5")
         assert run is not None
         report[name] = {"message": message, "state": run.state, "run_message": run.message, "run": run.run}
-        report[name]["records"] = run.as_json()["records"]
+        report[name] |= {key: run.as_json()[key] for key in ("records", "notes")}
 
 
 def long_history(report: Report) -> None:

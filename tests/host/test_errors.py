@@ -165,6 +165,17 @@ def test_two_sources_of_prompts(comfy_host: ComfyHost, folder: Path) -> None:
     assert "both captions and conditioning" in error_of(comfy_host, graph)
 
 
+def test_a_few_step_phrase_and_prompts_that_are_encoded_already(comfy_host: ComfyHost, folder: Path) -> None:
+    graph = training_graph(folder.name)
+    graph[PROMPT] = node("CLIPTextEncode", {"clip": [ENCODERS, 0], "text": "x"})
+    inputs = graph[LATENTS]["inputs"]
+    del inputs["captions"]
+    inputs |= {"conditioning": [PROMPT, 0], "few_step_phrase": "quick draft"}
+    message = error_of(comfy_host, graph)
+    assert "FluxDuelEncodeRealLatents" in message and "few_step_phrase is set" in message
+    assert "Connect clip and captions" in message and "few_step_guidance" in message
+
+
 def test_no_prompts_at_all(comfy_host: ComfyHost, folder: Path) -> None:
     graph = training_graph(folder.name)
     del graph[LATENTS]["inputs"]["captions"]

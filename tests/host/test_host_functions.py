@@ -92,6 +92,11 @@ def test_any_other_error_ends_the_run_for_the_page_too(report: dict[str, Any]) -
     assert (report["refused"]["state"], report["refused"]["run_message"]) == ("failed", "no such thing")
 
 
+def test_notes_are_kept_with_a_run_that_fails(report: dict[str, Any]) -> None:
+    assert report["diverged"]["notes"] == [[1, "the loss is no number"]]
+    assert report["refused"]["notes"] == []
+
+
 def test_numbers_that_json_has_no_word_for_are_left_out(report: dict[str, Any]) -> None:
     assert report["diverged"]["records"] == [{"step": 1, "grad_norm": 1.0}]
 

@@ -10,6 +10,7 @@ import pytest
 
 from fluxduel.tests.comfy_host import ComfyHost, HostError
 from fluxduel.tests.host.two_stage_graph import (
+    DISCRIMINATOR,
     IMAGES,
     LORA,
     SAMPLE,
@@ -24,6 +25,7 @@ from fluxduel.tests.host.two_stage_graph import (
 )
 from fluxduel.training.config import (
     AdversarialStageConfig,
+    DataConfig,
     DiffusionStageConfig,
     DiscriminatorConfig,
     LoRAConfig,
@@ -48,6 +50,7 @@ CONFIGURED = {
     "FluxDuelTrainDiffusionStage": DiffusionStageConfig,
     "FluxDuelTrainAdversarialStage": AdversarialStageConfig,
     "FluxDuelLatentDiscriminator": DiscriminatorConfig,
+    "FluxDuelEncodeRealLatents": DataConfig,
 }
 
 
@@ -121,7 +124,11 @@ SAVED = {
 def test_new_options_come_after_those_that_saved_graphs_hold(comfy_host: ComfyHost, name: str) -> None:
     inputs = declared_inputs(comfy_host.object_info(name))
     widgets = [slot for slot, (kind, options) in inputs.items() if "default" in options]
-    assert widgets[: len(SAVED[name].split())] == SAVED[name].split()
+    saved, fields = SAVED[name].split(), [field.name for field in dataclasses.fields(CONFIGURED[name])]
+    assert widgets[: len(saved)] == saved
+    # Whether an option is advanced does not move it.
+    assert [slot for slot in widgets if slot in fields] == saved + [field for field in fields if field not in saved]
+    assert set(widgets) - set(fields) == ({"continue_from"} if name == "FluxDuelLatentDiscriminator" else set())
 
 
 @pytest.mark.parametrize(
@@ -159,6 +166,7 @@ def test_a_value_out_of_range_is_refused_by_name(
         (LORA, "checkpoint", "../../secret.safetensors"),
         (LORA, "precision", "fp8"),
         (LORA, "lora", "../../secret.safetensors"),
+        (DISCRIMINATOR, "continue_from", "../../secret/discriminator.safetensors"),
         (IMAGES, "folder", "../.."),
         (IMAGES, "caption_rule", "guess"),
         (SAVE, "dtype", "int4"),
@@ -170,9 +178,9 @@ def test_a_choice_that_is_not_offered_is_an_error_by_name(
 ) -> None:
     """Newer hosts refuse such a graph; older ones run it, and the node has to refuse."""
     whole = two_stage_graph(pictures)
-    show = {"class_type": "PreviewImage", "inputs": {"images": [IMAGES, 0]}}
     loads = {LORA: whole[LORA], SAVE: save_node([LORA, 0], "loras/choices")}
-    graph = {IMAGES: whole[IMAGES], "show": show} if node == IMAGES else loads
+    shown = {"class_type": "PreviewAny", "inputs": {"source": [node, 0]}}
+    graph = {node: whole[node], "show": shown} if node in (DISCRIMINATOR, IMAGES) else loads
     graph[node]["inputs"][name] = value
     with pytest.raises(HostError) as refusal:
         comfy_host.run(graph)

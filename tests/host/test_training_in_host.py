@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.comfy_host import ComfyHost, HostError, failure
 from fluxduel.tests.host.two_stage_graph import (
     DECODE,
+    DISCRIMINATOR,
     ENCODERS,
     IMAGES,
     LATENTS,
@@ -110,8 +112,8 @@ def test_progress_reaches_the_page(
     comfy_host: ComfyHost, first: Finished, node: str, stage: str, total: int
 ) -> None:
     steps, states = first.of("step", node), first.of("state", node)
-    assert [event["state"] for event in states] == ["running", "finished"]
-    assert set(states[0]) == {"node", "run", "stage", "state", "message"}
+    assert [event["state"] for event in states] == ["running"] * (len(states) - 1) + ["finished"]
+    assert all(set(event) == {"node", "run", "stage", "state", "message", "notes"} for event in states)
     for event in steps:
         assert set(event) == {"node", "run", "stage", "step", "total", "scalars", "seconds_per_step"}
         assert (event["run"], event["stage"], event["total"]) == (states[0]["run"], stage, total)
@@ -127,6 +129,92 @@ def test_progress_reaches_the_page(
     measured = [record["step"] for record in history["records"] if "held_out_loss" in record]
     assert measured == [event["step"] for event in steps if "held_out_loss" in event["scalars"]]
     assert measured == list(range(total + 1))
+
+
+def test_notes_reach_the_page_one_by_one(comfy_host: ComfyHost, first: Finished) -> None:
+    """Stage 2 samples with the LoRA at each validation, so that at least its last note is sure to come."""
+    running, finished = first.of("state", STAGE_2)[:-1], first.of("state", STAGE_2)[-1]
+    assert [len(event["notes"]) for event in running] == list(range(len(running)))
+    count = len(finished["notes"])
+    assert count == len(running) - 1 >= 1
+    step, text = finished["notes"][-1]
+    assert step == 3 and "delivered" in text
+    assert finished["message"] == f"Finished step 3 of 3, with {count} note{'s' if count > 1 else ''}."
+    history = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")
+    assert history["notes"] == finished["notes"] and history["message"] == finished["message"]
+    assert f"adversarial stage, step 3: {text}" in comfy_host.log
+    assert first.of("state", STAGE_1)[-1]["message"] == "Finished step 3 of 3."
+
+
+def test_the_stage_says_how_to_sample(comfy_host: ComfyHost, first: Finished) -> None:
+    advice, delivered = first.outputs[STAGE_2]["text"][0].split("\n")
+    assert advice == "Sample with 4 steps."
+    assert delivered == first.of("state", STAGE_2)[-1]["notes"][-1][1]
+    with safe_open(comfy_host.base / "output" / "loras" / "test_00001_.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.usage_hint"] == advice and "modelspec.trigger_phrase" not in metadata
+
+
+def test_a_lora_for_two_samplers_carries_its_phrase(comfy_host: ComfyHost, first: Finished, graph: Graph) -> None:
+    graph[LATENTS]["inputs"]["few_step_phrase"] = " quick draft "
+    graph[STAGE_2]["inputs"] |= {"target": "two_samplers", "batch_size": 2, "validate_every": 0}
+    graph[SAVE]["inputs"]["prefix"] = "loras/two-samplers"
+    graph["20"] = node("PreviewAny", {"source": [STAGE_2, 2]})
+    two = Finished(comfy_host, graph)
+    # Nothing was measured, so nothing is said of the state.
+    advice = "With 4 steps: begin the prompt with 'quick draft, '. With 25 steps or so: leave that out."
+    assert two.outputs[STAGE_2]["text"] == two.outputs["20"]["text"] == [advice]
+    with safe_open(comfy_host.base / "output" / "loras" / "two-samplers_00001_.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.usage_hint"] == advice
+    assert metadata["modelspec.trigger_phrase"] == "quick draft"
+
+
+def kept_discriminator(host: ComfyHost, run: Finished) -> str:
+    """What the discriminator node calls the file that a run of stage 2 left."""
+    label = f"{run.of('state', STAGE_2)[0]['run']}/discriminator.safetensors"
+    kind, options = host.object_info("FluxDuelLatentDiscriminator")["input"]["required"]["continue_from"]
+    offered = kind if isinstance(kind, list) else options["options"]
+    assert offered[0] == "new" and label in offered
+    return label
+
+
+def test_another_run_goes_on_with_a_discriminator(comfy_host: ComfyHost, first: Finished, graph: Graph) -> None:
+    label = kept_discriminator(comfy_host, first)
+    # Too slow to move: what comes out is what went in. From its seed alone it would be another network.
+    judge = {"continue_from": label, "learning_rate": 1e-8, "seed": 7}
+    graph[DISCRIMINATOR]["inputs"] |= judge
+    graph[STAGE_2]["inputs"] |= {"steps": 1, "discriminator_warmup": 0}
+    second = Finished(comfy_host, graph)
+    assert {DISCRIMINATOR, STAGE_2} <= second.executed and STAGE_1 not in second.executed
+    folder = comfy_host.base / "output" / "fluxduel"
+    before, after = load_file(folder / label), load_file(folder / kept_discriminator(comfy_host, second))
+    assert before.keys() == after.keys()
+    assert max((after[name] - tensor).abs().max().item() for name, tensor in before.items()) < 1e-5
+
+    assert Finished(comfy_host, graph).executed == set()
+    # Another file of the same name: the same network, trained further.
+    (folder / label).write_bytes((folder / kept_discriminator(comfy_host, second)).read_bytes())
+    assert {DISCRIMINATOR, STAGE_2} <= Finished(comfy_host, graph).executed
+
+
+@pytest.mark.parametrize(
+    ("node", "changes", "said"),
+    [
+        (DISCRIMINATOR, {"width": 12}, "width = 8, and 12 is asked for"),
+        (STAGE_2, {"target": "jump"}, "for another target: choose new"),
+    ],
+)
+def test_a_discriminator_that_does_not_fit_is_named(
+    comfy_host: ComfyHost, first: Finished, graph: Graph, node: str, changes: dict[str, Any], said: str
+) -> None:
+    label = kept_discriminator(comfy_host, first)
+    graph[DISCRIMINATOR]["inputs"]["continue_from"] = label
+    graph[node]["inputs"] |= changes
+    with pytest.raises(HostError) as refusal:
+        comfy_host.run(graph)
+    assert f"Latent Discriminator: continue_from {label}: " in str(refusal.value)
+    assert graph[node]["class_type"] in str(refusal.value) and said in str(refusal.value)
 
 
 def test_an_unchanged_graph_executes_nothing(comfy_host: ComfyHost, first: Finished, graph: Graph) -> None:

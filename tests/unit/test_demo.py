@@ -11,6 +11,7 @@ from PIL import Image
 
 from fluxduel.demo.pictures import CAPTIONS, tiles, write_training_pictures
 from fluxduel.demo.results import CELL, GAP, HEADER, LABEL_WIDTH, grid, table
+from fluxduel.demo.run import Progress, Run
 from fluxduel.demo.workflow import WorkflowError, api_graph
 
 
@@ -60,6 +61,29 @@ def test_the_table_compares_the_ends_of_both_stages() -> None:
     assert "first fifth  30% of real,  35% of fake" in text
     assert "last fifth   70% of real,  65% of fake" in text
     assert "stage 1 12 s   stage 2 8 s" in text
+
+
+def test_notes_are_printed_once_and_do_not_restart_the_clock(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message of a stage's state holds all its notes so far."""
+    clock = iter(range(100, 1000, 10))
+    monkeypatch.setattr("fluxduel.demo.run.time.monotonic", lambda: float(next(clock)))
+    run = Run({})
+    progress = Progress(run)
+
+    def state(stage: str, state: str, *notes: list[Any]) -> None:
+        progress.show("fluxduel.state", {"stage": stage, "run": f"{stage}-1", "state": state, "notes": list(notes)})
+
+    state("diffusion", "running")
+    state("diffusion", "running", [3, "one"])
+    state("diffusion", "finished", [3, "one"], [5, "two"])
+    state("adversarial", "running")
+    state("adversarial", "finished", [2, "three"])
+    assert run.folders == {"diffusion": "diffusion-1", "adversarial": "adversarial-1"}
+    assert run.seconds == {"diffusion": 10.0, "adversarial": 10.0}
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["step 3: one", "step 5: two", "step 2: three"]
 
 
 INFO: dict[str, Any] = {

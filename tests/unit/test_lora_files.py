@@ -22,8 +22,10 @@ from torch import Tensor
 from fluxduel.tests.true_width import write_headers
 from fluxduel.training import lora
 from fluxduel.training.base_model import BaseReference
-from fluxduel.training.config import LoRAConfig
+from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
 from fluxduel.training.lora import FluxLoRA, LoRAError
+from fluxduel.training.lora_files import file_metadata
+from fluxduel.training.sampling_advice import sampling_advice
 
 PROVENANCE = (
     {"stage": "diffusion", "config": {"steps": 30}, "steps_done": 30, "data": "d1", "resolution": 512},
@@ -171,6 +173,65 @@ def test_metadata(narrow: BaseReference, tmp_path: Path) -> None:
     assert LoRAConfig(**own["lora_config"]) == some.config
     assert tuple(own["provenance"]) == PROVENANCE
     assert own["base"] == {"name": Path(narrow.path).name, "fingerprint": narrow.fingerprint()}
+
+
+@pytest.mark.parametrize(
+    ("config", "phrase", "hint", "trigger"),
+    [
+        ({"target_steps": 1}, "", "Sample with 1 step.", None),
+        ({"target_steps": 25, "target": "jump"}, "", "Sample with 25 steps.", None),
+        # A phrase that the data has, and that this stage did not train with, triggers nothing.
+        ({"target_steps": 4, "target": "x0"}, "quick draft", "Sample with 4 steps.", None),
+        (
+            {"target_steps": 4, "target": "two_samplers"},
+            "quick draft",
+            "With 4 steps: begin the prompt with 'quick draft, '. With 25 steps or so: leave that out.",
+            "quick draft",
+        ),
+        (
+            {"target_steps": 25, "target": "two_samplers", "few_step_guidance": 7.5},
+            "quick draft",
+            "With 8 steps: set guidance to 7.5. With 25 steps or so: use the guidance you are used to.",
+            None,
+        ),
+    ],
+)
+def test_metadata_says_how_to_sample(
+    narrow: BaseReference, config: dict[str, object], phrase: str, hint: str, trigger: str | None
+) -> None:
+    stage_2 = AdversarialStageConfig(**config)
+    assert sampling_advice(stage_2, phrase) == hint
+    last = {"stage": "adversarial", "config": dataclasses.asdict(stage_2), "few_step_phrase": phrase}
+    some = dataclasses.replace(trained(narrow), provenance=(PROVENANCE[0], last))
+    metadata = file_metadata(some, "title")
+    assert metadata["modelspec.usage_hint"] == hint
+    assert metadata.get("modelspec.trigger_phrase") == trigger
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        (),
+        PROVENANCE,
+        (*PROVENANCE, PROVENANCE[0]),
+        ({"stage": "adversarial"},),
+        ({"stage": "adversarial", "config": {"target_steps": 4, "target": "three", "few_step_guidance": 0.0}},),
+    ],
+    ids=["untrained", "an older version", "stage 1 last", "no config", "a newer version"],
+)
+def test_a_lora_that_does_not_say_how_to_sample_can_be_saved(
+    narrow: BaseReference, tmp_path: Path, provenance: tuple[dict[str, object], ...]
+) -> None:
+    some = dataclasses.replace(trained(narrow), provenance=provenance)
+    _, metadata = read(lora.save(some, tmp_path / "file.safetensors"))
+    assert not {"modelspec.usage_hint", "modelspec.trigger_phrase"} & metadata.keys()
+    assert tuple(json.loads(metadata["fluxduel"])["provenance"]) == provenance
+
+
+def test_options_that_only_a_newer_version_knows_do_not_hide_the_advice(narrow: BaseReference) -> None:
+    config = dataclasses.asdict(AdversarialStageConfig(target_steps=6)) | {"unheard_of": 1}
+    some = dataclasses.replace(trained(narrow), provenance=({"stage": "adversarial", "config": config},))
+    assert file_metadata(some, "title")["modelspec.usage_hint"] == "Sample with 6 steps."
 
 
 def test_metadata_can_be_left_out(narrow: BaseReference, tmp_path: Path) -> None:

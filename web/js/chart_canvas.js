@@ -137,9 +137,10 @@ export class TrainingChart {
     const { record, view } = this;
     setText(view.status, statusLine(record));
     // What a run that went well has to say is in the line above it.
-    const last = record.state === "failed" || record.state === "stopped" ? [record.message] : [];
-    const notes = record.notes.slice(-SHOWN_NOTES).map(([step, text]) => `Step ${step}: ${text}`);
-    const message = [...notes, ...last].join("\n");
+    const end = record.state === "failed" || record.state === "stopped" ? [record.message] : [];
+    // The latest first: there is room for a few lines, and the rest scrolls.
+    const notes = record.notes.slice(-SHOWN_NOTES).reverse();
+    const message = [...end, ...notes.map(([step, text]) => `Step ${step}: ${text}`)].join("\n");
     setText(view.message, message);
     view.message.style.display = message ? "" : "none";
     view.dot.style.background = STATE_COLORS[record.state] ?? "var(--descrip-text)";

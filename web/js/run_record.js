@@ -14,6 +14,7 @@ export const SCALARS = Object.freeze([
   "held_out_loss",
   "real_accuracy",
   "fake_accuracy",
+  "pair_accuracy",
 ]);
 
 /** The pace is the mean over this many steps: one slow step must not double the remaining time. */

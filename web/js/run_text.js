@@ -27,7 +27,7 @@ export function spokenSummary(stage, record) {
   if (record.step > 0) parts.push(`step ${record.step} of ${record.total}`);
   for (const { name, label } of [...LOSSES_OF[stage], ...ACCURACIES]) {
     const { values } = record.columns[name];
-    const kind = name.endsWith("_loss") ? `${label} loss` : name === "fake_accuracy" ? "accuracy on fake" : label;
+    const kind = name.endsWith("_loss") ? `${label} loss` : label.startsWith("on ") ? `accuracy ${label}` : label;
     if (values.length > 0) parts.push(`${kind} ${formatValue(values[values.length - 1])}`);
   }
   return parts.join(", ");

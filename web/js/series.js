@@ -17,6 +17,7 @@ const LOSSES = [
 export const ACCURACIES = [
   { name: "real_accuracy", label: "accuracy on real", color: "#22a07f" },
   { name: "fake_accuracy", label: "on fake", color: "#e0524a", dashed: true },
+  { name: "pair_accuracy", label: "on pairs", color: "#d9a21b" },
 ];
 /** @type {Record<Stage, Series[]>} */
 export const LOSSES_OF = {
