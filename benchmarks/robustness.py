@@ -2,8 +2,8 @@
 
     make bench-robust
 
-All runs start from one stage-1 LoRA on one domain of ``benchmarks.quality``, and take half of its steps with half of
-its batch, which is the harder case. The second twenty have ten times the discriminator's learning rate. A delivered
+All runs start from one stage-1 LoRA on one domain of ``benchmarks.quality``, and take a third of its steps with half
+of its batch, which is the harder case. The second twenty have ten times the discriminator's learning rate. A delivered
 LoRA counts as collapsed when, against photographs that no one trained on, it is worse than the stage-1 LoRA that it
 started from: in Frechet distance at the target's steps, by more than a tenth in flow loss, or with less than 0.7 of its
 diversity. Prints what the watch saw and did, and one JSON line last.
@@ -30,7 +30,7 @@ from fluxduel.training.stage import StageFailure
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 256
-STEPS, BATCH_SIZE, VALIDATE_EVERY = 150, 32, 50
+STEPS, BATCH_SIZE, VALIDATE_EVERY = 100, 32, 25
 RATES = {"default": 1.0, "discriminator x10": 10.0}
 WORST_FLOW, LEAST_DIVERSITY = 1.1, 0.7
 

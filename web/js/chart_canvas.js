@@ -9,7 +9,7 @@ import { spokenSummary, statusLine } from "./run_text.js";
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {import("./panel.js").Panel} Panel */
 
-const MIN_HEIGHT = { diffusion: 230, adversarial: 340 };
+const MIN_HEIGHT = { diffusion: 230, adversarial: 400 };
 /** @type {Record<string, string>} */
 const STATE_COLORS = { running: "#3d8fe0", finished: "#22a07f", stopped: "#d9a21b", failed: "#e0524a" };
 /** Canvas pixels a CSS pixel. The editor's zoom tells nobody when it changes, so some are kept in reserve. */
@@ -203,7 +203,7 @@ function buildView(minHeight) {
   header.append(dot, status, button);
   const message = make(
     "div",
-    "flex:none;padding:0 6px;margin-bottom:4px;max-height:60px;overflow:auto;line-height:15px;" +
+    "flex:none;padding:0 6px;margin-bottom:4px;max-height:75px;overflow:auto;line-height:15px;" +
       "white-space:pre-line;overflow-wrap:anywhere;",
   );
   const canvasBox = make("div", "flex:1;min-height:0;position:relative;");
