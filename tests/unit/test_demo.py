@@ -67,12 +67,14 @@ def test_notes_are_printed_once_and_do_not_restart_the_clock(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each message of a stage's state holds all its notes so far."""
-    clock = iter(range(100, 1000, 10))
-    monkeypatch.setattr("fluxduel.demo.run.time.monotonic", lambda: float(next(clock)))
+    now = 100.0
+    monkeypatch.setattr("fluxduel.demo.run.time.monotonic", lambda: now)
     run = Run({})
     progress = Progress(run)
 
     def state(stage: str, state: str, *notes: list[Any]) -> None:
+        nonlocal now
+        now += 10.0
         progress.show("fluxduel.state", {"stage": stage, "run": f"{stage}-1", "state": state, "notes": list(notes)})
 
     state("diffusion", "running")
@@ -81,7 +83,7 @@ def test_notes_are_printed_once_and_do_not_restart_the_clock(
     state("adversarial", "running")
     state("adversarial", "finished", [2, "three"])
     assert run.folders == {"diffusion": "diffusion-1", "adversarial": "adversarial-1"}
-    assert run.seconds == {"diffusion": 10.0, "adversarial": 10.0}
+    assert run.seconds == {"diffusion": 20.0, "adversarial": 10.0}
     printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert printed == ["step 3: one", "step 5: two", "step 2: three"]
 
