@@ -25,6 +25,7 @@ RELEASED = (
 class LatentDiscriminator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        options = widgets(DiscriminatorConfig, first=RELEASED)
         return io.Schema(
             node_id="FluxDuelLatentDiscriminator",
             display_name="Latent Discriminator",
@@ -32,7 +33,7 @@ class LatentDiscriminator(io.ComfyNode):
             description="The judge of the adversarial stage. It looks at latents, before any VAE decodes them, and is "
             "trained by the stage it is connected to, from scratch or from where an earlier run left it.",
             inputs=[
-                *widgets(DiscriminatorConfig, first=RELEASED),
+                *options[: len(RELEASED)],
                 io.Combo.Input(
                     "continue_from",
                     options=[NEW, *host.discriminator_files()],
@@ -40,6 +41,8 @@ class LatentDiscriminator(io.ComfyNode):
                     tooltip="The discriminator that an earlier run of stage 2 left, to go on with. Architecture, "
                     "width, depth, spectral_norm and taps must be those of that run.",
                 ),
+                # Last, so that an option that is new one day takes the place of no other.
+                *options[len(RELEASED) :],
             ],
             outputs=[
                 DiscriminatorSocket.Output(
