@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -173,7 +174,7 @@ def _plot(results: list[Result], floors: dict[str, Any], images: int) -> Image.I
     axes[-1].legend(fontsize=7, loc="best")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return Image.fromarray(torch.tensor(canvas.buffer_rgba()).numpy()).convert("RGB")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _grid(folder: Path, domain: str, images: int, results: list[Result]) -> Image.Image:
@@ -195,4 +196,4 @@ def _grid(folder: Path, domain: str, images: int, results: list[Result]) -> Imag
         figure.text(0.005, 1 - (number + 0.5) / len(rows), title, fontsize=9, va="center")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return Image.fromarray(torch.tensor(canvas.buffer_rgba()).numpy()).convert("L")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")

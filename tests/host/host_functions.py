@@ -204,6 +204,28 @@ def long_history(report: Report) -> None:
     report["in_order"] = steps == sorted(set(steps))
 
 
+def discriminators(report: Report) -> None:
+    """What earlier runs left: an old one and a new one, a link whose file is gone, and files of something else."""
+    import os
+
+    from fluxduel.nodes import host
+
+    report["no_discriminators"] = list(host.discriminator_files())
+    runs = host.new_run_folder("adversarial").parent
+    for age, run in enumerate(("b-newest", "a-older", "c-oldest")):
+        (runs / run).mkdir()
+        (runs / run / "lora.safetensors").touch()
+        path = runs / run / "discriminator.safetensors"
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (runs / "d-gone").mkdir()
+    (runs / "d-gone" / "discriminator.safetensors").symlink_to(runs / "nowhere")
+    (runs / "discriminator.safetensors").touch()
+    found = host.discriminator_files()
+    report["discriminators"] = list(found)
+    report["discriminators_exist"] = all(path.is_file() for path in found.values())
+
+
 def message_of(call: Callable[[], Any]) -> str:
     """The message of the ``ValueError`` or ``RuntimeError`` that ``call`` raises."""
     try:
@@ -231,7 +253,7 @@ def main() -> None:
 
     report: Report = {}
     with torch.inference_mode():
-        for check in (posterior, tiny_clip, ownership, cancel, device, previews, failures, long_history):
+        for check in (posterior, tiny_clip, ownership, cancel, device, previews, failures, long_history, discriminators):
             check(report)
     Path(report_file).write_text(json.dumps(report))
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from fluxduel.tests.comfy_host import ComfyHost, HostError
 from fluxduel.tests.host.two_stage_graph import (
     DECODE,
+    DISCRIMINATOR,
     ENCODERS,
     IMAGES,
     LATENTS,
@@ -18,11 +19,13 @@ from fluxduel.tests.host.two_stage_graph import (
     PROMPT,
     SAMPLE,
     SAVE,
+    STAGE_2,
     Graph,
     lora_node,
     node,
     save_node,
     training_graph,
+    two_stage_graph,
     write_pictures,
 )
 
@@ -174,6 +177,19 @@ def test_a_few_step_phrase_and_prompts_that_are_encoded_already(comfy_host: Comf
     message = error_of(comfy_host, graph)
     assert "FluxDuelEncodeRealLatents" in message and "few_step_phrase is set" in message
     assert "Connect clip and captions" in message and "few_step_guidance" in message
+
+
+def test_two_samplers_that_nothing_tells_apart(comfy_host: ComfyHost, folder: Path) -> None:
+    graph = two_stage_graph(folder.name)
+    # Stage 1 is not needed to see it.
+    graph = {name: graph[name] for name in (LORA, ENCODERS, IMAGES, LATENTS, DISCRIMINATOR, STAGE_2, SAVE)}
+    graph[STAGE_2]["inputs"] |= {"flux_lora": [LORA, 0], "target": "two_samplers"}
+    message = error_of(comfy_host, graph)
+    assert "FluxDuelTrainAdversarialStage" in message and "two_samplers needs a way" in message
+    assert "few_step_phrase in Encode Real Latents" in message and "few_step_guidance" in message
+    # The page is told as well: the node does not go on looking as if it trained.
+    history = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")
+    assert history["state"] == "failed" and "few_step_phrase" in history["message"] and history["notes"] == []
 
 
 def test_no_prompts_at_all(comfy_host: ComfyHost, folder: Path) -> None:

@@ -104,3 +104,10 @@ def test_numbers_that_json_has_no_word_for_are_left_out(report: dict[str, Any]) 
 def test_a_long_history_is_thinned_evenly(report: dict[str, Any]) -> None:
     assert report["records"] <= 4000 and report["last_record"] == 10_000
     assert report["measurements"] == 100 and report["in_order"]
+
+
+def test_discriminators_are_listed_newest_first_and_by_run(report: dict[str, Any]) -> None:
+    assert report["no_discriminators"] == []
+    runs = ("b-newest", "a-older", "c-oldest")
+    assert report["discriminators"] == [f"{run}/discriminator.safetensors" for run in runs]
+    assert report["discriminators_exist"]

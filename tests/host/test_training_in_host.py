@@ -205,7 +205,9 @@ def test_another_run_goes_on_with_a_discriminator(comfy_host: ComfyHost, first: 
     # Too slow to move: what comes out is what went in. From its seed alone it would be another network.
     judge = {"continue_from": label, "learning_rate": 1e-8, "seed": 7}
     graph[DISCRIMINATOR]["inputs"] |= judge
-    graph[STAGE_2]["inputs"] |= {"steps": 1, "discriminator_warmup": 0}
+    # Unwatched, so that the weights after the last step are the ones that are delivered.
+    graph[STAGE_2]["inputs"] |= {"steps": 1, "discriminator_warmup": 0, "validate_every": 0}
+    graph[SAVE]["inputs"]["prefix"] = "loras/continued"
     second = Finished(comfy_host, graph)
     folder = comfy_host.base / "output" / "fluxduel"
     before, after = load_file(folder / label), load_file(folder / kept_discriminator(comfy_host, second))
@@ -216,6 +218,14 @@ def test_another_run_goes_on_with_a_discriminator(comfy_host: ComfyHost, first: 
     # Another file of the same name: the same network, trained further.
     (folder / label).write_bytes((folder / kept_discriminator(comfy_host, second)).read_bytes())
     assert {DISCRIMINATOR, STAGE_2} <= Finished(comfy_host, graph).executed
+
+    # It is the LoRA's judge too: a new one of the same settings leads elsewhere.
+    graph[DISCRIMINATOR]["inputs"]["continue_from"] = "new"
+    Finished(comfy_host, graph)
+    loras = comfy_host.base / "output" / "loras"
+    continued, anew = (load_file(loras / f"continued_0000{number}_.safetensors") for number in (1, 3))
+    assert continued.keys() == anew.keys()
+    assert any(not tensor.equal(anew[key]) for key, tensor in continued.items())
 
 
 @pytest.mark.parametrize(
