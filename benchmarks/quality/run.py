@@ -31,17 +31,18 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES, FEW_IMAGES = 256, 24
 SEEDS, QUICK_SEEDS = 3, 1
 FEW_ARMS = ("control", "target4")
-QUICK_ARMS = ("control", "plain", "target4", "target25", "both")
+QUICK_ARMS = ("control", "target4", "target25", "both")
 
 
 def jobs(seeds: int, quick: bool) -> list[Job]:
     """Stage 1 of every domain and seed first: the arms start from it."""
     arms = QUICK_ARMS if quick else tuple(ARMS)
     pairs = [(domain, seed) for seed in range(seeds) for domain in domains.DOMAINS]
-    first = [Job(d, s, images, "stage1") for d, s in pairs for images in (IMAGES, FEW_IMAGES)]
+    few_pairs = pairs[:1] if quick else pairs
+    first = [Job(d, s, IMAGES, "stage1") for d, s in pairs] + [Job(d, s, FEW_IMAGES, "stage1") for d, s in few_pairs]
     rest = [Job(d, s, IMAGES, arm) for d, s in pairs for arm in arms if s == 0 or arm not in SHOWN_ONCE]
-    few = [Job(d, s, FEW_IMAGES, arm) for d, s in pairs for arm in FEW_ARMS]
-    bases = [Job(d, 0, IMAGES, "base") for d in domains.DOMAINS]
+    few = [Job(d, s, FEW_IMAGES, arm) for d, s in few_pairs for arm in FEW_ARMS]
+    bases = [] if quick else [Job(d, 0, IMAGES, "base") for d in domains.DOMAINS]
     return [*first, *rest, *few, *bases]
 
 

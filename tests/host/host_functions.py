@@ -251,9 +251,12 @@ def main() -> None:
     comfy.cli_args.args.base_directory = base
     import torch
 
+    checks = (
+        posterior, tiny_clip, ownership, cancel, device, previews, discriminators, failures, long_history,
+    )  # fmt: skip
     report: Report = {}
     with torch.inference_mode():
-        for check in (posterior, tiny_clip, ownership, cancel, device, previews, failures, long_history, discriminators):
+        for check in checks:
             check(report)
     Path(report_file).write_text(json.dumps(report))
 
