@@ -48,8 +48,8 @@ def load(path: Path, config: DiscriminatorConfig) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise DiscriminatorFileError(f"{path.name} cannot be read ({error}). Choose another file, or new.") from error
     try:
-        theirs = json.loads(text or "{}")["config"]
-    except (json.JSONDecodeError, KeyError) as error:
+        theirs = dict(json.loads(text or "{}")["config"])
+    except (ValueError, KeyError, TypeError) as error:
         raise DiscriminatorFileError(
             f"{path.name} holds no discriminator of FluxDuel. Choose another file, or new."
         ) from error

@@ -13,13 +13,17 @@ from .health import ORDINARY_STEPS
 def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -> str:
     """One or two sentences. ``few_step_phrase`` is the dataset's, for ``two_samplers`` without a guidance value."""
     if config.target != "two_samplers":
-        return f"Sample with {config.target_steps} {'step' if config.target_steps == 1 else 'steps'}."
+        return f"Sample with {_steps(config.target_steps)}."
     few = min(config.target_steps, FEW_STEPS)
     if config.few_step_guidance:
         told, otherwise = f"set guidance to {config.few_step_guidance:g}", "use the guidance you are used to"
     else:
         told, otherwise = f"begin the prompt with '{few_step_phrase}, '", "leave that out"
-    return f"With {few} steps: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}."
+    return f"With {_steps(few)}: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}."
+
+
+def _steps(count: int) -> str:
+    return f"{count} {'step' if count == 1 else 'steps'}"
 
 
 def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -31,9 +35,11 @@ def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     wanted = ("target_steps", "target", "few_step_guidance")
     try:
         config = AdversarialStageConfig(**{name: said[name] for name in wanted})
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         # From a file of an older version, or of one that knows other targets. It must be possible to save it again.
         return "", ""
     phrase = str(last.get("few_step_phrase", ""))
     told_by_phrase = config.target == "two_samplers" and not config.few_step_guidance
+    if told_by_phrase and not phrase:
+        return "", ""
     return sampling_advice(config, phrase), phrase if told_by_phrase else ""

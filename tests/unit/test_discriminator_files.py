@@ -110,7 +110,14 @@ def test_a_file_that_is_none_is_refused_by_name(path: Path, tmp_path: Path) -> N
         discriminator_files.load(path, CONFIG)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {METADATA_KEY: "{"}, {METADATA_KEY: "{}"}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"format": "pt"},
+        *({METADATA_KEY: text} for text in ("{", "{}", "[]", "3", '"config"', '{"config": null}', '{"config": [1]}')),
+    ],
+)
 def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "lora.safetensors", metadata)
     with pytest.raises(DiscriminatorFileError, match=r"lora\.safetensors holds no discriminator"):

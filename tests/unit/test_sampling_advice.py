@@ -40,7 +40,7 @@ def test_one_sampler_has_the_steps_that_were_asked_for(target: str, steps: int, 
     )
 
 
-@pytest.mark.parametrize(("asked", "few"), [(2, 2), (FEW_STEPS, FEW_STEPS), (FEW_STEPS + 1, FEW_STEPS), (28, 8)])
+@pytest.mark.parametrize(("asked", "few"), [(1, 1), (2, 2), (FEW_STEPS, FEW_STEPS), (FEW_STEPS + 1, 8), (28, 8)])
 @pytest.mark.parametrize(
     ("guidance", "told", "otherwise", "trigger"),
     [
@@ -53,7 +53,7 @@ def test_two_samplers_are_told_apart(
     asked: int, few: int, guidance: float, told: str, otherwise: str, trigger: str
 ) -> None:
     changes = {"target": "two_samplers", "target_steps": asked, "few_step_guidance": guidance}
-    expected = f"With {few} steps: {told}. With 25 steps or so: {otherwise}."
+    expected = f"With {few} {'step' if few == 1 else 'steps'}: {told}. With 25 steps or so: {otherwise}."
     assert sampling_advice(AdversarialStageConfig(**changes), "quick draft") == expected
     assert advice_of([STAGE_1, stage_2("quick draft", **changes)]) == (expected, trigger)
 
@@ -80,13 +80,16 @@ def test_the_last_stage_counts() -> None:
         [{}],
         [{"stage": "a stage of a later version", "config": stage_2()["config"]}],
         [{"stage": "adversarial"}],
+        [{"stage": "adversarial", "config": None}],
+        [stage_2(target="two_samplers")],
         [{"stage": "adversarial", "config": {"steps": 7, "objective": "x0"}}],
         [{"stage": "adversarial", "config": stage_2()["config"] | {"target": "three_samplers"}}],
         [{"stage": "adversarial", "config": stage_2()["config"] | {"target_steps": "four"}}],
         [{"stage": "adversarial", "config": stage_2()["config"] | {"target_steps": 0}}],
     ],
     ids=[
-        "nothing", "stage 1", "stage 1 last", "empty", "another stage", "no settings", "version 0.1.0",
+        "nothing", "stage 1", "stage 1 last", "empty", "another stage", "no settings", "null",
+        "no phrase", "version 0.1.0",
         "a later target", "no number", "out of range",
     ],
 )  # fmt: skip
