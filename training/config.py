@@ -23,13 +23,16 @@ def option(
     choices: tuple[str, ...] | None = None,
     step: float | None = None,
     advanced: bool = False,
+    shapes_result: bool = True,
 ) -> Any:
     """A dataclass field that carries its range and its help text.
 
     ``low`` and ``high`` are inclusive, ``choices`` lists the allowed strings, ``step`` is the increment of
-    a widget, ``advanced`` marks what most people never touch.
+    a widget, ``advanced`` marks what most people never touch. ``shapes_result`` is False for what leaves the trained
+    LoRA as it is, up to rounding: a run may go on with another value of it.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "step": step, "advanced": advanced}
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "step": step}
+    metadata |= {"advanced": advanced, "shapes_result": shapes_result}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -226,16 +229,46 @@ class StageConfig(Config):
         advanced=True,
     )
     gradient_checkpointing: bool = option(
-        True, "Recompute each block in the backward pass: much less memory, about a third slower.", advanced=True
+        True,
+        "Recompute each block in the backward pass: much less memory, about a third slower.",
+        advanced=True,
+        shapes_result=False,
     )
-    preview_every: int = option(0, "Updates between two preview pictures in the node. 0: none.", low=0, high=1_000_000)
-    preview_steps: int = option(8, "Sampling steps of a preview picture.", low=1, high=100, advanced=True)
+    preview_every: int = option(
+        0, "Updates between two preview pictures. 0: none.", low=0, high=1_000_000, shapes_result=False
+    )
+    preview_steps: int = option(
+        8, "Sampling steps of a preview picture.", low=1, high=100, advanced=True, shapes_result=False
+    )
     validate_every: int = option(
         100,
         "Updates between two measurements of the flow loss on the held-out images. 0: none.",
         low=0,
         high=1_000_000,
         advanced=True,
+    )
+
+
+    checkpoint_every: int = option(
+        100,
+        "Updates between two checkpoints, from which a run goes on that was cut off. Cancel always leaves one. 0: only "
+        "then, and at the end.",
+        low=0,
+        high=1_000_000,
+        advanced=True,
+        shapes_result=False,
+    )
+    keep_last: int = option(
+        2, "Number of checkpoints that are kept, the best one apart.", low=1, high=1000, advanced=True,
+        shapes_result=False,
+    )
+    keep_every: int = option(
+        0,
+        "Checkpoints at multiples of this number of updates are kept for good. 0: none.",
+        low=0,
+        high=1_000_000,
+        advanced=True,
+        shapes_result=False,
     )
 
 
