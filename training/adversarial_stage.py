@@ -21,15 +21,18 @@ from .batches import in_few_step_mode
 from .config import AdversarialStageConfig, DiscriminatorConfig
 from .endpoints import Levels, draw_levels, judged_endpoints
 from .families import flux1
+from .fingerprints import fingerprint
 from .health import Examiner
 from .judges import Judges, Shown, Verdicts, detached, sample_logits
 from .lora import FluxLoRA
 from .monitor import GradientWatch, Monitor, Verdict
 from .optimiser import Optimiser
+from .ranks import ALONE, Ranks
 from .real_latents import Batch, DataError, RealLatents, held_out_batches
 from .replay import Replay
 from .schedules import annealed
-from .stage import Reporter, Stage, StageResult, check_finite, run, sigma_statistics
+from .stage import Reporter, Stage, StageResult, check_finite, sigma_statistics
+from .stage_loop import settings_of, train
 
 # Updates between two looks at held-out reals, by which the augmentation is steered.
 OVERFITTING_EVERY = 8
@@ -65,9 +68,12 @@ class AdversarialStage(Stage):
         *,
         device: torch.device | str,
         discriminator_weights: Mapping[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         check_target(start, data, discriminator, config)
-        super().__init__(start, data, config, device=device, betas=(config.beta1, config.beta2))
+        super().__init__(
+            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks
+        )
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)
         self.judges = Judges(
@@ -300,6 +306,49 @@ class AdversarialStage(Stage):
     def ended(self) -> bool:
         return self.monitor.checkups.stopped
 
+    @property
+    def updates(self) -> int:
+        return self.lora_updates + self.taught
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        tensors, numbers = super().state()
+        moments, judging = self.discriminator_optimiser.state()
+        tensors |= {
+            "discriminator": {name: t.detach().to("cpu", copy=True) for name, t in self.judges.state_dict().items()},
+            "discriminator_optimiser": moments,
+            "replay": self.replay.state(),
+        }
+        if self.best is not self.start.tensors:
+            tensors["best"] = dict(self.best)
+        return tensors, numbers | {
+            "discriminator_optimiser": judging,
+            "lecam": {endpoint: means.state_dict() for endpoint, means in self.judges.lecam.items()},
+            "gradient_ratio": self.gradient_ratio.state_dict(),
+            "augmentation": self.augmentation.state_dict(),
+            "monitor": self.monitor.state(),
+            "first_scores": self.examiner.first_scores,
+            "first_losses": self.first_losses,
+            "begun": self.begun,
+            "attempted": self.attempted,
+            "taught": self.taught,
+        }
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
+        super().restore(tensors, numbers)
+        discriminator_files.restore(self.judges, tensors["discriminator"])
+        self.discriminator_optimiser.restore(tensors["discriminator_optimiser"], numbers["discriminator_optimiser"])
+        self.replay.restore(tensors["replay"])
+        self.best = tensors.get("best", self.start.tensors)
+        for endpoint, means in self.judges.lecam.items():
+            means.load_state_dict(numbers["lecam"][endpoint])
+        self.gradient_ratio.load_state_dict(numbers["gradient_ratio"])
+        self.augmentation.load_state_dict(numbers["augmentation"])
+        self.monitor.restore(numbers["monitor"])
+        self.examiner.first_scores = list(numbers["first_scores"])
+        first = numbers["first_losses"]
+        self.first_losses = None if first is None else (first[0], first[1])
+        self.begun, self.attempted, self.taught = (numbers[name] for name in ("begun", "attempted", "taught"))
+
     def take_notes(self) -> list[str]:
         return self.monitor.take_lines() if self.config.watch else []
 
@@ -508,16 +557,25 @@ def train_adversarial_stage(
     reporter: Reporter,
     run_folder: Path | None = None,
     discriminator_weights: Mapping[str, Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> StageResult:
     """Train ``lora`` against a discriminator; neither ``lora`` nor ``data`` is changed.
 
     The discriminator is a fresh one, unless ``discriminator_weights`` (see ``discriminator_files``) continue another
-    run's; what it has become is written into ``run_folder``.
+    run's. With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with
+    fewer steps is extended, and a finished one gives its result at once; what the discriminator has become lies there.
 
-    Raises ``BaseModelError``, ``DataError`` or ``ValueError`` before the first step, ``StageFailure`` (with the last
-    good weights) after it.
+    Raises ``BaseModelError``, ``DataError``, ``ValueError``, ``RunDirectoryError`` or ``OSError`` before the first
+    step, ``StageFailure`` (with the last good weights) after it.
     """
-    stage = AdversarialStage(
-        lora, data, discriminator, config, device=device, discriminator_weights=discriminator_weights
+    return train(
+        lambda: AdversarialStage(
+            lora, data, discriminator, config, device=device, discriminator_weights=discriminator_weights, ranks=ranks
+        ),
+        fingerprint("adversarial", lora, data, config, discriminator, discriminator_weights, ranks.count),
+        lora,
+        reporter,
+        run_folder,
+        settings_of(lora, adversarial=config, discriminator=discriminator),
+        ranks,
     )
-    return run(stage, reporter, run_folder)

@@ -1,11 +1,18 @@
-"""A file that appears complete or not at all."""
+"""A file that appears complete or not at all, on disks that fill up and machines that lose their power."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import uuid
 from pathlib import Path
+
+# Written at once; more would only be copied by the system again.
+_PIECE = 1 << 24
+# Kept free beyond what is written: file systems need room for their own records.
+_RESERVE = 1 << 22
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -17,11 +24,46 @@ def write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_flushed(partial, content)
         os.replace(partial, path)
+        flush_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # where the folder cannot be reached, the first error says more
-            partial.unlink()
+            os.unlink(partial)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a new file and wait until the disk has it. Raises ``OSError``, also where only a part could be written."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            written = os.write(handle, rest[:_PIECE])
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            rest = rest[written:]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk knows the folder's names, without which a renamed file may be gone after a power cut."""
+    if os.name == "nt":  # Windows keeps names in its journal, and opens no folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do it; the file itself is written all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Raises ``OSError`` (ENOSPC) where the disk of ``folder``, which exists, has no room for ``size`` more bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size + _RESERVE:
+        raise OSError(errno.ENOSPC, f"{size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free", str(folder))

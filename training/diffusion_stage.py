@@ -8,9 +8,12 @@ import torch
 
 from . import flow
 from .config import DiffusionStageConfig
+from .fingerprints import fingerprint
 from .lora import FluxLoRA
+from .ranks import ALONE, Ranks
 from .real_latents import RealLatents
-from .stage import Reporter, Stage, StageResult, check_finite, run, sigma_statistics
+from .stage import Reporter, Stage, StageResult, check_finite, sigma_statistics
+from .stage_loop import settings_of, train
 
 
 class DiffusionStage(Stage):
@@ -19,9 +22,15 @@ class DiffusionStage(Stage):
     name = "diffusion"
 
     def __init__(
-        self, start: FluxLoRA, data: RealLatents, config: DiffusionStageConfig, *, device: torch.device | str
+        self,
+        start: FluxLoRA,
+        data: RealLatents,
+        config: DiffusionStageConfig,
+        *,
+        device: torch.device | str,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(start, data, config, device=device, betas=(0.9, 0.999))
+        super().__init__(start, data, config, device=device, betas=(0.9, 0.999), ranks=ranks)
 
     def step(self, step: int) -> dict[str, float]:
         """Draw noise and level, predict the velocity, regress it on ``noise - x0``, update the LoRA."""
@@ -55,10 +64,22 @@ def train_diffusion_stage(
     device: torch.device | str,
     reporter: Reporter,
     run_folder: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> StageResult:
     """Train ``lora`` on ``data`` with the flow-matching loss; neither is changed.
 
-    Raises ``BaseModelError`` or ``DataError`` before the first step, ``StageFailure`` (with the last good weights)
-    after it.
+    With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with fewer
+    steps is extended, and a finished one gives its result at once.
+
+    Raises ``BaseModelError``, ``DataError``, ``RunDirectoryError`` or ``OSError`` before the first step,
+    ``StageFailure`` (with the last good weights) after it.
     """
-    return run(DiffusionStage(lora, data, config, device=device), reporter, run_folder)
+    return train(
+        lambda: DiffusionStage(lora, data, config, device=device, ranks=ranks),
+        fingerprint("diffusion", lora, data, config, ranks=ranks.count),
+        lora,
+        reporter,
+        run_folder,
+        settings_of(lora, diffusion=config),
+        ranks,
+    )

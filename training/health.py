@@ -47,6 +47,8 @@ class Examiner:
             return [data.samples[i] for i in indices if data.samples[i].mean.shape == shape][:MOST_REALS]
 
         training, held_out = of_shape(data.training), of_shape(data.held_out)
+        # All that a later examination takes from an earlier one; empty before the first.
+        self.first_scores: list[float] = []
         self.possible = len(training) >= 2 and min(shape[1:]) >= SMALLEST_SIDE
         if not self.possible:
             return
@@ -64,7 +66,6 @@ class Examiner:
                 _Sampler(min(config.target_steps, FEW_STEPS), config.few_step_guidance or config.guidance, few),
                 _Sampler(ORDINARY_STEPS, config.guidance, plain),
             ]
-        self._first_scores: list[float] = []
 
     def examine(self, base: FluxBase, held_out_loss: float | None, after_step: Callable[[], None]) -> Health:
         """The health of the LoRA on ``base``. Of two samplers the worse counts, and the mean score.
@@ -82,8 +83,8 @@ class Examiner:
             scores.append(self._distance(fake))
             diversities.append(latent_metrics.diversity(self._space(fake)))
             ratios.append(latent_metrics.high_frequency_ratio(fake, self._reals).log().mean().item())
-        self._first_scores = self._first_scores or scores
-        relative = [score / max(first, 1e-6) for score, first in zip(scores, self._first_scores, strict=True)]
+        self.first_scores = self.first_scores or scores
+        relative = [score / max(first, 1e-6) for score, first in zip(scores, self.first_scores, strict=True)]
         return Health(
             held_out_loss=held_out_loss,
             diversity=min(diversities),

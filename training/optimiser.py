@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -71,6 +72,38 @@ class Optimiser:
         """Drop the gradients."""
         self._adamw.zero_grad(set_to_none=True)
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that later updates depend on, the weights apart: moments, on the CPU, and numbers as JSON."""
+        moments = self._adamw.state_dict()["state"]
+        tensors = {
+            f"{index}.{name}": value.detach().to("cpu", copy=True)
+            for index, values in moments.items()
+            for name, value in values.items()
+        }
+        return tensors, {"updates": self._schedule.last_epoch}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from what ``state()`` gave. The schedule is this object's own, which may be planned for more updates.
+
+        Raises ``ValueError`` for moments of other parameters.
+        """
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, _, name = key.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+        for index, values in moments.items():
+            if index >= len(self.parameters) or values["exp_avg"].shape != self.parameters[index].shape:
+                raise ValueError(f"The optimiser's moments {index} are of another network.")
+        self._adamw.load_state_dict({**self._adamw.state_dict(), "state": moments})
+        self._schedule.last_epoch = int(numbers["updates"])
+        rates = [
+            rate * factor(self._schedule.last_epoch)
+            for rate, factor in zip(self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self._adamw.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._schedule._last_lr = rates
+
     def forget(self) -> None:
         """Drop the moments of earlier gradients, which belong to weights that have been replaced."""
         self._adamw.state.clear()
@@ -108,3 +141,15 @@ class RunningAverage:
             current: Tensor = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(current)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that later averages depend on: the average itself, on the CPU, and numbers as JSON."""
+        average = {str(index): tensor.to("cpu", copy=True) for index, tensor in enumerate(self._average)}
+        return average, {"updates": self._updates}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from what ``state()`` gave."""
+        for index, average in enumerate(self._average):
+            average.copy_(tensors[str(index)])
+        self._updates = int(numbers["updates"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,3 +40,17 @@ class Replay:
         places = (draws.uniforms(self._seed, draw, positions, "replay place") * len(kept)).long().tolist()
         old = torch.stack([kept[place] for place in places]).to(x0_hat)
         return torch.where(replaced.to(x0_hat.device)[:, None, None, None], old, x0_hat)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is kept, by latents' size and age."""
+        return {
+            f"{'x'.join(map(str, shape))}.{number:04}": tensor
+            for shape, kept in self._kept.items()
+            for number, tensor in enumerate(kept)
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state()`` gave."""
+        self._kept = {}
+        for _, tensor in sorted(tensors.items()):
+            self._kept.setdefault(tuple(tensor.shape), []).append(tensor)

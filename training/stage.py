@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from . import draws, flow, lora, metrics, sampler
+from . import draws, flow, lora, metrics
 from .base_model import FluxBase, load_base, read_transformer_config
 from .config import StageConfig
 from .families import flux1
 from .lora import FluxLoRA
 from .optimiser import NonFiniteError, Optimiser, RunningAverage
+from .ranks import ALONE, Ranks
 from .real_latents import Batch, DataError, RealLatents, micro_batches
-
-log = logging.getLogger(__name__)
-
-PREVIEW_PICTURES = 2
 
 
 class Reporter(Protocol):
@@ -40,6 +34,11 @@ class Reporter(Protocol):
 
     def note(self, step: int, text: str) -> None:
         """What the stage noticed and did about it, in a sentence for the user."""
+
+    def resumed(
+        self, stage: str, total: int, records: Sequence[Mapping[str, float]], notes: Sequence[tuple[int, str]]
+    ) -> None:
+        """Once before the first step of a run that goes on: what its earlier sittings have reported."""
 
     def should_stop(self) -> bool:
         """Polled before each step, and within measurements and previews; True ends the stage with what it has."""
@@ -60,11 +59,15 @@ class TrainingLog:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage delivers. ``stopped``: it was ended before its last step."""
+    """What a stage delivers. ``stopped``: it was ended before its last step.
+
+    ``goes_on_from``: the step from which the same run would go on; ``None`` where it would begin anew.
+    """
 
     lora: FluxLoRA
     log: TrainingLog
     stopped: bool
+    goes_on_from: int | None = None
 
 
 class StageFailure(RuntimeError):
@@ -92,9 +95,10 @@ class Stage(ABC):
         *,
         device: torch.device | str,
         betas: tuple[float, float],
+        ranks: Ranks = ALONE,
     ) -> None:
         check_fits(start, data)
-        self.start, self.data, self.config = start, data, config
+        self.start, self.data, self.config, self.ranks = start, data, config, ranks
         self.device = torch.device(device)
         self.base: FluxBase = load_base(start.base, self.device)
         lora.attach(self.base, start)
@@ -132,6 +136,31 @@ class Stage(ABC):
         with self.delivered_weights():
             loss = metrics.held_out_flow_loss(self.base, self.data, self.config.guidance, after_step=after_step)
         return {"held_out_loss": loss}
+
+    @property
+    def updates(self) -> int:
+        """Number of updates of any network so far: the state is whole wherever it has not changed since."""
+        return self.lora_updates
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """All that later steps depend on: part -> name -> tensor on the CPU, and numbers as JSON.
+
+        There is no random state: every draw is a function of (seed, step, position, stream), see ``draws``.
+        """
+        moments, numbers = self.optimiser.state()
+        tensors = {"adapter": lora.snapshot(self.base), "optimiser": moments}
+        told: dict[str, Any] = {"optimiser": numbers, "lora_updates": self.lora_updates}
+        if self.average is not None:
+            tensors["average"], told["average"] = self.average.state()
+        return tensors, told
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
+        """Go on from what ``state()`` gave."""
+        lora.restore(self.base, tensors["adapter"])
+        self.optimiser.restore(tensors["optimiser"], numbers["optimiser"])
+        if self.average is not None:
+            self.average.restore(tensors["average"], numbers["average"])
+        self.lora_updates = numbers["lora_updates"]
 
     def take_notes(self) -> list[str]:
         """What was noticed since the last call, in sentences for the user."""
@@ -213,10 +242,11 @@ class Stage(ABC):
         with self.delivered_weights():
             return lora.snapshot(self.base)
 
-    def result(self, log: TrainingLog, stopped: bool) -> StageResult:
+    def result(self, log: TrainingLog, stopped: bool, goes_on_from: int | None = None) -> StageResult:
         """The LoRA as it is now, with its log."""
         provenance = (*self.start.provenance, self.provenance())
-        return StageResult(replace(self.start, tensors=self.delivered(), provenance=provenance), log, stopped)
+        delivered = replace(self.start, tensors=self.delivered(), provenance=provenance)
+        return StageResult(delivered, log, stopped, goes_on_from)
 
 
 def check_fits(start: FluxLoRA, data: RealLatents) -> None:
@@ -256,111 +286,3 @@ def sigma_statistics(sigmas: list[Tensor]) -> dict[str, float]:
     """Mean and deviation of the noise levels of one update."""
     sigma = torch.cat(sigmas)
     return {"sigma_mean": sigma.mean().item(), "sigma_std": sigma.std(correction=0).item()}
-
-
-def run(stage: Stage, reporter: Reporter, run_folder: Path | None) -> StageResult:
-    """Train to the last step, or until the reporter says stop.
-
-    Writes one line a step to ``run_folder / stats.jsonl`` where a folder is given. Raises ``StageFailure`` with the
-    last good weights where a step fails, a loss that is not finite included.
-    """
-    records: list[dict[str, float]] = []
-    notes: list[tuple[int, str]] = []
-    path = "" if run_folder is None else str(run_folder / "stats.jsonl")
-
-    def result(stopped: bool) -> StageResult:
-        if run_folder is not None:
-            stage.keep(run_folder)
-        return stage.result(TrainingLog(stage.name, tuple(records), path, tuple(notes)), stopped)
-
-    with _stats_file(path) as stats:
-
-        def write(line: dict[str, Any]) -> None:
-            if stats is not None:
-                stats.write(json.dumps(line) + "\n")
-                stats.flush()
-
-        def emit(step: int, values: dict[str, float]) -> None:
-            records.append({"step": step, "total": stage.total, **values})
-            write(records[-1])
-            reporter.scalars(stage.name, step, stage.total, values)
-
-        def tell(step: int) -> None:
-            for text in stage.take_notes():
-                notes.append((step, text))
-                write({"step": step, "note": text})
-                reporter.note(step, text)
-
-        def stop_if_asked() -> None:
-            if reporter.should_stop():
-                raise Stopped
-
-        step = 0
-        try:
-            if stage.config.validate_every:
-                values = stage.validate(stop_if_asked)
-                if values:
-                    emit(0, values)
-            for step in range(stage.total):
-                stop_if_asked()
-                started = time.perf_counter()
-                values = stage.step(step)
-                values["seconds_per_step"] = time.perf_counter() - started
-                try:
-                    if _validation_due(stage, step + 1):
-                        values |= stage.validate(stop_if_asked)
-                finally:
-                    emit(step + 1, values)
-                    tell(step + 1)
-                if stage.ended:
-                    break
-                if _due(step + 1, stage.config.preview_every):
-                    reporter.preview(step + 1, _preview(stage, stop_if_asked))
-            stage.conclude()
-            tell(step + 1)
-        except Stopped:
-            return result(stopped=True)
-        except Exception as error:
-            message = f"{stage.name} stage, step {step + 1} of {stage.total}: {str(error).rstrip('.')}."
-            if isinstance(error, NonFiniteError):
-                message += (
-                    " The weights from before this step are kept. Lower the learning rate or the adversarial weight, "
-                    "and look at the images named."
-                )
-            raise StageFailure(message, result(stopped=True)) from error
-    return result(stopped=False)
-
-
-def _stats_file(path: str) -> Any:
-    if not path:
-        return nullcontext()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    file: IO[str] = open(path, "w", encoding="utf-8")
-    return file
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _validation_due(stage: Stage, step: int) -> bool:
-    every = stage.config.validate_every
-    return bool(every) and (_due(step, every) or step == stage.total)
-
-
-def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
-    shown = stage.data.samples[(stage.data.held_out or stage.data.training)[0]]
-    prompt = stage.data.prompts[shown.prompt]
-    with stage.delivered_weights():
-        latents = sampler.sample(
-            stage.base,
-            prompt.prompt_embeds,
-            prompt.pooled_prompt_embeds,
-            height=shown.mean.shape[-2],
-            width=shown.mean.shape[-1],
-            steps=stage.config.preview_steps,
-            seeds=range(PREVIEW_PICTURES),
-            guidance=stage.config.guidance,
-            after_step=after_step,
-        )
-    return latents.cpu()

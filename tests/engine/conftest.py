@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,7 @@ class Recorder:
         self.records: list[dict[str, float]] = []
         self.previews: list[torch.Tensor] = []
         self.notes: list[tuple[int, str]] = []
+        self.earlier: list[dict[str, float]] = []
         self._stop_before = stop_before
         self._polled = 0
 
@@ -128,6 +130,9 @@ class Recorder:
 
     def note(self, step: int, text: str) -> None:
         self.notes.append((step, text))
+
+    def resumed(self, stage: str, total: int, records: Sequence[dict], notes: Sequence[tuple[int, str]]) -> None:
+        self.earlier = list(records)
 
     def should_stop(self) -> bool:
         self._polled += 1

@@ -165,10 +165,11 @@ def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
     assert tuple(lines) == result.log.records
     assert [record["step"] for record in lines] == [0, 1, 2, 3, 4]
     assert [record["step"] for record in lines if "held_out_loss" in record] == [0, 2, 4]
-    assert {"diffusion_loss", "sigma_mean", "sigma_std", "grad_norm", "learning_rate", "seconds_per_step"} <= set(
-        lines[1]
-    )
-    assert [{k: v for k, v in r.items() if k != "stage"} for r in recorder.records] == lines
+    assert {"diffusion_loss", "sigma_mean", "sigma_std", "grad_norm", "learning_rate"} <= set(lines[1])
+    # What a run takes is no part of what it computes: two equal runs have equal files.
+    assert all("seconds_per_step" in record for record in recorder.records[1:])
+    untimed = [{k: v for k, v in r.items() if k not in ("stage", "seconds_per_step")} for r in recorder.records]
+    assert untimed == lines
     assert [tuple(latents.shape) for latents in recorder.previews] == [(2, 16, 4, 4)]
     assert result.log.path == str(tmp_path / "run" / "stats.jsonl")
 
@@ -188,7 +189,8 @@ def test_stopping_within_a_measurement_keeps_the_trained_weights(start, data, wa
     polls = 4 if "preview_every" in watched else 8
     stopped = train_diffusion_stage(start, data, config, device="cpu", reporter=Recorder(stop_before=polls))
     assert stopped.stopped and stopped.lora.provenance[0]["steps_done"] == 1
-    assert stopped.log.records[-1]["step"] == 1
+    # A record is written with its measurement or not at all: who goes on makes both.
+    assert [record["step"] for record in stopped.log.records] == ([1] if "preview_every" in watched else [0])
     one = train_diffusion_stage(
         start, data, dataclasses.replace(CONFIG, steps=1, ema_decay=0.9), device="cpu", reporter=Recorder()
     )

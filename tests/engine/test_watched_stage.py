@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.health import Examiner
 from fluxduel.training.monitor import Health, Verdict
 from fluxduel.training.random_features import FeatureSpace
-from fluxduel.training.stage import StageResult, run
+from fluxduel.training.run_directory import RunDirectory, fingerprint
+from fluxduel.training.stage import StageResult
+from fluxduel.training.stage_loop import run
 
 WATCHED = dataclasses.replace(
     CONFIG, watch=True, validate_every=2, steps=8, learning_rate=1e-4, watch_pictures=4, target_steps=2,
@@ -65,7 +68,9 @@ class Played:
             return step_of_stage(number)
 
         monkeypatch.setattr(self.stage, "step", step)
-        self.result: StageResult = run(self.stage, self.recorder, folder)
+        wanted = fingerprint("adversarial", start, data, config, JUDGE)
+        with nullcontext() if folder is None else RunDirectory.opened(folder, wanted, {}) as directory:
+            self.result: StageResult = run(self.stage, self.recorder, directory)
         self.texts = [text for _, text in self.result.log.notes]
 
 
@@ -354,7 +359,7 @@ def test_both_samplers_are_sampled_with(base, data, monkeypatch, few_step_guidan
     monkeypatch.setattr(examiner, "_sample", lambda *_: torch.randn(4, 16, 4, 4))
     monkeypatch.setattr(latent_metrics, "diversity", lambda _: next(scripted["diversity"]))
     monkeypatch.setattr(latent_metrics, "high_frequency_ratio", lambda *_: torch.tensor([next(scripted["ratio"])]))
-    examiner._first_scores = []
+    examiner.first_scores = []
     first, second = (examiner.examine(base, None, lambda: None) for _ in range(2))
     assert (first.score, first.diversity, first.high_frequency) == (1.0, 3.0, 1.0)
     assert second.score == pytest.approx((0.5 + 2.0) / 2) and second.diversity == 4.0
