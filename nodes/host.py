@@ -31,6 +31,8 @@ from torch import Tensor
 
 from ..training.base_model import TINY_BASE, TINY_BASE_FOLDER, BaseReference
 from ..training.families import flux1
+from ..training.picture_files import save_preview, side_by_side
+from ..training.run_directory import Choice
 from .run_history import Run, RunHistory, progress_text
 from .tiny_clip import TinyClipTarget
 from .values import outside_inference_mode
@@ -97,30 +99,21 @@ def file_identity(path: Path) -> str:
 
 def cache_folder() -> Path:
     """Where encodings are kept, by content."""
-    return Path(folder_paths.get_output_directory()) / "fluxduel" / "cache"
+    return runs_folder() / "cache"
 
 
 def discriminator_files() -> dict[str, Path]:
     """Label -> path of each discriminator that a run of stage 2 left, the newest first."""
-    parent = Path(folder_paths.get_output_directory()) / "fluxduel"
+    parent = runs_folder()
     # A link may lead nowhere, and a file that cannot be asked for its age would take the whole node off the host.
     found = [path for path in parent.glob("*/discriminator.safetensors") if path.is_file()]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return {path.relative_to(parent).as_posix(): path for path in found}
 
 
-def new_run_folder(stage: str) -> Path:
-    """A new folder for one run of a stage: output/fluxduel/<stage>-<time>."""
-    parent = Path(folder_paths.get_output_directory()) / "fluxduel"
-    parent.mkdir(parents=True, exist_ok=True)
-    name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
-        try:
-            (parent / (name + suffix)).mkdir()
-        except FileExistsError:
-            continue
-        return parent / (name + suffix)
-    raise FileExistsError(f"{parent} already holds a thousand runs named {name}. Remove some.")
+def runs_folder() -> Path:
+    """Where the runs of stages are kept, each in a folder of its own (see ``training.run_directory``)."""
+    return Path(folder_paths.get_output_directory()) / "fluxduel"
 
 
 def interrupted_file(run: str) -> Path:
@@ -222,14 +215,17 @@ class Progress:
 class HostReporter:
     """A stage's ``Reporter``: progress bar, preview picture, text, events and history of one run of one node."""
 
-    def __init__(self, node: str, stage: str, run: str, decode: Callable[[Tensor], Image.Image]) -> None:
-        self._node, self._stage, self._decode = node, stage, decode
-        self._run = Run(run, stage)
+    def __init__(self, node: str, stage: str, choice: Choice, decode: Callable[[Tensor], Image.Image]) -> None:
+        """``choice``: the run's folder, whose name is the run's, and why it was chosen."""
+        self._node, self._stage, self._decode, self._folder = node, stage, decode, choice.folder
+        self._run = Run(choice.folder.name, stage, message=choice.text)
         self._progress = Progress(node)
         self._step = 0
         self._pending: dict[str, Any] | None = None
         self._sent_at = 0.0
         history.start(node, self._run)
+        log.info("%s stage: %s", stage, choice.text)
+        PromptServer.instance.send_progress_text(choice.text, node)
         self._state()
 
     @property
@@ -270,12 +266,28 @@ class HostReporter:
             self._send()
 
     def preview(self, step: int, latents: Tensor) -> None:
-        self._progress.update(step, self._run.total, self._decode(latents))
+        picture = self._decode(latents)
+        self._progress.update(step, self._run.total, picture)
+        try:
+            save_preview(picture, self._folder, step)
+        except OSError as error:
+            log.warning("The preview of step %d is not kept: %s.", step, error)
 
     def note(self, step: int, text: str) -> None:
         self._run.notes.append((step, text))
         log.info("%s stage, step %d: %s", self._stage, step, text)
         self._state()
+
+    def resumed(
+        self, stage: str, total: int, records: Sequence[Mapping[str, float]], notes: Sequence[tuple[int, str]]
+    ) -> None:
+        for record in records:
+            self._step = int(record["step"])
+            values = {name: value for name, value in record.items() if name not in ("step", "total")}
+            self._run.add(self._step, total, values)
+        self._run.notes = [*notes, *self._run.notes]
+        self._progress.update(self._step, total)
+        self._state(earlier=len(records))
 
     def should_stop(self) -> bool:
         return interrupted()
@@ -294,7 +306,8 @@ class HostReporter:
         PromptServer.instance.send_progress_text(progress_text(self._pending), self._node)
         self._pending, self._sent_at = None, time.monotonic()
 
-    def _state(self) -> None:
+    def _state(self, earlier: int = 0) -> None:
+        """``earlier``: how many records of earlier sittings the page is to fetch."""
         run = self._run
         PromptServer.instance.send_sync(
             "fluxduel.state",
@@ -305,6 +318,7 @@ class HostReporter:
                 "state": run.state,
                 "message": run.message,
                 "notes": [list(note) for note in run.notes],
+                "earlier": earlier,
             },
         )
 
@@ -345,8 +359,8 @@ def image_tensor(picture: Image.Image) -> Tensor:
 def preview_decoder(base: BaseReference) -> Callable[[Tensor], Image.Image]:
     """What turns model-space latents (n, 16, h, w) into one picture of all n side by side."""
     if base.path == TINY_BASE:
-        return lambda latents: _side_by_side(_tiny_pictures(latents))
-    return lambda latents: _side_by_side(_latent_colours(latents))
+        return lambda latents: side_by_side(_tiny_pictures(latents))
+    return lambda latents: side_by_side(_latent_colours(latents))
 
 
 @torch.inference_mode()
@@ -367,11 +381,6 @@ def _latent_colours(latents: Tensor) -> Tensor:
     colours = colours + torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
     enlarged = torch.nn.functional.interpolate((colours + 1) / 2, scale_factor=flux1.VAE_FACTOR, mode="bilinear")
     return enlarged.clamp(0, 1).permute(0, 2, 3, 1)
-
-
-def _side_by_side(pictures: Tensor) -> Image.Image:
-    row = torch.cat(list(pictures.detach().float().cpu().clamp(0, 1)), dim=1)
-    return Image.fromarray((row * 255).round().to(torch.uint8).numpy())
 
 
 # Encoders.

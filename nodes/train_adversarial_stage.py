@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..training.adversarial_stage import train_adversarial_stage
 from ..training.config import AdversarialStageConfig
 from ..training.discriminator_files import DiscriminatorFileError
+from ..training.fingerprints import fingerprint
 from ..training.lora import FluxLoRA
 from ..training.real_latents import RealLatents
 from ..training.sampling_advice import sampling_advice
@@ -19,14 +20,16 @@ from .stage_run import run_stage
 from .values import DiscriminatorValue
 from .widgets import configuration, supported, widgets
 
-# The widgets of version 0.1.0, which graphs saved with it hold by position.
+# Graphs hold widgets by position, in the order in which they came to be: an option that is new comes last.
 RELEASED = (
     "steps", "learning_rate", "objective", "adversarial_weight", "diffusion_weight", "adversarial_schedule",
     "discriminator_updates", "discriminator_warmup", "renoise", "batch_size", "gradient_accumulation", "seed",
     "preview_every", "timestep_sampling", "timestep_mean", "timestep_std", "guidance", "caption_dropout",
     "lr_schedule", "lr_warmup_steps", "weight_decay", "max_grad_norm", "ema_decay", "gradient_checkpointing",
     "preview_steps", "validate_every", "adversarial_weight_end", "diffusion_weight_end", "diffusion_schedule",
-    "renoise_mean", "renoise_std", "beta1", "beta2",
+    "renoise_mean", "renoise_std", "beta1", "beta2", "target_steps", "target", "few_step_guidance", "jump_steps",
+    "balance", "gradient_ratio", "adversarial_ramp", "discriminator_ratio", "watch", "watch_pictures",
+    "jump_renoise_mean", "step_share",
 )  # fmt: skip
 
 
@@ -38,7 +41,7 @@ class TrainAdversarialStage(io.ComfyNode):
             display_name="Train Adversarial Stage",
             category="FluxDuel",
             description="Stage 2: refine the LoRA against a discriminator that learns to tell real latents from the "
-            "LoRA's. Cancel stops within one step and keeps what was trained in a file.",
+            "LoRA's. Cancel stops within one step; queue again to go on from there, also after a crash or a restart.",
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from, as a rule stage 1's."),
                 RealLatentsSocket.Input(
@@ -82,7 +85,10 @@ class TrainAdversarialStage(io.ComfyNode):
                 raise ValueError(f"Latent Discriminator: continue_from {discriminator.source}: {error}") from error
 
         node = str(cls.hidden.unique_id)
-        result = run_stage("adversarial", flux_lora, real_latents, train, node=node)
+        wanted = fingerprint(
+            "adversarial", flux_lora, real_latents, config, discriminator.config, discriminator.weights
+        )
+        result = run_stage(wanted, flux_lora, real_latents, train, node=node)
         # Where the LoRA was sampled with, the last note says which state is delivered.
         watched = any("score" in record for record in result.log.records)
         delivered = [text for _, text in result.log.notes[-1:] if watched]

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..training.config import DiffusionStageConfig
 from ..training.diffusion_stage import train_diffusion_stage
+from ..training.fingerprints import fingerprint
 from ..training.lora import FluxLoRA
 from ..training.real_latents import RealLatents
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
@@ -30,7 +31,7 @@ class TrainDiffusionStage(io.ComfyNode):
             display_name="Train Diffusion Stage",
             category="FluxDuel",
             description="Stage 1: adapt the LoRA to the pictures with the flow-matching loss. Cancel stops within one "
-            "step and keeps what was trained in a file.",
+            "step; queue again to go on from there, also after a crash or a restart.",
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from. It is not changed."),
                 RealLatentsSocket.Input("real_latents", tooltip="The encoded training pictures."),
@@ -52,7 +53,7 @@ class TrainDiffusionStage(io.ComfyNode):
     def execute(cls, flux_lora: FluxLoRA, real_latents: RealLatents, **options: Any) -> io.NodeOutput:
         config = configuration(DiffusionStageConfig, options)
         result = run_stage(
-            "diffusion",
+            fingerprint("diffusion", flux_lora, real_latents, config),
             flux_lora,
             real_latents,
             lambda lora, data, **run: train_diffusion_stage(lora, data, config, **run),

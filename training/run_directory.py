@@ -45,10 +45,11 @@ class RunDirectoryError(RuntimeError):
 
 @dataclass(frozen=True)
 class Choice:
-    """The folder that a run is to use, and in a sentence why."""
+    """The folder that a run is to use, and in a sentence why. ``finished``: its result lies there already."""
 
     folder: Path
     text: str
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
     same = [(folder, manifest) for folder, manifest in known if manifest["parts"] == dict(wanted.parts)]
     for folder, manifest in same:
         if manifest["finished"] is not None and manifest["steps"] == wanted.steps:
-            return Choice(folder, f"The same run is finished in {folder.name}; its result is used.")
+            return Choice(folder, f"The same run is finished in {folder.name}; its result is used.", True)
     for folder, manifest in same:
         furthest = Checkpoints(folder / CHECKPOINTS).furthest()
         if manifest["finished"] is None and furthest <= wanted.total:

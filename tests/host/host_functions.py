@@ -157,7 +157,8 @@ def failures(report: Report) -> None:
     from fluxduel.nodes.stage_run import run_stage
     from fluxduel.training import lora
     from fluxduel.training.base_model import TINY_BASE, BaseReference
-    from fluxduel.training.config import LoRAConfig
+    from fluxduel.training.config import DiffusionStageConfig, LoRAConfig
+    from fluxduel.training.fingerprints import fingerprint
     from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
     from fluxduel.training.stage import StageFailure, StageResult, TrainingLog
 
@@ -166,6 +167,7 @@ def failures(report: Report) -> None:
     sample = LatentSample("a", torch.zeros(16, 8, 8), None, None, None, None, 0)
     data = RealLatents((sample,), (prompt,), prompt, (), "")
     good = StageResult(start, TrainingLog("diffusion", ()), True)
+    wanted = fingerprint("diffusion", start, data, DiffusionStageConfig())
 
     def diverges(*_: Any, reporter: Any, **__: Any) -> StageResult:
         reporter.scalars("diffusion", 1, 5, {"diffusion_loss": float("nan"), "grad_norm": 1.0})
@@ -184,7 +186,7 @@ def failures(report: Report) -> None:
     for name, train in (
         ("diverged", diverges), ("exhausted", exhausts), ("not_started", never_starts), ("refused", is_misconfigured),
     ):  # fmt: skip
-        message = message_of(lambda train=train: run_stage("diffusion", start, data, train, node="5"))
+        message = message_of(lambda train=train: run_stage(wanted, start, data, train, node="5"))
         run = host.history.latest("5")
         assert run is not None
         report[name] = {"message": message, "state": run.state, "run_message": run.message, "run": run.run}
@@ -211,7 +213,8 @@ def discriminators(report: Report) -> None:
     from fluxduel.nodes import host
 
     report["no_discriminators"] = list(host.discriminator_files())
-    runs = host.new_run_folder("adversarial").parent
+    runs = host.runs_folder()
+    runs.mkdir(parents=True)
     for age, run in enumerate(("b-newest", "a-older", "c-oldest")):
         (runs / run).mkdir()
         (runs / run / "lora.safetensors").touch()

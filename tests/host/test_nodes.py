@@ -104,7 +104,7 @@ def test_widgets_are_the_configurations_options(comfy_host: ComfyHost, name: str
             assert widget["round"] is False, f"{field.name} would be rounded by the page"
 
 
-# The widgets of the first version, in the order in which graphs saved with it hold their values.
+# Widgets of earlier versions, in the order in which graphs saved with them hold their values.
 SAVED = {
     "FluxDuelTrainDiffusionStage": "steps learning_rate batch_size gradient_accumulation seed preview_every "
     "timestep_sampling timestep_mean timestep_std guidance caption_dropout lr_schedule lr_warmup_steps weight_decay "
@@ -113,7 +113,9 @@ SAVED = {
     "adversarial_schedule discriminator_updates discriminator_warmup renoise batch_size gradient_accumulation seed "
     "preview_every timestep_sampling timestep_mean timestep_std guidance caption_dropout lr_schedule lr_warmup_steps "
     "weight_decay max_grad_norm ema_decay gradient_checkpointing preview_steps validate_every adversarial_weight_end "
-    "diffusion_weight_end diffusion_schedule renoise_mean renoise_std beta1 beta2",
+    "diffusion_weight_end diffusion_schedule renoise_mean renoise_std beta1 beta2 target_steps target "
+    "few_step_guidance jump_steps balance gradient_ratio adversarial_ramp discriminator_ratio watch watch_pictures "
+    "jump_renoise_mean step_share",
     "FluxDuelLatentDiscriminator": "architecture loss width learning_rate seed depth spectral_norm gradient_penalty "
     "beta1 beta2 weight_decay max_grad_norm",
     "FluxDuelEncodeRealLatents": "resolution flip held_out_share seed bucket_step",

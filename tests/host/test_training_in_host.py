@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_progress_reaches_the_page(
 ) -> None:
     steps, states = first.of("step", node), first.of("state", node)
     assert [event["state"] for event in states] == ["running"] * (len(states) - 1) + ["finished"]
-    assert all(set(event) == {"node", "run", "stage", "state", "message", "notes"} for event in states)
+    assert all(set(event) == {"node", "run", "stage", "state", "message", "notes", "earlier"} for event in states)
     for event in steps:
         assert set(event) == {"node", "run", "stage", "step", "total", "scalars", "seconds_per_step"}
         assert (event["run"], event["stage"], event["total"]) == (states[0]["run"], stage, total)
@@ -250,6 +251,8 @@ def test_a_discriminator_that_does_not_fit_is_named(
 def test_the_same_seeds_give_the_same_lora(comfy_host: ComfyHost, first: Finished, folder: Path) -> None:
     files = []
     for repeat in range(2):
+        # Otherwise the second would be the first one's kept result.
+        shutil.rmtree(comfy_host.base / "output" / "fluxduel")
         graph = training_graph(folder.name, prefix=f"loras/same{repeat}", gradient_checkpointing=bool(repeat))
         Finished(comfy_host, graph)
         files.append(comfy_host.base / "output" / "loras" / f"same{repeat}_00001_.safetensors")

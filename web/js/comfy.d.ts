@@ -48,6 +48,8 @@ export interface StateEvent {
   state: RunState;
   message: string;
   notes?: Array<[number, string]>;
+  /** Number of records of earlier sittings, which the page has to fetch. */
+  earlier?: number;
 }
 
 export interface History {

@@ -94,7 +94,9 @@ app.registerExtension({
       const chart = node && charts.get(node);
       if (!chart) return;
       chart.setState(detail);
-      if (detail.state !== "running" && chart.record.hasGaps) refresh(node, chart);
+      // A run that goes on has a past that was never sent to this page.
+      const over = detail.state !== "running";
+      if (detail.earlier || (over && chart.record.hasGaps)) refresh(node, chart);
     });
     api.addEventListener("reconnected", refreshAll);
   },
