@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from .endpoints import Levels, draw_levels, judged_endpoints
 from .families import flux1
 from .fingerprints import fingerprint
 from .health import Examiner
-from .judges import Judges, Shown, Verdicts, detached, sample_logits
+from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits
 from .lora import FluxLoRA
 from .monitor import GradientWatch, Monitor, Verdict
 from .optimiser import Optimiser
@@ -170,7 +171,7 @@ class AdversarialStage(Stage):
             gradients.append((diffusion, adversarial))
             verdicts.append((detached(real), detached(fake)))
             sigmas.append(prediction.levels.sigma)
-        means = check_finite(batches, losses)
+        means = check_finite(batches, losses, self.ranks)
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.apply(self.optimiser, self.monitor.lora)
         return {
@@ -178,11 +179,11 @@ class AdversarialStage(Stage):
             **weights,
             **self.gradient_statistics(gradients),
             **self.verdict_statistics(verdicts),
-            **sigma_statistics(sigmas),
+            **sigma_statistics(sigmas, self.ranks),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             **(self.teach_discriminator(verdicts, draw) if teach else {}),
-            "images_seen": float((update + 1) * self.config.batch_size * self.config.gradient_accumulation),
+            "images_seen": float((update + 1) * self.images_per_update),
         }
 
     def update_discriminator(self, draw: int) -> dict[str, float]:
@@ -202,7 +203,7 @@ class AdversarialStage(Stage):
             (loss / len(batches)).backward()
             _collect(losses, discriminator_loss=loss, discriminator_penalty=penalty)
             verdicts.append(told)
-        means = check_finite(batches, losses)
+        means = check_finite(batches, losses, self.ranks)
         return {**means, **self.verdict_statistics(verdicts), **self.teach_discriminator(verdicts, draw)}
 
     def teach_discriminator(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
@@ -211,10 +212,13 @@ class AdversarialStage(Stage):
         norm = self.apply(self.discriminator_optimiser, self.monitor.discriminator)
         self.taught += 1
         # Only now: what a micro-batch is given must not depend on how the batch was cut.
-        while self.made:
-            self.replay.add(self.made.pop(0))
+        if self.judge.replay_share:
+            for made in itertools.chain(*self.ranks.gather_objects([made.cpu() for made in self.made])):
+                self.replay.add(made)
+            self.made.clear()
         if self.judge.lecam:
-            self.judges.update_lecam(*zip(*verdicts, strict=True))
+            everywhere = itertools.chain(*self.ranks.gather_objects([tuple(map(on_cpu, pair)) for pair in verdicts]))
+            self.judges.update_lecam(*zip(*everywhere, strict=True))
         return {
             **self.steer_augmentation(verdicts, draw),
             "discriminator_grad_norm": norm,
@@ -223,9 +227,10 @@ class AdversarialStage(Stage):
 
     def apply(self, optimiser: Optimiser, watch: GradientWatch) -> float:
         """One network's update, left out where its gradient is far out of line. Returns the gradient's norm."""
+        self.ranks.mean_gradients(optimiser.parameters)
         if not self.config.watch:
             norm = optimiser.step()
-        elif watch.outlier(norm := optimiser.clip()):
+        elif watch.outlier(norm := self.ranks.agreed(optimiser.clip())):
             optimiser.clear()
             return norm
         else:
@@ -257,6 +262,7 @@ class AdversarialStage(Stage):
             return values
         with self.delivered_weights():
             health = self.examiner.examine(self.base, self.flow_drift(values, after_step), after_step)
+        health = self.ranks.from_first(health)
         if not self.begun:
             self.monitor.checkups.begin(health, self.examiner.diversity_real)
             self.begun = True
@@ -276,8 +282,10 @@ class AdversarialStage(Stage):
         seen = self.data.training[: len(self.data.held_out)]
         losses = (
             values["held_out_loss"],
-            metrics.held_out_flow_loss(
-                self.base, replace(self.data, held_out=seen), self.config.guidance, after_step=after_step
+            self.ranks.agreed(
+                metrics.held_out_flow_loss(
+                    self.base, replace(self.data, held_out=seen), self.config.guidance, after_step=after_step
+                )
             ),
         )
         self.first_losses = self.first_losses or losses
@@ -363,10 +371,13 @@ class AdversarialStage(Stage):
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
         batches = super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
-        self.prompts = Conditioning(
-            torch.cat([batch.prompt_embeds for batch in batches]),
-            torch.cat([batch.pooled_prompt_embeds for batch in batches]),
-        )
+        prompts = [(batch.prompt_embeds, batch.pooled_prompt_embeds) for batch in batches]
+        self.first_prompt = batches[0].positions[0]
+        if self.judge.mismatched_share and self.ranks.count > 1:
+            # The prompt of the sample beside it, which may be another rank's.
+            sent = [(embeds.cpu(), pooled.cpu()) for embeds, pooled in prompts]
+            prompts, self.first_prompt = [*itertools.chain(*self.ranks.gather_objects(sent))], 0
+        self.prompts = Conditioning(*(torch.cat(side).to(self.device) for side in zip(*prompts, strict=True)))
         return batches
 
     def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
@@ -411,12 +422,13 @@ class AdversarialStage(Stage):
             real, fake = augment.apply(real, drawn), augment.apply(fake, drawn)
         few_step = self.few_step(batch)
         rows = {name: [row for row, few in enumerate(few_step) if few == (name == "x0")] for name in self.endpoints}
+        beside = len(self.endpoints) - self.first_prompt
         return Shown(
             real,
             fake,
             levels.told,
             Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds),
-            self.prompts.rows([(place + len(self.endpoints)) % len(self.prompts[0]) for place in positions]),
+            self.prompts.rows([(place + beside) % len(self.prompts[0]) for place in positions]),
             {name: kept for name, kept in rows.items() if kept},
             draw,
             positions,
@@ -446,8 +458,8 @@ class AdversarialStage(Stage):
             shown = self.shown(batch, levels, batch.x0, draw)
             seen = self.judges.look(shown.real, shown.level, shown.conditioning)
             judged = self.judges.verdicts(seen, shown.rows)
-        held_out = torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item()
-        real, fake = (_samples(side).mean().item() for side in zip(*verdicts, strict=True))
+        held_out = self.ranks.agreed(torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item())
+        real, fake = (self.samples(side).mean().item() for side in zip(*verdicts, strict=True))
         values = {"held_out_logits": held_out}
         if self.judge.augmentation == "adaptive":
             self.augmentation.update(real, held_out, fake)
@@ -477,9 +489,10 @@ class AdversarialStage(Stage):
 
     def gradient_statistics(self, gradients: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Norms of both losses' gradients at the velocity, over the whole batch, and the cosine between them."""
-        diffusion, adversarial = (sum(g.square().sum() for g in side) for side in zip(*gradients, strict=True))
-        inner = sum((a * b).sum() for a, b in gradients)
-        norms = [(value.sqrt() / len(gradients)).item() for value in (diffusion, adversarial)]
+        products = [torch.stack([(a * a).sum(), (b * b).sum(), (a * b).sum()]) for a, b in gradients]
+        everywhere = self.ranks.gather(torch.cat(products)).view(-1, 3)
+        diffusion, adversarial, inner = everywhere.sum(0)
+        norms = [(value.sqrt() / len(everywhere)).item() for value in (diffusion, adversarial)]
         self.gradient_ratio.update(*norms)
         cosine = inner / (diffusion * adversarial).sqrt().clamp_min(1e-30)
         return {
@@ -490,7 +503,7 @@ class AdversarialStage(Stage):
 
     def verdict_statistics(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> dict[str, float]:
         """Mean logits and accuracy on real and on fake, over all samples of one update."""
-        real, fake = (_samples(side) for side in zip(*verdicts, strict=True))
+        real, fake = (self.samples(side) for side in zip(*verdicts, strict=True))
         maps = [[side.reshape(-1, 1, 1, 1)] for side in (real, fake)]
         real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, *maps)
         return {
@@ -500,6 +513,10 @@ class AdversarialStage(Stage):
             "fake_accuracy": fake_accuracy,
             "pair_accuracy": gan.pair_accuracy(*maps),
         }
+
+    def samples(self, verdicts: Sequence[Verdicts]) -> Tensor:
+        """Each sample's mean logit, over the micro-batches of one update and all ranks."""
+        return self.ranks.gather(torch.cat([sample_logits(maps) for batch in verdicts for maps in batch.values()]))
 
 
 def check_target(
@@ -540,11 +557,6 @@ def check_target(
 def _collect(losses: dict[str, list[Tensor]], **values: Tensor) -> None:
     for name, value in values.items():
         losses.setdefault(name, []).append(value.detach())
-
-
-def _samples(verdicts: Sequence[Verdicts]) -> Tensor:
-    """Each sample's mean logit, over the micro-batches of one update."""
-    return torch.cat([sample_logits(maps) for batch in verdicts for maps in batch.values()])
 
 
 def train_adversarial_stage(

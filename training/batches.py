@@ -84,11 +84,14 @@ def micro_batches(
     gradient_accumulation: int,
     caption_dropout: float = 0.0,
     two_samplers: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> list[Batch]:
     """The ``gradient_accumulation`` batches of ``batch_size`` samples of one step, a function of (seed, step) alone.
 
-    The step's global batch holds batch_size * gradient_accumulation samples of one latent size and prompt length. It
-    is cut into the micro batches, so that 4 x 1 and 1 x 4 hold the same samples with the same draws. ``step`` counts
+    ``share``: (rank, ranks) of a run on several devices. The step's global batch holds batch_size *
+    gradient_accumulation * ranks samples of one latent size and prompt length. It is cut into the micro batches of all
+    ranks, one rank's after the other's, so that 4 x 1, 1 x 4 and two ranks' 2 x 1 hold the same samples with the same
+    draws. ``step`` counts
     from 0. An epoch visits every training sample at least once; the last batch of a group is filled up from the start
     of the group's order, so a group smaller than the global batch repeats its samples.
 
@@ -116,13 +119,15 @@ def micro_batches(
         raise ValueError("The dataset has no training samples: all of them are held out.")
     if two_samplers and caption_dropout > 0 and data.few_step_prompts and data.few_step_empty_prompt is None:
         raise ValueError("caption_dropout needs few_step_empty_prompt in a dataset with few_step_prompts.")
-    size = batch_size * gradient_accumulation
-    epoch, place = divmod(step, steps_per_epoch(data, batch_size, gradient_accumulation))
+    rank, ranks = share
+    size = batch_size * gradient_accumulation * ranks
+    epoch, place = divmod(step, steps_per_epoch(data, batch_size, gradient_accumulation * ranks))
     chosen = _epoch_order(data.training_groups, seed, epoch, size)[place]
     dropped = _dropped(data, chosen, seed, step, caption_dropout)
     masked = any(data.samples[index].mask is not None for index in chosen)
     batches = []
-    for start in range(0, size, batch_size):
+    own = batch_size * gradient_accumulation
+    for start in range(rank * own, (rank + 1) * own, batch_size):
         positions = tuple(range(start, start + batch_size))
         samples = [data.samples[chosen[position]] for position in positions]
         few_step = in_few_step_mode(step, positions) if two_samplers else ()

@@ -44,15 +44,15 @@ class DiffusionStage(Stage):
             (loss / len(batches)).backward()
             losses.append(loss.detach())
             sigmas.append(sigma)
-        means = check_finite(batches, {"diffusion_loss": losses})
+        means = check_finite(batches, {"diffusion_loss": losses}, self.ranks)
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.update_lora()
         return {
             **means,
-            **sigma_statistics(sigmas),
+            **sigma_statistics(sigmas, self.ranks),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
-            "images_seen": float((step + 1) * self.config.batch_size * self.config.gradient_accumulation),
+            "images_seen": float((step + 1) * self.images_per_update),
         }
 
 

@@ -244,3 +244,8 @@ def _mean(rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
 def detached(verdicts: Verdicts) -> Verdicts:
     """The same verdicts without their graph."""
     return {endpoint: [m.detach() for m in maps] for endpoint, maps in verdicts.items()}
+
+
+def on_cpu(verdicts: Verdicts) -> Verdicts:
+    """The same verdicts on the CPU."""
+    return {endpoint: [m.cpu() for m in maps] for endpoint, maps in verdicts.items()}

@@ -39,17 +39,17 @@ class Ranks:
         return self.rank == 0
 
     def mean_gradients(self, parameters: Sequence[Parameter]) -> None:
-        """Replace each gradient by its mean over the ranks, in one exchange."""
+        """Replace each gradient by its mean over the ranks, in one exchange. One that no rank has stays ``None``."""
         if self.count == 1:
             return
-        # A rank whose share gave some parameter no gradient still has to take part in its mean.
+        # A rank whose share gave some parameter no gradient still takes part in its mean.
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).to(self.device)
+        present = torch.tensor([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([*(gradient.reshape(-1).to(self.device) for gradient in gradients), present.to(self.device)])
         distributed.all_reduce(flat)
-        flat = flat / self.count
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter)
+        *means, present = flat.split([*(gradient.numel() for gradient in gradients), len(gradients)])
+        for parameter, mean, found in zip(parameters, means, present.tolist(), strict=True):
+            parameter.grad = (mean / self.count).view_as(parameter).to(parameter) if found else None
 
     def gather(self, values: Tensor) -> Tensor:
         """``values`` (n,) of all ranks, one after the other: (count * n,). n is the same everywhere."""
@@ -67,6 +67,10 @@ class Ranks:
         received: list[Value] = [value] * self.count
         distributed.all_gather_object(received, value)
         return received
+
+    def agreed(self, value: float) -> float:
+        """The first rank's ``value``: on unlike devices the last bits may differ, and with them a decision."""
+        return value if self.count == 1 else float(self.gather(torch.tensor([value], dtype=torch.float64))[0])
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is true on any rank."""

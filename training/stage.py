@@ -135,7 +135,7 @@ class Stage(ABC):
             return {}
         with self.delivered_weights():
             loss = metrics.held_out_flow_loss(self.base, self.data, self.config.guidance, after_step=after_step)
-        return {"held_out_loss": loss}
+        return {"held_out_loss": self.ranks.agreed(loss)}
 
     @property
     def updates(self) -> int:
@@ -186,7 +186,7 @@ class Stage(ABC):
         }
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
-        """The training data of one update, on the device, in equal parts; for two samplers, half of it each."""
+        """This rank's data of one update, on the device, in equal parts; for two samplers, half of the whole each."""
         config = self.config
         parts = micro_batches(
             self.data,
@@ -196,8 +196,14 @@ class Stage(ABC):
             gradient_accumulation=config.gradient_accumulation,
             caption_dropout=config.caption_dropout,
             two_samplers=two_samplers,
+            share=(self.ranks.rank, self.ranks.count),
         )
         return [part.to(self.device) for part in parts]
+
+    @property
+    def images_per_update(self) -> int:
+        """Over all micro-batches and ranks."""
+        return self.config.batch_size * self.config.gradient_accumulation * self.ranks.count
 
     def noise_and_sigma(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Noise like ``batch.x0``, and sigma (batch,) as the transformer will see it."""
@@ -219,6 +225,7 @@ class Stage(ABC):
 
     def update_lora(self) -> float:
         """Apply the accumulated gradient to the LoRA and its average. Returns the gradient's norm."""
+        self.ranks.mean_gradients(self.optimiser.parameters)
         norm = self.optimiser.step()
         self.lora_updates += 1
         if self.average is not None:
@@ -270,19 +277,26 @@ def check_fits(start: FluxLoRA, data: RealLatents) -> None:
         flux1.check_latents(sample.mean[None], sample.name, channels)
 
 
-def check_finite(batches: list[Batch], losses: Mapping[str, list[Tensor]]) -> dict[str, float]:
-    """The mean of each loss over the micro-batches.
+def check_finite(
+    batches: list[Batch], losses: Mapping[str, list[Tensor]], ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """The mean of each loss over the micro-batches of all ranks.
 
-    Raises ``NonFiniteError`` that names the loss and the samples where a value is NaN or infinite.
+    Raises ``NonFiniteError``, on every rank, that names the loss and the samples where a value is NaN or infinite.
     """
+    means = {}
     for name, values in losses.items():
+        everywhere = ranks.gather(torch.stack([value.double() for value in values])).tolist()
         for batch, value in zip(batches, values, strict=True):
             if not math.isfinite(value.item()):
                 raise NonFiniteError(f"{name} is {value.item()} for {', '.join(batch.names)}")
-    return {name: math.fsum(value.item() for value in values) / len(values) for name, values in losses.items()}
+        if not all(math.isfinite(value) for value in everywhere):
+            raise NonFiniteError(f"{name} is not finite on another rank, which names the samples")
+        means[name] = math.fsum(everywhere) / len(everywhere)
+    return means
 
 
-def sigma_statistics(sigmas: list[Tensor]) -> dict[str, float]:
-    """Mean and deviation of the noise levels of one update."""
-    sigma = torch.cat(sigmas)
+def sigma_statistics(sigmas: list[Tensor], ranks: Ranks = ALONE) -> dict[str, float]:
+    """Mean and deviation of the noise levels of one update, over all ranks."""
+    sigma = ranks.gather(torch.cat(sigmas))
     return {"sigma_mean": sigma.mean().item(), "sigma_std": sigma.std(correction=0).item()}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.training import lora, run_directory
 from fluxduel.training.adversarial_stage import AdversarialStage, train_adversarial_stage
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
@@ -21,8 +22,6 @@ from fluxduel.training.fingerprints import fingerprint
 from fluxduel.training.run_directory import RunDirectoryError
 from fluxduel.training.stage import StageFailure, StageResult
 from fluxduel.training.stage_loop import run
-
-from .conftest import Recorder, make_data, with_phrase
 
 STAGE_1 = DiffusionStageConfig(
     steps=7, batch_size=2, learning_rate=1e-2, lr_schedule="cosine", lr_warmup_steps=2, caption_dropout=0.3,
