@@ -99,7 +99,7 @@ class EncodersConfig(Config):
     )
     max_tokens: int = option(
         512,
-        "Length of T5's encoding; longer captions are cut. ComfyUI's own encoding has 256 or more.",
+        "The most tokens of T5's encoding. A caption takes 256, or more where it needs them, and is cut beyond this.",
         low=16,
         high=512,
         advanced=True,
