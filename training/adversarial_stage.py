@@ -78,7 +78,13 @@ class AdversarialStage(Stage):
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)
         self.judges = Judges(
-            discriminator, self.base, config.guidance, self.endpoints, config.seed, data.training_deviation
+            discriminator,
+            self.base,
+            config.guidance,
+            self.endpoints,
+            config.seed,
+            data.training_deviation,
+            in_step=ranks.shard and ranks.count > 1,
         )
         if discriminator_weights is not None:
             discriminator_files.restore(self.judges, discriminator_weights)

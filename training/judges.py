@@ -84,10 +84,14 @@ class Judges(nn.Module):
         endpoints: Sequence[str],
         seed: int,
         deviation: float = 1.0,
+        in_step: bool = False,
     ) -> None:
-        """``deviation``: of the real latents, the unit in which the verdicts' slopes are measured."""
+        """``deviation``: of the real latents, the unit in which the verdicts' slopes are measured.
+
+        ``in_step``: the ranks hold parts of the base, so that each has to look as often as the others.
+        """
         super().__init__()
-        self.config, self.seed, self.deviation = config, seed, deviation
+        self.config, self.seed, self.deviation, self.in_step = config, seed, deviation, in_step
         self.networks = nn.ModuleDict({endpoint: build(config, base, guidance) for endpoint in endpoints})
         self.lecam = {endpoint: regularisers.LeCam() for endpoint in endpoints}
 
@@ -153,6 +157,7 @@ class Judges(nn.Module):
         slopes = []
         for latents, seen, name in ((shown.real, real_seen, "real step"), (shown.fake, fake_seen, "fake step")):
             if not rows:
+                self._keep_step(latents, shown)
                 slopes.append(latents.new_zeros(()))
                 continue
             index = [row for kept in rows.values() for row in kept]
@@ -169,6 +174,12 @@ class Judges(nn.Module):
             # By the expected number of chosen samples, so that micro-batches average to the batch.
             slopes.append(total / (share * len(latents)))
         return slopes[0], slopes[1]
+
+    def _keep_step(self, latents: Tensor, shown: Shown) -> None:
+        """Look at one sample for nothing where another rank may look for something."""
+        if self.in_step:
+            with torch.no_grad():
+                self.look(latents[:1], shown.level[:1], shown.conditioning.rows([0]))
 
     def _exact_slopes(self, shown: Shown, real_seen: Seen, fake_seen: Seen) -> tuple[Tensor, Tensor]:
         """Both slopes on all samples by second derivatives, which small networks on latents allow."""
@@ -218,6 +229,7 @@ class Judges(nn.Module):
         places = {e: [i for i, row in enumerate(kept) if wanted[row]] for e, kept in shown.rows.items()}
         places = {e: kept for e, kept in places.items() if kept}
         if not places:
+            self._keep_step(shown.real, shown)
             return shown.real.new_zeros(())
         with torch.no_grad():
             seen = self.look(shown.real, shown.level, shown.mismatched)

@@ -19,19 +19,23 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """``rank`` of ``count`` processes. One process alone exchanges nothing. ``device``: where tensors are exchanged."""
+    """``rank`` of ``count`` processes. One process alone exchanges nothing.
+
+    ``device``: where tensors are exchanged. ``shard``: each holds a part of the frozen base (see ``sharding``).
+    """
 
     rank: int = 0
     count: int = 1
     device: torch.device = torch.device("cpu")
+    shard: bool = False
 
     @classmethod
-    def current(cls, device: torch.device) -> Ranks:
+    def current(cls, device: torch.device, shard: bool = False) -> Ranks:
         """Those of the process group that is initialised, or one alone."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         exchanged = device if distributed.get_backend() == "nccl" else torch.device("cpu")
-        return cls(distributed.get_rank(), distributed.get_world_size(), exchanged)
+        return cls(distributed.get_rank(), distributed.get_world_size(), exchanged, shard)
 
     @property
     def first(self) -> bool:

@@ -21,6 +21,7 @@ from .lora import FluxLoRA
 from .optimiser import NonFiniteError, Optimiser, RunningAverage
 from .ranks import ALONE, Ranks
 from .real_latents import Batch, DataError, RealLatents, micro_batches
+from .sharding import shard_base
 
 
 class Reporter(Protocol):
@@ -100,8 +101,11 @@ class Stage(ABC):
         check_fits(start, data)
         self.start, self.data, self.config, self.ranks = start, data, config, ranks
         self.device = torch.device(device)
-        self.base: FluxBase = load_base(start.base, self.device)
+        shard = ranks.shard and ranks.count > 1
+        self.base: FluxBase = load_base(start.base, "cpu" if shard else self.device)
         lora.attach(self.base, start)
+        if shard:
+            shard_base(self.base, ranks, self.device)
         self.base.gradient_checkpointing = config.gradient_checkpointing
         self.optimiser = Optimiser(
             lora.parameters(self.base),

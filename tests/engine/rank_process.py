@@ -45,7 +45,7 @@ def main() -> None:
         "device": "cpu",
         "reporter": recorder,
         "run_folder": folder / job["run"],
-        "ranks": Ranks.current(torch.device("cpu")),
+        "ranks": Ranks.current(torch.device("cpu"), job.get("shard", False)),
     }
     if "discriminator" in job:
         judge, config = DiscriminatorConfig(**job["discriminator"]), AdversarialStageConfig(**job["config"])
