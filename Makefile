@@ -9,14 +9,17 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench-step bench-quality bench-robust host clean
+.PHONY: help test test-durability demo lint bench-step bench-quality bench-robust bench-ranks bench-memory host clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 test: host ## all tests, a real ComfyUI and a real browser included; PYTEST_ARGS="-k lora" selects
 	@sh tests/get_chromium.sh
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-durability: host ## runs that are killed, cancelled and starved of disk end as if nothing had happened (minutes)
+	$(PY) -m pytest tests/durability -m durability $(PYTEST_ARGS)
 
 demo: host ## train both stages on the CPU in a real ComfyUI and show what changed
 	$(PY) -m fluxduel.demo.run $(ARGS)
@@ -32,6 +35,12 @@ bench-quality: .venv/installed ## does stage 2 win, and over what (an hour; QUIC
 
 bench-robust: .venv/installed ## twenty seeds of stage 2, and twenty with a discriminator that runs away
 	$(PY) -m fluxduel.benchmarks.robustness $(ARGS)
+
+bench-ranks: .venv/installed ## throughput of two ranks, each on a core, against one
+	$(PY) -m fluxduel.benchmarks.ranks $(ARGS)
+
+bench-memory: .venv/installed ## memory of training on 100,000 pictures against 20
+	$(PY) -m fluxduel.benchmarks.dataset_memory $(ARGS)
 
 host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what it requires
 	@$(PY) -m fluxduel.tests.get_host

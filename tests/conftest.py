@@ -18,7 +18,7 @@ from fluxduel.tests.launch_comfy import TorchvisionSchemas
 sys.meta_path.insert(0, TorchvisionSchemas())
 
 TESTS = Path(__file__).parent
-LAYERS = ("unit", "engine", "host", "browser")
+LAYERS = ("unit", "engine", "host", "browser", "durability")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -44,10 +44,10 @@ def chromium() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick layers first. Tests of host/ and browser/ get that mark, so that ``-m "not browser"`` selects."""
+    """Quick layers first. Tests of host/, browser/ and durability/ get that mark, for ``-m "not browser"``."""
     items.sort(key=lambda item: LAYERS.index(_layer(item)))
     for item in items:
-        if _layer(item) in ("host", "browser"):
+        if _layer(item) in ("host", "browser", "durability"):
             item.add_marker(_layer(item))
 
 
@@ -69,9 +69,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 reasons[parts[1]].add(report.longrepr[2].removeprefix("Skipped: "))
     write = terminalreporter.write_line
     terminalreporter.section("layers")
-    write(f"{'':10}{'passed':>8}{'failed':>8}{'skipped':>8}")
+    write(f"{'':12}{'passed':>8}{'failed':>8}{'skipped':>8}")
     for layer, count in counts.items():
-        write(f"{layer:10}{count['passed']:8}{count['failed'] + count['error']:8}{count['skipped']:8}")
+        write(f"{layer:12}{count['passed']:8}{count['failed'] + count['error']:8}{count['skipped']:8}")
     for layer in ("host", "browser"):
         if counts[layer]["skipped"]:
             write(f"{counts[layer]['skipped']} {layer} tests were not run: {'; '.join(sorted(reasons[layer]))}.")
