@@ -10,7 +10,7 @@ from typing import Any
 from fluxduel.tests.browser.editor import Editor
 from fluxduel.tests.browser.test_chart import colours
 from fluxduel.tests.comfy_host import ComfyHost, failure
-from fluxduel.tests.host.two_stage_graph import SAVE, STAGE_1, Graph, training_graph, write_pictures
+from fluxduel.tests.host.two_stage_graph import STAGE_1, Graph, training_graph, write_pictures
 
 
 def graph_of(folder: Path, page_node: str, **stage: Any) -> Graph:
