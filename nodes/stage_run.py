@@ -1,4 +1,4 @@
-"""What both training nodes do around a stage: find its run, make room, report, and lose nothing on Cancel or failure."""
+"""Around a stage in both training nodes: find its run, make room, report, lose nothing on Cancel or failure."""
 
 from __future__ import annotations
 

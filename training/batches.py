@@ -52,8 +52,7 @@ def group_by_shape(data: RealLatents, samples: Sequence[int]) -> tuple[tuple[int
     groups: dict[tuple[int, ...], list[int]] = {}
     for index in samples:
         sample = data.samples[index]
-        length = data.prompts[sample.prompt].prompt_embeds.shape[0]
-        groups.setdefault((*sample.mean.shape[1:], length), []).append(index)
+        groups.setdefault((*sample.shape[1:], data.prompts[sample.prompt].length), []).append(index)
     return tuple(tuple(groups[shape]) for shape in sorted(groups))
 
 
@@ -91,9 +90,8 @@ def micro_batches(
     ``share``: (rank, ranks) of a run on several devices. The step's global batch holds batch_size *
     gradient_accumulation * ranks samples of one latent size and prompt length. It is cut into the micro batches of all
     ranks, one rank's after the other's, so that 4 x 1, 1 x 4 and two ranks' 2 x 1 hold the same samples with the same
-    draws. ``step`` counts
-    from 0. An epoch visits every training sample at least once; the last batch of a group is filled up from the start
-    of the group's order, so a group smaller than the global batch repeats its samples.
+    draws. ``step`` counts from 0. An epoch visits every training sample at least once; the last batch of a group is
+    filled up from the start of the group's order, so a group smaller than the global batch repeats its samples.
 
     x0 is a sample of the VAE's posterior. Where a flipped encoding exists, it is taken with probability 0.5, and the
     mask with it. A sample without a mask has ones where another of the global batch has a mask. With probability
@@ -124,7 +122,7 @@ def micro_batches(
     epoch, place = divmod(step, steps_per_epoch(data, batch_size, gradient_accumulation * ranks))
     chosen = _epoch_order(data.training_groups, seed, epoch, size)[place]
     dropped = _dropped(data, chosen, seed, step, caption_dropout)
-    masked = any(data.samples[index].mask is not None for index in chosen)
+    masked = any(data.samples[index].masked for index in chosen)
     batches = []
     own = batch_size * gradient_accumulation
     for start in range(rank * own, (rank + 1) * own, batch_size):
@@ -136,7 +134,7 @@ def micro_batches(
             for position, sample, few in zip(positions, samples, few_step or [False] * batch_size, strict=True)
         ]
         flips = (draws.uniforms(seed, step, positions, "data/flip") < FLIP_PROBABILITY).tolist()
-        flips = [flip and sample.flipped_mean is not None for flip, sample in zip(flips, samples, strict=True)]
+        flips = [flip and sample.flippable for flip, sample in zip(flips, samples, strict=True)]
         x0 = torch.stack(
             [
                 _posterior_sample(sample, flip, seed, step, position)
@@ -158,11 +156,9 @@ def held_out_batches(data: RealLatents, batch_size: int, few_step: bool = False)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    distinct: dict[tuple[int, int, bytes], int] = {}
+    distinct: dict[tuple[str, int], int] = {}
     for index in data.held_out:
-        sample = data.samples[index]
-        mask = b"" if sample.mask is None else sample.mask.numpy().tobytes()
-        distinct.setdefault((id(sample.mean), sample.prompt, mask), index)
+        distinct.setdefault((data.samples[index].content, data.samples[index].prompt), index)
     position = {index: number for number, index in enumerate(distinct.values())}
     for group in group_by_shape(data, list(position)):
         for start in range(0, len(group), batch_size):
@@ -174,12 +170,12 @@ def held_out_batches(data: RealLatents, batch_size: int, few_step: bool = False)
                 torch.stack([sample.mean for sample in samples]),
                 [False] * len(samples),
                 tuple(position[index] for index in indices),
-                any(sample.mask is not None for sample in samples),
+                any(sample.masked for sample in samples),
                 (True,) * len(samples) if few_step else (),
             )
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=2)
 def _epoch_order(groups: tuple[tuple[int, ...], ...], seed: int, epoch: int, size: int) -> tuple[tuple[int, ...], ...]:
     """The sample indices of each global batch of an epoch."""
     batches = []
@@ -193,8 +189,7 @@ def _epoch_order(groups: tuple[tuple[int, ...], ...], seed: int, epoch: int, siz
 
 def _dropped(data: RealLatents, chosen: Sequence[int], seed: int, step: int, share: float) -> list[bool]:
     """For each sample of the global batch: is its prompt replaced by the empty one?"""
-    length = data.prompts[data.samples[chosen[0]].prompt].prompt_embeds.shape[0]
-    if data.empty_prompt.prompt_embeds.shape[0] != length:
+    if data.empty_prompt.length != data.prompts[data.samples[chosen[0]].prompt].length:
         return (draws.uniforms(seed, step, [0], "data/caption dropout") < share).tolist() * len(chosen)
     return (draws.uniforms(seed, step, range(len(chosen)), "data/caption dropout") < share).tolist()
 
@@ -227,7 +222,8 @@ def _stack(
 ) -> Batch:
     mask = None
     if masked:
-        masks = [sample.mask if sample.mask is not None else torch.ones(1, *x0.shape[2:]) for sample in samples]
+        found = [sample.mask for sample in samples]
+        masks = [torch.ones(1, *x0.shape[2:]) if each is None else each for each in found]
         mask = torch.stack([m.flip(-1) if flip else m for m, flip in zip(masks, flips, strict=True)])
     return Batch(
         x0=x0,

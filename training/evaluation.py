@@ -229,10 +229,10 @@ class _Reals:
     @classmethod
     def choose(cls, data: RealLatents, count: int) -> _Reals:
         """Pictures of one size, the one that most have. Raises ``DataError`` where they cannot be compared with."""
-        shape = Counter(sample.mean.shape for sample in data.samples).most_common(1)[0][0]
+        shape = Counter(sample.shape for sample in data.samples).most_common(1)[0][0]
 
         def of_shape(indices: tuple[int, ...]) -> list[LatentSample]:
-            return [data.samples[i] for i in indices if data.samples[i].mean.shape == shape]
+            return [data.samples[i] for i in indices if data.samples[i].shape == shape]
 
         training, held_out = of_shape(data.training), of_shape(data.held_out)
         height, width = shape[-2:]

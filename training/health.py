@@ -41,10 +41,10 @@ class Examiner:
     """
 
     def __init__(self, data: RealLatents, config: AdversarialStageConfig) -> None:
-        shape = Counter(sample.mean.shape for sample in data.samples).most_common(1)[0][0]
+        shape = Counter(sample.shape for sample in data.samples).most_common(1)[0][0]
 
         def of_shape(indices: tuple[int, ...]) -> list[LatentSample]:
-            return [data.samples[i] for i in indices if data.samples[i].mean.shape == shape][:MOST_REALS]
+            return [data.samples[i] for i in indices if data.samples[i].shape == shape][:MOST_REALS]
 
         training, held_out = of_shape(data.training), of_shape(data.held_out)
         # All that a later examination takes from an earlier one; empty before the first.

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .buckets import MAX_RESOLUTION, resize
+from .image_sources import FileSequence, FileState, file_state
 from .real_latents import DataError, listed
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -94,6 +95,110 @@ def load_folder(
 
     Raises ``ValueError`` for an unknown rule, ``ImageFolderError`` for whatever is wrong with the folder's files.
     """
+    found, repeats, captions = _selected(folder, caption_rule, trigger_word, mask_rule)
+    images = []
+    reduced, without_alpha = [], []
+    for path in captions:
+        pixels, alpha = _read(path, found.name(path))
+        mask = _mask(found, path, pixels, alpha, mask_rule)
+        if mask_rule == "alpha" and alpha is None:
+            without_alpha.append(found.name(path))
+        pixels = _opaque(pixels, alpha, mask_rule)
+        if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+            reduced.append(found.name(path))
+            pixels, mask = _reduce(pixels, mask)
+        images += [TrainingImage(found.name(path), pixels, captions[path], mask)] * repeats[path]
+    return images, _report(found, repeats, caption_rule, mask_rule, trigger_word.strip(), reduced, without_alpha)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """The training set of a folder, of which only names and captions are in memory.
+
+    ``pixels`` and ``masks`` (``None``: no picture has one) give what ``TrainingImage`` has, read at each access.
+    """
+
+    names: list[str]
+    captions: list[str]
+    pixels: FileSequence[Tensor]
+    masks: FileSequence[Tensor | None] | None
+
+
+def open_folder(
+    folder: Path | str, *, caption_rule: str, trigger_word: str, mask_rule: str
+) -> tuple[FolderImages, str]:
+    """As ``load_folder``, for folders of any size: no picture is read before it is looked at.
+
+    The text does not say which pictures are reduced or lack an alpha channel, for that shows when they are read.
+
+    Raises as ``load_folder`` does; what is wrong with a picture is raised when it is read.
+    """
+    found, repeats, captions = _selected(folder, caption_rule, trigger_word, mask_rule)
+    paths = [path for path in captions for _ in range(repeats[path])]
+    masks = None if mask_rule == "none" else _MaskFiles(found, paths, mask_rule)
+    images = FolderImages(
+        [found.name(path) for path in paths],
+        [captions[path] for path in paths],
+        _PictureFiles(found, paths, mask_rule),
+        masks,
+    )
+    return images, _report(found, repeats, caption_rule, mask_rule, trigger_word.strip(), (), ())
+
+
+class _PictureFiles(FileSequence[Tensor]):
+    """Pixels (H, W, 3) of picture files."""
+
+    def __init__(self, found: _Folder, paths: Sequence[Path], mask_rule: str) -> None:
+        self._found, self._paths, self._mask_rule = found, paths, mask_rule
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        path = self._paths[index]
+        pixels = _opaque(*_read(path, self._found.name(path)), self._mask_rule)
+        return _reduce(pixels, None)[0] if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS else pixels
+
+    def state(self, index: int) -> FileState:
+        way = "pixels under alpha" if self._mask_rule == "alpha" else "pixels"
+        return _state(self._found, self._paths[index], way)
+
+
+class _MaskFiles(FileSequence[Tensor | None]):
+    """Masks (H, W), from alpha channels or from files of their own."""
+
+    def __init__(self, found: _Folder, paths: Sequence[Path], mask_rule: str) -> None:
+        self._found, self._paths, self._mask_rule = found, paths, mask_rule
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        path = self._paths[index]
+        pixels, alpha = _read(path, self._found.name(path))
+        mask = _mask(self._found, path, pixels, alpha, self._mask_rule)
+        if mask is None or bool((mask == 1).all()):
+            return None
+        return _reduce(pixels, mask)[1] if mask.shape[0] * mask.shape[1] > MAX_PIXELS else mask
+
+    def state(self, index: int) -> FileState:
+        path = self._paths[index]
+        if self._mask_rule == "alpha":
+            return _state(self._found, path, "alpha")
+        return _state(self._found, self._found.masks[path.parent, path.stem], "mask")
+
+
+def _state(found: _Folder, path: Path, way: str) -> FileState:
+    try:
+        return file_state(path, way)
+    except OSError as error:
+        raise ImageFolderError(f"The file '{found.name(path)}' in {found.root} cannot be read: {error}.") from error
+
+
+def _selected(
+    folder: Path | str, caption_rule: str, trigger_word: str, mask_rule: str
+) -> tuple[_Folder, dict[Path, int], dict[Path, str]]:
+    """The folder's files, how often each picture comes, and the captions of those that come at all."""
     for value, option, choices in ((caption_rule, "caption_rule", CAPTION_RULES), (mask_rule, "mask_rule", MASK_RULES)):
         if value not in choices:
             raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
@@ -112,21 +217,7 @@ def load_folder(
     captions = {path: _caption(found, path, caption_rule, trigger_word) for path in used}
     if mask_rule == "mask files":
         _require_masks(found, used)
-
-    images = []
-    reduced, without_alpha = [], []
-    for path in used:
-        pixels, alpha = _read(path, found.name(path))
-        mask = _mask(found, path, pixels, alpha, mask_rule)
-        if mask_rule == "alpha" and alpha is None:
-            without_alpha.append(found.name(path))
-        if mask_rule != "alpha" and alpha is not None:
-            pixels = pixels * alpha[..., None] + (1 - alpha[..., None])
-        if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-            reduced.append(found.name(path))
-            pixels, mask = _reduce(pixels, mask)
-        images += [TrainingImage(found.name(path), pixels, captions[path], mask)] * repeats[path]
-    return images, _report(found, repeats, caption_rule, mask_rule, trigger_word, reduced, without_alpha)
+    return found, repeats, captions
 
 
 def folder_fingerprint(folder: Path | str) -> str:
@@ -312,6 +403,13 @@ def _mask(found: _Folder, path: Path, pixels: Tensor, alpha: Tensor | None, rule
             f"'{found.name(path)}' is {pixels.shape[1]} x {pixels.shape[0]}. Save the mask in the picture's size."
         )
     return values.mean(dim=-1)
+
+
+def _opaque(pixels: Tensor, alpha: Tensor | None, mask_rule: str) -> Tensor:
+    """On white where a picture is transparent, unless its alpha channel is the mask."""
+    if mask_rule == "alpha" or alpha is None:
+        return pixels
+    return pixels * alpha[..., None] + (1 - alpha[..., None])
 
 
 def _reduce(pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

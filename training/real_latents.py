@@ -1,11 +1,11 @@
-"""The dataset of both stages: encoded pictures and captions, in memory, never mutated."""
+"""The dataset of both stages: encoded pictures and captions, in memory or in the cache on disk, never mutated."""
 
 from __future__ import annotations
 
 import functools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,28 @@ from torch import Tensor
 
 from .batches import Batch, group_by_shape, held_out_batches, in_few_step_mode, micro_batches, steps_per_epoch
 from .buckets import Bucket, buckets, fit, latent_mask, nearest, window
+from .data_error import DataError
+from .encodings import MOST_IN_MEMORY, Encodings
 from .families import flux1
-from .latent_cache import LatentCache, digest
+from .image_sources import FileSequence
+from .known_files import Known, KnownFiles
+from .latent_cache import LatentCache, digest, digest_all
+from .stored_latents import (
+    Encoding,
+    Shelf,
+    StoredPrompt,
+    StoredSample,
+    Tensors,
+    as_they_are,
+    own,
+    posterior,
+)
 
 __all__ = [
     "Batch",
     "DataError",
-    "EncodedImage",
     "LatentSample",
+    "MOST_IN_MEMORY",
     "Prompt",
     "RealLatents",
     "encode",
@@ -29,20 +43,18 @@ __all__ = [
     "in_few_step_mode",
     "listed",
     "micro_batches",
+    "spread",
     "steps_per_epoch",
     "with_phrase",
 ]
 
 MAX_HELD_OUT_SHARE = 0.9
+MOST_MEASURED = 4096
 CROP_WARNING = 1 / 3
 VALUE_TOLERANCE = 0.1
 
 EncodeImage = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 EncodePrompt = Callable[[str], tuple[Tensor, Tensor]]
-
-
-class DataError(ValueError):
-    """Pictures, captions, masks or their encodings cannot be trained on. The message names the culprit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +65,20 @@ class Prompt:
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor
 
+    @property
+    def length(self) -> int:
+        """Tokens of ``prompt_embeds``."""
+        return self.prompt_embeds.shape[0]
 
-@dataclass(frozen=True, eq=False)
-class EncodedImage:
-    """The VAE's posterior in model space, fp32: ``mean`` and ``std`` (16, h, w). A deterministic VAE has no ``std``."""
+    @property
+    def width(self) -> int:
+        """Width of ``prompt_embeds``."""
+        return self.prompt_embeds.shape[1]
 
-    mean: Tensor
-    std: Tensor | None
+    @property
+    def pooled_width(self) -> int:
+        """Width of ``pooled_prompt_embeds``."""
+        return self.pooled_prompt_embeds.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +98,32 @@ class LatentSample:
     mask: Tensor | None
     prompt: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w) of the latents."""
+        return tuple(self.mean.shape)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A hash (hex) of latents and mask: that of a picture that comes again is the same."""
+        return digest(self.mean, self.mask if self.mask is not None else "none")
+
+    @property
+    def flippable(self) -> bool:
+        """Whether there is an encoding of the mirrored picture."""
+        return self.flipped_mean is not None
+
+    @property
+    def masked(self) -> bool:
+        """Whether there is a mask."""
+        return self.mask is not None
+
 
 @dataclass(frozen=True, eq=False)
 class RealLatents:
     """The dataset. ``held_out`` are the indices of samples that are never trained on.
+
+    Samples and prompts of a set that is too large for memory are read from the cache each time they are looked at.
 
     ``fingerprint`` is a hash of all that a training run can notice: latents, embeddings, masks, flips, order, split.
 
@@ -90,13 +131,13 @@ class RealLatents:
     length, and ``few_step_empty_prompt`` is the phrase alone. Without one they are empty and ``None``.
     """
 
-    samples: tuple[LatentSample, ...]
-    prompts: tuple[Prompt, ...]
-    empty_prompt: Prompt
+    samples: tuple[LatentSample | StoredSample, ...]
+    prompts: tuple[Prompt | StoredPrompt, ...]
+    empty_prompt: Prompt | StoredPrompt
     held_out: tuple[int, ...]
     fingerprint: str
-    few_step_prompts: tuple[Prompt, ...] = ()
-    few_step_empty_prompt: Prompt | None = None
+    few_step_prompts: tuple[Prompt | StoredPrompt, ...] = ()
+    few_step_empty_prompt: Prompt | StoredPrompt | None = None
     few_step_phrase: str = ""
 
     @functools.cached_property
@@ -107,11 +148,18 @@ class RealLatents:
 
     @functools.cached_property
     def training_deviation(self) -> float:
-        """Standard deviation of the training latents within their channels, about 1 for FLUX's VAE on most pictures."""
-        latents = [self.samples[index].mean.double().flatten(1) for index in self.training]
-        places = sum(each.shape[1] for each in latents)
-        means = sum(each.sum(1) for each in latents) / places
-        square = sum(each.square().sum() for each in latents) / (places * len(means)) - means.square().mean()
+        """Standard deviation of the training latents within their channels, about 1 for FLUX's VAE on most pictures.
+
+        Of at most ``MOST_MEASURED`` of them, evenly spread.
+        """
+        places, sums, squares = 0, torch.zeros(()), torch.zeros(())
+        for index in spread(self.training, MOST_MEASURED):
+            latents = self.samples[index].mean.double().flatten(1)
+            places += latents.shape[1]
+            sums = sums + latents.sum(1)
+            squares = squares + latents.square().sum()
+        means = sums / places
+        square = squares / (places * len(means)) - means.square().mean()
         return float(square.clamp_min(1e-12).sqrt())
 
     @functools.cached_property
@@ -129,6 +177,13 @@ class _Picture:
     height: int
     width: int
     bucket: Bucket
+
+
+def spread(indices: Sequence[int], most: int) -> tuple[int, ...]:
+    """``indices``, or ``most`` of them at equal distances where there are more."""
+    if len(indices) <= most:
+        return tuple(indices)
+    return tuple(indices[place * len(indices) // most] for place in range(most))
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
@@ -163,15 +218,19 @@ def encode(
     cache_folder: Path | None,
     few_step_phrase: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
+    most_in_memory: int = MOST_IN_MEMORY,
 ) -> tuple[RealLatents, str]:
     """Crop, encode and split a set of captioned pictures. Returns the dataset and a text that describes it.
 
     ``images`` are (H, W, 3) in [0, 1], ``masks`` (H, W) in [0, 1], 1 where the picture is to be learned; ``None`` in
-    ``masks`` is a picture without one. ``encode_image`` takes (1, H, W, 3) and gives the raw posterior mean
-    (1, 16, H/8, W/8) and its standard deviation, or ``None`` where the VAE has none. ``encode_prompt`` takes a caption
-    and gives (L, D) and (P,). ``vae_key`` and ``text_key`` name the weights behind the two, for the disk cache in
-    ``cache_folder`` (``None``: no disk cache). ``report`` is called with (encodings done, encodings in all).
-    ``few_step_phrase`` has each caption, and the empty prompt, encoded ``with_phrase`` as well; empty: it has not.
+    ``masks`` is a picture without one. Both may be a ``FileSequence``, of which no more than one picture is in memory
+    at a time, and none where the file is known from before. ``encode_image`` takes (1, H, W, 3) and gives the raw
+    posterior mean (1, 16, H/8, W/8) and its standard deviation, or ``None`` where the VAE has none. ``encode_prompt``
+    takes a caption and gives (L, D) and (P,). ``vae_key`` and ``text_key`` name the weights behind the two, for the
+    disk cache in ``cache_folder`` (``None``: no disk cache). ``report`` is called with (encodings done, encodings in
+    all); what it raises ends the work, and the next call goes on from the cache. ``few_step_phrase`` has each caption,
+    and the empty prompt, encoded ``with_phrase`` as well; empty: it has not. More than ``most_in_memory`` bytes of
+    encodings are left in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures stay
@@ -182,62 +241,88 @@ def encode(
     sizes = buckets(resolution, bucket_step)
     if not 0.0 <= held_out_share <= MAX_HELD_OUT_SHARE:
         raise ValueError(f"held_out_share must be from 0 to {MAX_HELD_OUT_SHARE:g}, got {held_out_share!r}.")
-    images = list(images)
     _check_counts(images, captions, names, masks)
-    pictures = _describe(images, names, sizes)
-    latent_masks = _masks(pictures, masks)
+    cache = LatentCache(cache_folder)
+    cache.remove_leftovers()
+    store = Encodings(cache, most_in_memory)
+    with KnownFiles(cache_folder) as known:
+        pictures = _describe(images, names, sizes, known, report)
+        latent_masks = _masks(pictures, masks, store, known, report)
     phrase = few_step_phrase.strip()
     plain = [*dict.fromkeys(captions), ""]
     captions_once = list(dict.fromkeys([*plain, *(with_phrase(phrase, caption) for caption in plain)]))
-    identities = {picture.identity for picture in pictures}
-    total = len(captions_once) + len(identities) * (2 if flip else 1)
-    encoder = _Encoder(encode_image, encode_prompt, vae_key, text_key, LatentCache(cache_folder), report, total)
+    distinct = {picture.identity: index for index, picture in enumerate(pictures)}
+    ways = (False, True) if flip else (False,)
+    total = len(captions_once) + len(distinct) * len(ways)
+    encoder = _Encoder(encode_image, encode_prompt, vae_key, text_key, store, report, total)
 
     by_caption = {caption: encoder.prompt(caption) for caption in captions_once}
-    _check_widths(list(by_caption.values()))
-    prompts = tuple(by_caption[caption] for caption in dict.fromkeys(captions))
-    few_step_prompts: tuple[Prompt, ...] = ()
-    few_step_empty_prompt = None
+    _check_widths(by_caption)
     if phrase:
-        few_step_prompts = tuple(by_caption[with_phrase(phrase, prompt.caption)] for prompt in prompts)
-        few_step_empty_prompt = by_caption[phrase]
-        _check_phrase((*prompts, by_caption[""]), (*few_step_prompts, few_step_empty_prompt), phrase)
-    number = {prompt.caption: index for index, prompt in enumerate(prompts)}
-
-    encoded: dict[str, tuple[EncodedImage, EncodedImage | None]] = {}
-    for image, picture in zip(images, pictures, strict=True):
-        if picture.identity not in encoded:
-            crop = fit(_pixels(image), picture.bucket)
-            mirrored = encoder.image(crop.flip(-1), f"Picture '{picture.name}' (mirrored)") if flip else None
-            encoded[picture.identity] = (encoder.image(crop, f"Picture '{picture.name}'"), mirrored)
-
-    samples = []
-    for picture, caption, mask in zip(pictures, captions, latent_masks, strict=True):
-        straight, mirrored = encoded[picture.identity]
-        samples.append(
-            LatentSample(
-                name=picture.name,
-                mean=straight.mean,
-                std=straight.std,
-                flipped_mean=None if mirrored is None else mirrored.mean,
-                flipped_std=None if mirrored is None else mirrored.std,
-                mask=mask,
-                prompt=number[caption],
-            )
-        )
+        _check_phrase(plain, by_caption, phrase)
+    store.expect(len(ways) * sum(_latent_bytes(pictures[index].bucket) for index in distinct.values()))
+    encoded = {
+        identity: [encoder.image(images, index, pictures[index], mirrored) for mirrored in ways]
+        for identity, index in distinct.items()
+    }
+    prompts = list(dict.fromkeys(captions))
+    number = {caption: index for index, caption in enumerate(prompts)}
     held_out = _held_out([picture.identity for picture in pictures], held_out_share, seed)
+    few_step = [with_phrase(phrase, caption) for caption in prompts] if phrase else []
+    make = _Maker(store, cache)
     data = RealLatents(
-        samples=tuple(samples),
-        prompts=prompts,
-        empty_prompt=by_caption[""],
+        samples=tuple(
+            make.sample(picture.name, number[caption], *encoded[picture.identity], mask=mask)
+            for picture, caption, mask in zip(pictures, captions, latent_masks, strict=True)
+        ),
+        prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in prompts),
+        empty_prompt=make.prompt("", by_caption[""]),
         held_out=held_out,
-        fingerprint=_fingerprint(samples, prompts, by_caption[""], held_out, few_step_prompts, few_step_empty_prompt),
-        few_step_prompts=few_step_prompts,
-        few_step_empty_prompt=few_step_empty_prompt,
+        fingerprint=_fingerprint(
+            [by_caption[caption] for caption in [*prompts, ""]],
+            [
+                (*encoded[picture.identity], mask, number[caption])
+                for picture, caption, mask in zip(pictures, captions, latent_masks, strict=True)
+            ],
+            held_out,
+            [by_caption[caption] for caption in [*few_step, phrase]] if phrase else [],
+        ),
+        few_step_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in few_step),
+        few_step_empty_prompt=make.prompt(phrase, by_caption[phrase]) if phrase else None,
         few_step_phrase=phrase,
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
     return data, _describe_dataset(data, pictures, captions, held_out_share, cached)
+
+
+class _Maker:
+    """Samples and prompts of encodings: with their tensors, or with the way to them in the cache."""
+
+    def __init__(self, store: Encodings, cache: LatentCache) -> None:
+        self._store = store
+        self._shelf = Shelf(cache) if store.stored else None
+
+    def sample(
+        self, name: str, prompt: int, straight: Encoding, mirrored: Encoding | None = None, *, mask: Encoding | None
+    ) -> LatentSample | StoredSample:
+        if self._shelf is not None:
+            return StoredSample(name, prompt, self._shelf, straight, mirrored, mask)
+        latents = self._store.tensors(straight)
+        flipped = {} if mirrored is None else self._store.tensors(mirrored)
+        return LatentSample(
+            name=name,
+            mean=latents["mean"],
+            std=latents.get("std"),
+            flipped_mean=flipped.get("mean"),
+            flipped_std=flipped.get("std"),
+            mask=None if mask is None else self._store.tensors(mask)["mask"],
+            prompt=prompt,
+        )
+
+    def prompt(self, caption: str, encoding: Encoding) -> Prompt | StoredPrompt:
+        if self._shelf is not None:
+            return StoredPrompt(caption, self._shelf, encoding)
+        return Prompt(caption, **self._store.tensors(encoding))
 
 
 class _Encoder:
@@ -249,7 +334,7 @@ class _Encoder:
         encode_prompt: EncodePrompt,
         vae_key: str,
         text_key: str,
-        cache: LatentCache,
+        store: Encodings,
         report: Callable[[int, int], None],
         total: int,
     ) -> None:
@@ -257,51 +342,43 @@ class _Encoder:
         self._encode_prompt = encode_prompt
         self._vae_key = vae_key
         self._text_key = text_key
-        self._cache = cache
+        self._store = store
         self._report = report
         self._total = total
         self.done = 0
         self.hits = 0
 
-    def image(self, crop: Tensor, what: str) -> EncodedImage:
-        """Encode pixels (3, H, W). ``what`` names the picture in messages."""
-        key = digest("image 1", self._vae_key, crop)
-        raw = self._cache.load(key)
-        if raw is None:
-            mean, std = self._encode_image(crop.permute(1, 2, 0)[None])
-            _check_posterior(mean, std, crop, what)
-            raw = {"mean": _own(mean[0])} if std is None else {"mean": _own(mean[0]), "std": _own(std[0])}
-            self._cache.store(key, raw)
-        else:
-            self.hits += 1
-        self._advance()
-        std = raw.get("std")
-        return EncodedImage(
-            mean=_own(flux1.normalise(raw["mean"])), std=None if std is None else _own(std * flux1.VAE_SCALE)
-        )
+    def image(self, images: Sequence[Tensor], index: int, picture: _Picture, mirrored: bool) -> Encoding:
+        """Encode picture ``index``, or its mirror image; its pixels are looked at only where that is not done yet."""
+        way = "mirrored" if mirrored else "straight"
 
-    def prompt(self, caption: str) -> Prompt:
-        key = digest("prompt 1", self._text_key, caption)
-        found = self._cache.load(key)
-        if found is None:
+        def make() -> Tensors:
+            crop = fit(_pixels(images[index]), picture.bucket)
+            crop = crop.flip(-1) if mirrored else crop
+            mean, std = self._encode_image(crop.permute(1, 2, 0)[None])
+            what = f"Picture '{picture.name}'" + (" (mirrored)" if mirrored else "")
+            _check_posterior(mean, std, crop, what)
+            return {"mean": own(mean[0])} if std is None else {"mean": own(mean[0]), "std": own(std[0])}
+
+        key = digest("image 2", self._vae_key, picture.identity, str(picture.bucket), way)
+        return self._get(key, make, posterior)
+
+    def prompt(self, caption: str) -> Encoding:
+        def make() -> Tensors:
             prompt_embeds, pooled = self._encode_prompt(caption)
             _check_prompt(caption, prompt_embeds, pooled)
-            found = {"prompt_embeds": _own(prompt_embeds), "pooled_prompt_embeds": _own(pooled)}
-            self._cache.store(key, found)
-        else:
-            self.hits += 1
-        self._advance()
-        return Prompt(caption, _own(found["prompt_embeds"]), _own(found["pooled_prompt_embeds"]))
+            return {"prompt_embeds": own(prompt_embeds), "pooled_prompt_embeds": own(pooled)}
 
-    def _advance(self) -> None:
+        return self._get(digest("prompt 1", self._text_key, caption), make, as_they_are)
+
+    def _get(
+        self, key: str, make: Callable[[], Tensors], convert: Callable[[Tensors], dict[str, Tensor]]
+    ) -> Encoding:
+        encoding, found = self._store.get(key, make, convert)
+        self.hits += found
         self.done += 1
         self._report(self.done, self._total)
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A contiguous fp32 CPU copy that autograd may save: the host calls us in inference mode, training leaves it."""
-    with torch.inference_mode(False):
-        return tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        return encoding
 
 
 def _check_counts(
@@ -323,18 +400,59 @@ def _check_counts(
         )
 
 
-def _describe(images: Sequence[Tensor], names: Sequence[str], sizes: tuple[Bucket, ...]) -> list[_Picture]:
-    # Repeats are views of the same memory: hashing it once saves seconds for each hundred megapixels.
-    identities: dict[tuple, str] = {}
+def _latent_bytes(bucket: Bucket) -> int:
+    return 4 * flux1.LATENT_CHANNELS * (bucket[0] // flux1.VAE_FACTOR) * (bucket[1] // flux1.VAE_FACTOR)
+
+
+def _describe(
+    images: Sequence[Tensor],
+    names: Sequence[str],
+    sizes: tuple[Bucket, ...],
+    known: KnownFiles,
+    report: Callable[[int, int], None],
+) -> list[_Picture]:
+    read = _Once(images, lambda index, image: _check_picture(image, names[index]), known)
     pictures = []
-    for image, name in zip(images, names, strict=True):
-        memory = (image.device, image.data_ptr(), image.shape, image.stride(), image.dtype)
-        if memory not in identities:
-            _check_picture(image, name)
-            identities[memory] = digest(image)
-        height, width = image.shape[:2]
-        pictures.append(_Picture(name, identities[memory], height, width, nearest(height, width, sizes)))
+    for index, name in enumerate(names):
+        identity, height, width = read.known(index)
+        pictures.append(_Picture(name, identity, height, width, nearest(height, width, sizes)))
+        # Nothing is encoded yet, but to read many files takes its time, and may be cancelled.
+        if isinstance(images, FileSequence):
+            report(0, len(names))
     return pictures
+
+
+class _Once:
+    """What pixels or masks are, each read once: repeats share their memory or their file.
+
+    Hashing memory once saves seconds for each hundred megapixels; a file that is known is not even opened.
+    """
+
+    def __init__(
+        self, items: Sequence[Tensor | None], check: Callable[[int, Tensor], None], known: KnownFiles
+    ) -> None:
+        self._items, self._check, self._files = items, check, known
+        self._memory: dict[tuple, Known] = {}
+
+    def known(self, index: int) -> Known:
+        """Of item ``index``; an identity without pixels where there is none."""
+        state = self._items.state(index) if isinstance(self._items, FileSequence) else None
+        found = None if state is None else self._files.find(state)
+        if found is None:
+            found = self._read(index, self._items[index], in_memory=state is None)
+            if state is not None:
+                self._files.keep(state, found)
+        return found
+
+    def _read(self, index: int, item: Tensor | None, in_memory: bool) -> Known:
+        if item is None:
+            return Known("", 0, 0)
+        # Of a file's pixels nothing but this is kept, so that their place in memory is soon another's.
+        memory = (item.device, item.data_ptr(), item.shape, item.stride(), item.dtype) if in_memory else ()
+        if memory not in self._memory or not in_memory:
+            self._check(index, item)
+            self._memory[memory] = Known(digest(item), *item.shape[:2])
+        return self._memory[memory]
 
 
 def _check_picture(image: Tensor, name: str) -> None:
@@ -357,30 +475,55 @@ def _pixels(image: Tensor) -> Tensor:
     return image.detach().to("cpu", torch.float32).permute(2, 0, 1).clamp(0.0, 1.0)
 
 
-def _masks(pictures: Sequence[_Picture], masks: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+def _masks(
+    pictures: Sequence[_Picture],
+    masks: Sequence[Tensor | None] | None,
+    store: Encodings,
+    known: KnownFiles,
+    report: Callable[[int, int], None],
+) -> list[Encoding | None]:
+    """The masks in the size of the latents, as encodings with the one tensor ``mask`` (1, h, w)."""
     if masks is None:
         return [None] * len(pictures)
-    resampled: list[Tensor | None] = []
-    for picture, mask in zip(pictures, masks, strict=True):
-        if mask is None:
+    read = _Once(masks, lambda index, mask: _check_mask(mask, pictures[index]), known)
+    resampled: list[Encoding | None] = []
+    for index, picture in enumerate(pictures):
+        identity, height, width = read.known(index)
+        if not identity:
             resampled.append(None)
             continue
-        if tuple(mask.shape) != (picture.height, picture.width):
+        if (height, width) != (picture.height, picture.width):
             raise DataError(
-                f"The mask of picture '{picture.name}' has the shape {tuple(mask.shape)}, the picture is "
+                f"The mask of picture '{picture.name}' has the shape {(height, width)}, the picture is "
                 f"{picture.height} high and {picture.width} wide. Give a mask (height, width) of the picture's size."
             )
-        mask = mask.detach().to("cpu", torch.float32)
-        if not torch.isfinite(mask).all() or mask.min() < -VALUE_TOLERANCE or mask.max() > 1 + VALUE_TOLERANCE:
-            raise DataError(f"The mask of picture '{picture.name}' has values outside [0, 1].")
-        small = _own(latent_mask(mask.clamp(0.0, 1.0), picture.bucket))
-        if small.sum() <= 0:
-            raise DataError(
-                f"The mask of picture '{picture.name}' is 0 everywhere, so nothing of the picture would be learned. "
-                "Paint what is to be learned in white, or remove the picture."
-            )
-        resampled.append(small)
+
+        def make(index: int = index, picture: _Picture = picture) -> Tensors:
+            mask = masks[index]
+            assert mask is not None
+            small = own(latent_mask(mask.detach().to("cpu", torch.float32).clamp(0.0, 1.0), picture.bucket))
+            if small.sum() <= 0:
+                raise DataError(
+                    f"The mask of picture '{picture.name}' is 0 everywhere, so nothing of the picture would be "
+                    "learned. Paint what is to be learned in white, or remove the picture."
+                )
+            return {"mask": small}
+
+        resampled.append(store.get(digest("mask 1", identity, str(picture.bucket)), make, as_they_are)[0])
+        if isinstance(masks, FileSequence):
+            report(0, len(pictures))
     return resampled
+
+
+def _check_mask(mask: Tensor, picture: _Picture) -> None:
+    if tuple(mask.shape) != (picture.height, picture.width):
+        raise DataError(
+            f"The mask of picture '{picture.name}' has the shape {tuple(mask.shape)}, the picture is "
+            f"{picture.height} high and {picture.width} wide. Give a mask (height, width) of the picture's size."
+        )
+    mask = mask.detach().to("cpu", torch.float32)
+    if not torch.isfinite(mask).all() or mask.min() < -VALUE_TOLERANCE or mask.max() > 1 + VALUE_TOLERANCE:
+        raise DataError(f"The mask of picture '{picture.name}' has values outside [0, 1].")
 
 
 def _check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, what: str) -> None:
@@ -421,37 +564,34 @@ def _check_prompt(caption: str, prompt_embeds: Tensor, pooled: Tensor) -> None:
         )
 
 
-def _check_widths(prompts: Sequence[Prompt]) -> None:
-    first = prompts[0]
-    wanted = (first.prompt_embeds.shape[1], first.pooled_prompt_embeds.shape[0])
-    for prompt in prompts:
-        found = (prompt.prompt_embeds.shape[1], prompt.pooled_prompt_embeds.shape[0])
+def _check_widths(by_caption: Mapping[str, Encoding]) -> None:
+    (first, expected), *others = by_caption.items()
+    wanted = (expected.shapes["prompt_embeds"][1], expected.shapes["pooled_prompt_embeds"][0])
+    for caption, encoding in others:
+        found = (encoding.shapes["prompt_embeds"][1], encoding.shapes["pooled_prompt_embeds"][0])
         if found != wanted:
             raise DataError(
-                f"Captions {_quoted(first.caption)} and {_quoted(prompt.caption)} have embeddings of different widths: "
+                f"Captions {_quoted(first)} and {_quoted(caption)} have embeddings of different widths: "
                 f"{wanted} and {found} (prompt, pooled). Encode all captions with the same text encoders."
             )
 
 
-def _check_phrase(prompts: Sequence[Prompt], few_step_prompts: Sequence[Prompt], phrase: str) -> None:
-    """``few_step_prompts`` are ``prompts`` with ``phrase``: as long as they are, and not the same."""
-    for plain, few_step in zip(prompts, few_step_prompts, strict=True):
-        length, few_step_length = plain.prompt_embeds.shape[0], few_step.prompt_embeds.shape[0]
+def _check_phrase(captions: Sequence[str], by_caption: Mapping[str, Encoding], phrase: str) -> None:
+    """Each caption with ``phrase`` at its front is as long as without, and not the same."""
+    for caption in captions:
+        plain, few_step = by_caption[caption], by_caption[with_phrase(phrase, caption)]
+        length, few_step_length = plain.shapes["prompt_embeds"][0], few_step.shapes["prompt_embeds"][0]
         if length != few_step_length:
             # Padding would not do: the transformer attends to every token that it is given.
             raise DataError(
-                f"Caption {_quoted(plain.caption)} is encoded to {length} tokens, and to {few_step_length} with the "
+                f"Caption {_quoted(caption)} is encoded to {length} tokens, and to {few_step_length} with the "
                 f"phrase {_quoted(phrase)} at its front. Both are trained in one batch and must be equally long: "
                 "shorten the caption or the phrase, or leave few_step_phrase empty and tell the few-step sampler by "
                 "few_step_guidance."
             )
-        pairs = (
-            (plain.prompt_embeds, few_step.prompt_embeds),
-            (plain.pooled_prompt_embeds, few_step.pooled_prompt_embeds),
-        )
-        if all(torch.equal(one, other) for one, other in pairs):
+        if plain.content == few_step.content:
             raise DataError(
-                f"Caption {_quoted(plain.caption)} is encoded to the same with and without the phrase "
+                f"Caption {_quoted(caption)} is encoded to the same with and without the phrase "
                 f"{_quoted(phrase)}, so that nothing tells the samplers apart. Choose a few_step_phrase of words that "
                 "this text encoder knows."
             )
@@ -474,34 +614,24 @@ def _held_out(identities: Sequence[str], share: float, seed: int) -> tuple[int, 
 
 
 def _fingerprint(
-    samples: Sequence[LatentSample],
-    prompts: Sequence[Prompt],
-    empty_prompt: Prompt,
+    prompts: Sequence[Encoding],
+    samples: Sequence[tuple[Encoding | int | None, ...]],
     held_out: tuple[int, ...],
-    few_step_prompts: Sequence[Prompt],
-    few_step_empty_prompt: Prompt | None,
+    few_step_prompts: Sequence[Encoding],
 ) -> str:
-    known: dict[int, str] = {}
+    """``prompts`` and ``few_step_prompts`` end with the empty one; a sample is its encodings, mask and prompt."""
 
-    def of(tensor: Tensor | None) -> str:
-        if tensor is None:
-            return "none"
-        if id(tensor) not in known:
-            known[id(tensor)] = digest(tensor)
-        return known[id(tensor)]
+    def parts() -> Iterator[str]:
+        yield "real latents 2"
+        for prompt in prompts:
+            yield f"prompt {prompt.content}"
+        for sample in samples:
+            yield " ".join(["sample", *(part.content if isinstance(part, Encoding) else str(part) for part in sample)])
+        yield f"held out {held_out}"
+        for prompt in few_step_prompts:
+            yield f"few-step prompt {prompt.content}"
 
-    parts = ["real latents 1"]
-    for prompt in (*prompts, empty_prompt):
-        parts += ["prompt", of(prompt.prompt_embeds), of(prompt.pooled_prompt_embeds)]
-    for sample in samples:
-        posteriors = (sample.mean, sample.std, sample.flipped_mean, sample.flipped_std)
-        parts += ["sample", *(of(tensor) for tensor in posteriors), of(sample.mask), str(sample.prompt)]
-    parts.append(f"held out {held_out}")
-    # Only with a phrase, so that a dataset without one keeps the fingerprint that LoRAs and checkpoints know it by.
-    if few_step_empty_prompt is not None:
-        for prompt in (*few_step_prompts, few_step_empty_prompt):
-            parts += ["few-step prompt", of(prompt.prompt_embeds), of(prompt.pooled_prompt_embeds)]
-    return digest(*parts)
+    return digest_all(parts())
 
 
 def _describe_dataset(
@@ -517,7 +647,7 @@ def _describe_dataset(
     counts = Counter(picture.bucket for picture in pictures)
     sizes = ", ".join(f"{width} x {height}: {counts[height, width]}" for height, width in sorted(counts))
     lines.append(f"Buckets (width x height in pixels: pictures): {sizes}.")
-    lengths = Counter(data.prompts[sample.prompt].prompt_embeds.shape[0] for sample in data.samples)
+    lengths = Counter(data.prompts[sample.prompt].length for sample in data.samples)
     if len(lengths) > 1:
         tokens = ", ".join(f"{length}: {lengths[length]}" for length in sorted(lengths))
         lines.append(f"Prompt lengths (tokens: pictures): {tokens}. Only prompts of one length share a batch.")

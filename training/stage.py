@@ -267,8 +267,8 @@ def check_fits(start: FluxLoRA, data: RealLatents) -> None:
     config = read_transformer_config(start.base.path)
     for prompt in (*data.prompts, data.empty_prompt):
         for name, got, expected in (
-            ("prompt_embeds", prompt.prompt_embeds.shape[-1], config["joint_attention_dim"]),
-            ("pooled_prompt_embeds", prompt.pooled_prompt_embeds.shape[-1], config["pooled_projection_dim"]),
+            ("prompt_embeds", prompt.width, config["joint_attention_dim"]),
+            ("pooled_prompt_embeds", prompt.pooled_width, config["pooled_projection_dim"]),
         ):
             if got != expected:
                 raise DataError(
@@ -278,7 +278,7 @@ def check_fits(start: FluxLoRA, data: RealLatents) -> None:
                 )
     channels = config["in_channels"] // flux1.PATCH**2
     for sample in data.samples:
-        flux1.check_latents(sample.mean[None], sample.name, channels)
+        flux1.check_latents(torch.empty(1, *sample.shape, device="meta"), sample.name, channels)
 
 
 def check_finite(

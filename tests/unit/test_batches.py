@@ -441,3 +441,35 @@ def test_numbers_out_of_range() -> None:
         draw(two_sizes(held_out=range(10)), 0)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         list(held_out_batches(data, 0))
+
+
+@pytest.mark.parametrize("two_samplers", [False, True])
+@pytest.mark.parametrize(("ranks", "batch_size", "gradient_accumulation"), [(2, 1, 2), (2, 2, 1), (4, 1, 1)])
+def test_the_ranks_share_what_one_would_have(
+    ranks: int, batch_size: int, gradient_accumulation: int, two_samplers: bool
+) -> None:
+    """Put together, in the order of the ranks, their batches are the single process's: samples, draws, places."""
+    mask = torch.zeros(1, 4, 6)
+    mask[..., :2] = 1
+    samples = [
+        make_sample(i, std=0.25, flipped_mean=torch.full((16, 4, 6), -float(i)), mask=mask if i == 3 else None)
+        for i in range(9)
+    ]
+    data = make_data(samples)
+    options = {"caption_dropout": 0.4, "two_samplers": two_samplers}
+    masks = 0
+    for step in range(12):
+        whole = draw(data, step, batch_size, gradient_accumulation * ranks, **options)
+        parts = [
+            batch
+            for rank in range(ranks)
+            for batch in draw(data, step, batch_size, gradient_accumulation, share=(rank, ranks), **options)
+        ]
+        for expected, found in zip(whole, parts, strict=True):
+            assert (expected.names, expected.positions) == (found.names, found.positions)
+            assert expected.few_step == found.few_step
+            for name in ("x0", "prompt_embeds", "pooled_prompt_embeds"):
+                assert torch.equal(getattr(expected, name), getattr(found, name))
+            assert (expected.mask is None) == (found.mask is None)
+            masks += expected.mask is not None
+    assert masks
