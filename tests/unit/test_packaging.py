@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fluxduel.tests.comfy_host import ROOT
+from fluxduel.training.command_line import parsers
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HOST_MODULES = {
@@ -168,12 +169,20 @@ def test_no_workflow_holds_a_path_of_the_machine_it_was_made_on() -> None:
         assert re.search(r'"(/[a-z]|[A-Z]:\\)', path.read_text()) is None, name_of(path)
 
 
-def test_the_readmes_code_imports_what_is_there() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    statements = [node for node in ast.parse(code).body if isinstance(node, ast.ImportFrom)]
-    ours = [node for node in statements if node.module.startswith("fluxduel")]
-    assert ours
-    for node in ours:
-        module = importlib.import_module(node.module)
-        for alias in node.names:
-            assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart/FLUX.md", "docs/OPTIONS.md"])
+def test_the_commands_in_the_documents_are_understood(page: str) -> None:
+    """Each ``python -m fluxduel ...``, also under ``accelerate launch``: its command, its flags, their values."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"-m fluxduel (.+)", blocks)
+    assert commands
+    for command in commands:
+        parser, _ = parsers()
+        _, unknown = parser.parse_known_args(shlex.split(command, comments=True))
+        assert not unknown, command
+
+
+def test_the_documents_link_to_what_is_there() -> None:
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
