@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -236,7 +236,7 @@ class AdversarialStage(Stage):
         self.ranks.mean_gradients(optimiser.parameters)
         if not self.config.watch:
             norm = optimiser.step()
-        elif watch.outlier(norm := self.ranks.agreed(optimiser.clip())):
+        elif watch.outlier(norm := optimiser.clip()):
             optimiser.clear()
             return norm
         else:
@@ -465,7 +465,7 @@ class AdversarialStage(Stage):
             seen = self.judges.look(shown.real, shown.level, shown.conditioning)
             judged = self.judges.verdicts(seen, shown.rows)
         held_out = self.ranks.agreed(torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item())
-        real, fake = (self.samples(side).mean().item() for side in zip(*verdicts, strict=True))
+        real, fake = (side.mean().item() for side in self.samples(verdicts))
         values = {"held_out_logits": held_out}
         if self.judge.augmentation == "adaptive":
             self.augmentation.update(real, held_out, fake)
@@ -509,7 +509,7 @@ class AdversarialStage(Stage):
 
     def verdict_statistics(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> dict[str, float]:
         """Mean logits and accuracy on real and on fake, over all samples of one update."""
-        real, fake = (self.samples(side) for side in zip(*verdicts, strict=True))
+        real, fake = self.samples(verdicts)
         maps = [[side.reshape(-1, 1, 1, 1)] for side in (real, fake)]
         real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, *maps)
         return {
@@ -520,9 +520,12 @@ class AdversarialStage(Stage):
             "pair_accuracy": gan.pair_accuracy(*maps),
         }
 
-    def samples(self, verdicts: Sequence[Verdicts]) -> Tensor:
-        """Each sample's mean logit, over the micro-batches of one update and all ranks."""
-        return self.ranks.gather(torch.cat([sample_logits(maps) for batch in verdicts for maps in batch.values()]))
+    def samples(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> list[Tensor]:
+        """Each sample's mean logit, for real and for fake, over the micro-batches of one update and all ranks."""
+        sides = zip(*verdicts, strict=True)
+        return self.ranks.gather_many(
+            *(torch.cat([sample_logits(maps) for batch in side for maps in batch.values()]) for side in sides)
+        )
 
 
 def check_target(

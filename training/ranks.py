@@ -64,6 +64,15 @@ class Ranks:
         distributed.all_gather(received, sent)
         return torch.cat(received).to(values.device)
 
+    def gather_many(self, *values: Tensor) -> list[Tensor]:
+        """``gather`` of each of ``values``, one-dimensional, in a single exchange."""
+        if self.count == 1:
+            return list(values)
+        sizes = [len(value) for value in values]
+        together = self.gather(torch.cat([value.double() for value in values]))
+        parts = zip(*(share.split(sizes) for share in together.split(sum(sizes))), strict=True)
+        return [torch.cat(part).to(value) for part, value in zip(parts, values, strict=True)]
+
     def gather_objects(self, value: Value) -> list[Value]:
         """``value`` of each rank, in their order. Slower than ``gather``, and of any size."""
         if self.count == 1:

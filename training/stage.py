@@ -289,8 +289,8 @@ def check_finite(
     Raises ``NonFiniteError``, on every rank, that names the loss and the samples where a value is NaN or infinite.
     """
     means = {}
-    for name, values in losses.items():
-        everywhere = ranks.gather(torch.stack([value.double() for value in values])).tolist()
+    gathered = ranks.gather_many(*(torch.stack([value.double() for value in values]) for values in losses.values()))
+    for (name, values), everywhere in zip(losses.items(), (each.tolist() for each in gathered), strict=True):
         for batch, value in zip(batches, values, strict=True):
             if not math.isfinite(value.item()):
                 raise NonFiniteError(f"{name} is {value.item()} for {', '.join(batch.names)}")
