@@ -16,20 +16,31 @@ _RESERVE = 1 << 22
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``: beside it first, flushed to the disk, then renamed.
+    """Write ``content`` to ``path``: beside it first, flushed to the disk, read back, then renamed.
 
     On any failure a file that was there before is untouched, and nothing else is left behind. Raises ``OSError``.
     """
     # Short enough for any file system, and hidden from the host's listings.
     partial = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_flushed(partial, content)
+        if partial.read_bytes() != content:
+            raise OSError(errno.EIO, "what is read is not what was written", str(partial))
         os.replace(partial, path)
         flush_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # where the folder cannot be reached, the first error says more
             os.unlink(partial)
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and those above it where they are missing, and have the disk know their names."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    flush_folder(folder.parent)
 
 
 def write_flushed(path: Path, content: bytes) -> None:

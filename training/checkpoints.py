@@ -20,7 +20,7 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from .atomic_file import check_space, flush_folder, write_flushed
+from .atomic_file import check_space, flush_folder, make_folder, write_flushed
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,9 @@ class Checkpoints:
         final = self.folder / snapshot.name
         if final.exists():
             return final
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        make_folder(self.folder)
+        self.sweep()
+        self._forget_damaged()
         stats = snapshot.stats.encode()
         size = len(stats) + sum(len(content) for content in extra.values())
         check_space(self.folder, size + sum(t.nbytes for part in snapshot.tensors.values() for t in part.values()))
@@ -118,7 +119,8 @@ class Checkpoints:
         return final
 
     def load(self, name: str) -> Snapshot:
-        """Read the checkpoint ``name``. Raises ``CheckpointError`` where it is damaged or cannot be read."""
+        """Read the checkpoint ``name``. Raises ``CheckpointError`` where it is damaged, ``OSError`` where the disk does
+        not let it be read, which says nothing about what is in it."""
         folder = self.folder / name
         try:
             state = _state(folder)
@@ -130,13 +132,14 @@ class Checkpoints:
             return Snapshot(
                 state["step"], tensors, state["numbers"], stats, state["unmeasured"], state["score"]
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be read: {error}.") from error
 
     def newest(self, most: int | None = None) -> tuple[Snapshot | None, list[str]]:
         """The furthest sound checkpoint, of at most ``most`` steps, and a sentence for each damaged one on the way.
 
-        Damaged ones are put aside under another name, to be looked at; a later save removes them.
+        Damaged ones are put aside under another name, to be looked at; a later save removes them. Raises ``OSError``
+        where one cannot be read.
         """
         words = []
         for name in reversed(self.names()):
@@ -189,11 +192,15 @@ class Checkpoints:
         except OSError as error:
             log.warning("The old checkpoint %s cannot be removed: %s.", folder, error)
 
-    def _sweep(self) -> None:
-        """Remove what an earlier process left: one run has one writer at a time."""
-        for path in self.folder.iterdir():
-            if path.name.startswith((".step-", ".removed-", ".damaged-")):
+    def sweep(self) -> None:
+        """Remove what an earlier process left half: one run has one writer at a time."""
+        for pattern in (".step-*", ".removed-*"):
+            for path in self.folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _forget_damaged(self) -> None:
+        for path in self.folder.glob(".damaged-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _step(name: str) -> int:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -25,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .atomic_file import write_whole
+from .atomic_file import make_folder, write_whole
 from .checkpoints import STATS_FILE, Checkpoints
 from .fingerprints import Fingerprint, fingerprint, identity
 from .latent_cache import digest
@@ -109,12 +110,24 @@ def _runs(parent: Path, stage: str) -> list[tuple[Path, dict[str, Any]]]:
 
 def _manifest(path: Path) -> dict[str, Any] | None:
     try:
+        return _read_manifest(path)
+    except (OSError, ValueError) as error:
+        log.warning("%s is passed over: %s", path, error)
+        return None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Raises ``OSError``, and ``ValueError`` where it is damaged or of another version."""
+    try:
         manifest = json.loads(path.read_bytes())
-        if manifest["version"] == _VERSION and manifest.keys() >= {"stage", "parts", "steps", "finished", "created"}:
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s is passed over: it cannot be read (%s).", path, error)
-    return None
+        version, checksum = manifest["version"], manifest.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is damaged ({error!r}).") from error
+    if version != _VERSION:
+        raise ValueError(f"it is of version {version}, this FluxDuel reads {_VERSION}.")
+    if checksum != digest(json.dumps(manifest)):
+        raise ValueError("it is damaged (wrong checksum).")
+    return manifest
 
 
 def _new_name(parent: Path, stage: str) -> Path:
@@ -142,7 +155,7 @@ class RunDirectory:
         Raises ``RunDirectoryError`` where the folder holds another run, with what differs, or is in use by another
         process; ``OSError`` where it cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -151,14 +164,30 @@ class RunDirectory:
                 f"{folder} is in use: another process trains this run at the moment. Wait for it, or stop it."
             ) from error
         try:
-            yield cls(folder, cls._claimed(folder, wanted, settings))
+            directory = cls(folder, cls._claimed(folder, wanted, settings))
+            directory._sweep()
+            yield directory
+            directory._sweep()
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Remove what a process that lost its power, or a disk that failed, left half: nobody else writes here."""
+        with contextlib.suppress(OSError):  # it can wait
+            self.checkpoints.sweep()
+            for path in self.folder.glob(".*.tmp"):
+                path.unlink()
 
     @staticmethod
     def _claimed(folder: Path, wanted: Fingerprint, settings: Mapping[str, Any]) -> dict[str, Any]:
         path = folder / MANIFEST
-        found = _manifest(path) if path.exists() else None
+        try:
+            found = _read_manifest(path) if path.exists() else None
+        except ValueError as error:
+            # What lies beside it may be somebody's run: nothing is written over it.
+            raise RunDirectoryError(
+                f"{path} cannot be used: {error} Put it back as it was, or choose another folder."
+            ) from error
         if found is not None and (differing := wanted.differences(found["parts"])):
             raise RunDirectoryError(
                 f"{folder} holds another run. Different are {', '.join(differing)}. Choose another folder."
@@ -202,4 +231,4 @@ class RunDirectory:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=1).encode()
+    return json.dumps({**value, "checksum": digest(json.dumps(value))}, indent=1).encode()

@@ -228,6 +228,7 @@ class _Loop:
     def _write_result(self, directory: RunDirectory, result: StageResult) -> None:
         lora_files.save(result.lora, directory.folder / RESULT)
         self.stage.keep(directory.folder)
+        self.stats.complete()
         directory.finish(result.lora.tensors, result.lora.provenance[-1], self.stats.text)
 
     def _result(self, stopped: bool) -> StageResult:

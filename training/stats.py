@@ -53,6 +53,11 @@ class Stats:
         self.notes.append((step, text))
         self._add({"step": step, "note": text})
 
+    def complete(self) -> None:
+        """Make sure that the file has every line. Raises ``OSError`` where it cannot be written."""
+        if self.path is not None and not (self.path.exists() and self.path.read_bytes() == self.text.encode()):
+            write_whole(self.path, self.text.encode())
+
     def _add(self, entry: dict[str, Any]) -> None:
         self._lines.append(json.dumps(entry) + "\n")
         if self.path is None:

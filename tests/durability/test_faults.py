@@ -3,34 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fluxduel.benchmarks.step import synthetic_data
-from fluxduel.tests.durability.file_operations import ERRORS, WRITES, Operations
+from fluxduel.tests.durability.file_operations import CUT_OFF, CUTS, Operations, faults_of, flipped
+from fluxduel.tests.durability.small_run import (
+    STAGE_1,
+    Noted,
+    StoppedAfter,
+    assert_same,
+    assert_same_files,
+    train,
+    wanted,
+)
 from fluxduel.training import lora
 from fluxduel.training.atomic_file import write_whole
-from fluxduel.training.base_model import TINY_BASE, BaseReference
 from fluxduel.training.checkpoints import CheckpointError, Checkpoints, Snapshot
-from fluxduel.training.config import DiffusionStageConfig, LoRAConfig
-from fluxduel.training.diffusion_stage import train_diffusion_stage
-from fluxduel.training.real_latents import RealLatents
+from fluxduel.training.fingerprints import Fingerprint
+from fluxduel.training.run_directory import RunDirectory, RunDirectoryError, choose
 from fluxduel.training.stage import StageResult
+from fluxduel.training.stats import Stats, parsed
 
-CUT_OFF = 77
-CONFIG = DiffusionStageConfig(
-    steps=4, batch_size=1, learning_rate=1e-3, validate_every=2, checkpoint_every=1, keep_last=1
-)
+TRIED: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def count_of_all_faults() -> Iterator[None]:
+    """Print how many were tried, once all are."""
+    yield
+    print(f"\nfaults and power cuts tried in all: {TRIED.total()} ({dict(TRIED)})")
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """The exit code of a forked process that does ``work``; none of its clean-up runs when it is cut off."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def cut_off(folder: Path, number: int, kind: str, work: Callable[[], object]) -> None:
+    """Do ``work`` in a process that loses its power at a file operation below ``folder``."""
+
+    def until_cut() -> None:
+        with Operations(within=folder, cut=(number, kind)):
+            work()
+
+    assert in_child(until_cut) == CUT_OFF
+
+
+# Checkpoints
 
 
 def snapshot(step: int) -> Snapshot:
@@ -48,224 +87,415 @@ def assert_sound(found: Snapshot | None, steps: tuple[int, ...]) -> None:
         assert all(torch.equal(tensor, found.tensors[part][name]) for name, tensor in tensors.items())
 
 
-def faults_of(names: list[str]) -> list[tuple[int, str]]:
-    """Every fault that every operation can have."""
-    return [(number, kind) for number, name in enumerate(names) for kind in [*ERRORS, *(WRITES * (name == "write"))]]
-
-
-def save_third(folder: Path, **options) -> Operations:
-    """Two sound checkpoints, then a third under ``Operations``; a failure is what the loop would get to see."""
-    checkpoints = Checkpoints(folder)
-    with Operations(within=folder, **options) as operations, contextlib.suppress(OSError, CheckpointError):
-        checkpoints.save(snapshot(3), {"lora.safetensors": b"for people" * 50})
+def save_one(folder: Path, step: int) -> None:
+    """A save with its rotation; a failure is what the loop would get to see."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    with contextlib.suppress(OSError, CheckpointError):
+        checkpoints.save(snapshot(step), {"lora.safetensors": b"for people" * 50})
         checkpoints.rotate(keep_last=1, keep_every=0)
-    return operations
+    # For a cut right after it.
+    os.stat(folder)
 
 
-def prepared(folder: Path) -> Path:
-    for step in (1, 2):
-        Checkpoints(folder).save(snapshot(step), {"lora.safetensors": b"for people" * 50})
+def prepared(folder: Path, step: int) -> Path:
+    """All checkpoints before ``step``, as a ``keep_last`` of more than 1 leaves them."""
+    folder.mkdir()
+    for before in range(1, step):
+        Checkpoints(folder / "checkpoints").save(snapshot(before), {"lora.safetensors": b"for people" * 50})
     return folder
 
 
-def test_every_fault_of_a_save_leaves_a_sound_checkpoint(tmp_path: Path) -> None:
-    names = save_third(prepared(tmp_path / "counted")).names
-    assert_sound(Checkpoints(tmp_path / "counted").newest()[0], (3,))
+def assert_next_save_tidies(folder: Path, step: int) -> None:
+    save_one(folder, step)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [snapshot(step).name]
+    assert_sound(Checkpoints(folder / "checkpoints").newest()[0], (step,))
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_every_fault_of_a_save_leaves_a_sound_checkpoint(tmp_path: Path, step: int) -> None:
+    """Of the first save, and of one that removes the two before it."""
+    with Operations(within=prepared(tmp_path / "counted", step)) as counted:
+        save_one(tmp_path / "counted", step)
     tried: Counter[str] = Counter()
-    for number, kind in faults_of(names):
-        folder = prepared(tmp_path / f"{number}-{kind}")
-        assert save_third(folder, fault=(number, kind)).spoiled
+    for number, kind in faults_of(counted.names):
+        folder = prepared(tmp_path / f"{number}-{kind}", step)
+        with Operations(within=folder, fault=(number, kind)) as operations, contextlib.suppress(OSError):
+            save_one(folder, step)
+        assert operations.spoiled
         tried[kind] += 1
-        newest, words = Checkpoints(folder).newest()
-        assert_sound(newest, (1, 2, 3))
-        assert not words, f"{kind} at {names[number]} {number} was only noticed later"
-        # The next save works, and leaves nothing lying about.
-        Checkpoints(folder).save(snapshot(4), {})
-        Checkpoints(folder).rotate(keep_last=1, keep_every=0)
-        assert_sound(Checkpoints(folder).newest()[0], (4,))
-        assert not [path.name for path in folder.iterdir() if path.name.startswith(".step-")]
-    print(f"save: {len(names)} operations, {tried.total()} faults tried ({dict(tried)}), none lost a run")
-    assert tried.total() > 150
+        newest, words = Checkpoints(folder / "checkpoints").newest()
+        if newest is not None or step > 1:
+            assert_sound(newest, (step - 1, step))
+        assert not words, f"{kind} at {counted.names[number]} {number} was only noticed later"
+        assert_next_save_tidies(folder, step + 1)
+    TRIED["save"] += tried.total()
+    print(f"save: {len(counted.names)} operations, {tried.total()} faults tried ({dict(tried)}), none lost a run")
+    assert tried.total() > 200
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """The exit code of a forked process that does ``work``; none of its clean-up runs when it is cut off."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def cut_off_at(number: int) -> Callable[[int, str], None]:
-    def before(at: int, name: str) -> None:
-        if at == number:
-            os._exit(CUT_OFF)
-
-    return before
-
-
-def test_a_power_cut_at_every_operation_of_a_save(tmp_path: Path) -> None:
-    names = save_third(prepared(tmp_path / "counted")).names
-    for number in range(len(names)):
-        folder = prepared(tmp_path / str(number))
-
-        def work(folder: Path = folder, number: int = number) -> None:
-            save_third(folder, before=cut_off_at(number))
-
-        assert in_child(work) == CUT_OFF
-        newest, words = Checkpoints(folder).newest()
-        assert_sound(newest, (2, 3))
+@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_power_cut_at_every_operation_of_a_save(tmp_path: Path, step: int, kind: str) -> None:
+    """Also of a disk that keeps nothing it was not told to keep. What was saved is there, whatever comes later."""
+    with Operations(within=prepared(tmp_path / "counted", step)) as counted:
+        save_one(tmp_path / "counted", step)
+    # The removal of the two before begins with a rename to another name.
+    removal = next((n for n, place in enumerate(counted.places) if "/.removed-" in place), len(counted.names) - 1)
+    for number in range(len(counted.names)):
+        folder = prepared(tmp_path / str(number), step)
+        cut_off(folder, number, kind, lambda folder=folder: save_one(folder, step))
+        newest, words = Checkpoints(folder / "checkpoints").newest()
+        if newest is not None or step > 1 or number >= removal:
+            assert_sound(newest, (step,) if number >= removal else (step - 1, step))
         assert not words
-        Checkpoints(folder).save(snapshot(4), {})
-        assert not [path.name for path in folder.iterdir() if path.name.startswith((".step-", ".removed-"))]
-    print(f"power cuts: {len(names)} tried, none lost a run")
+        assert_next_save_tidies(folder, step + 1)
+    TRIED["power cut in a save"] += len(counted.names)
+    print(f"power cuts in a save, {kind} lost: {len(counted.names)} tried, none lost a run")
+
+
+# Whole files, run.json, stats.jsonl
 
 
 def test_every_fault_of_a_whole_file(tmp_path: Path) -> None:
-    """The content from before, or the new one: never a mixture, as far as the disk says what it does."""
-    path = tmp_path / "run.json"
+    """The content from before, or the new one: never a mixture, and nothing beside it."""
     old, new = b"old" * 1000, b"new" * 1000
     with Operations(within=tmp_path) as counted:
-        write_whole(path, new)
-    tried = 0
+        write_whole(tmp_path / "run.json", new)
     for number, kind in faults_of(counted.names):
-        if kind in ("torn", "flipped"):
-            continue  # nobody can tell without reading back, which checkpoints and results do
-        path.write_bytes(old)
-        with Operations(within=tmp_path, fault=(number, kind)), contextlib.suppress(OSError):
-            write_whole(path, new)
-        assert path.read_bytes() in (old, new)
-        tried += 1
-    assert tried >= 4 * len(counted.names)
+        folder = tmp_path / f"{number}-{kind}"
+        folder.mkdir()
+        (folder / "run.json").write_bytes(old)
+        raised = False
+        with Operations(within=folder, fault=(number, kind)) as operations:
+            try:
+                write_whole(folder / "run.json", new)
+            except OSError:
+                raised = True
+        assert operations.spoiled
+        assert (folder / "run.json").read_bytes() in ((old, new) if raised else (new,))
+        assert [path.name for path in folder.iterdir()] == ["run.json"]
+        TRIED["whole file"] += 1
+    for number in range(len(counted.names)):
+        for kind in CUTS:
+            folder = tmp_path / f"cut-{number}-{kind}"
+            folder.mkdir()
+            (folder / "run.json").write_bytes(old)
+            cut_off(folder, number, kind, lambda folder=folder: write_whole(folder / "run.json", new))
+            assert (folder / "run.json").read_bytes() in (old, new)
+            TRIED["power cut in a whole file"] += 1
 
 
-def start_and_data():
-    full = synthetic_data(8, 128, 64)
-    data = RealLatents(full.samples[:6], full.prompts[:6], full.empty_prompt, (4, 5), "faults")
-    return lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=1, alpha=1.0, targets="attention")), data
+SHORT, LONG = (Fingerprint("diffusion", {"rank": 4}, steps) for steps in (2, 4))
+PROVENANCE = {"stage": "diffusion", "steps_done": 4}
 
 
-class Noted:
-    """A reporter that keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def scalars(self, *_) -> None:
-        pass
-
-    preview = resumed = scalars
-
-    def note(self, step: int, text: str) -> None:
-        self.notes.append(text)
-
-    def should_stop(self) -> bool:
-        return False
+def finish(folder: Path, wanted: Fingerprint) -> None:
+    with RunDirectory.opened(folder, wanted, {"for": "people"}) as directory:
+        directory.finish({"weight": torch.ones(3)}, PROVENANCE | {"steps_done": wanted.steps}, "")
 
 
-def train(folder: Path, reporter: Noted | None = None) -> StageResult:
-    start, data = start_and_data()
-    torch.set_num_threads(1)
-    return train_diffusion_stage(
-        start, data, CONFIG, device="cpu", reporter=reporter or Noted(), run_folder=folder
-    )
+def test_every_fault_of_finishing_a_run(tmp_path: Path) -> None:
+    """A finished run of 2 steps is extended to 4: its folder holds the one, the other, or the way between them."""
+    parent = tmp_path / "counted"
+    finish(parent / "run", SHORT)
+    with Operations(within=parent) as counted:
+        finish(parent / "run", LONG)
+
+    def check(parent: Path) -> None:
+        before = (parent / "run" / "run.json").read_bytes()
+        choice = choose(parent, LONG)
+        assert choice.folder == parent / "run", choice.text
+        told = json.loads(before)
+        assert told["steps"] in (2, 4) and told["parts"] == {"rank": 4}
+        if told["finished"] is not None:
+            assert told["finished"]["provenance"]["steps_done"] == told["steps"]
+        with RunDirectory.opened(choice.folder, LONG, {}):
+            assert sorted(path.name for path in choice.folder.iterdir()) == [".lock", "run.json"]
+
+    for number, kind in faults_of(counted.names):
+        parent = tmp_path / f"{number}-{kind}"
+        finish(parent / "run", SHORT)
+        with Operations(within=parent, fault=(number, kind)), contextlib.suppress(OSError, RunDirectoryError):
+            finish(parent / "run", LONG)
+        check(parent)
+        TRIED["run.json"] += 1
+    for number in range(len(counted.names)):
+        for kind in CUTS:
+            parent = tmp_path / f"cut-{number}-{kind}"
+            finish(parent / "run", SHORT)
+            cut_off(parent, number, kind, lambda parent=parent: finish(parent / "run", LONG))
+            check(parent)
+            TRIED["power cut in run.json"] += 1
 
 
-def assert_same(one: StageResult, other: StageResult) -> None:
-    assert all(torch.equal(tensor, other.lora.tensors[key]) for key, tensor in one.lora.tensors.items())
-    assert one.log.records == other.log.records
+def write_stats(path: Path) -> Stats:
+    stats = Stats(path, '{"step": 0, "total": 3, "loss": 1.0}\n')
+    for step in (1, 2):
+        stats.record(step, 3, {"loss": 1 / step})
+    stats.note(2, "nearly there")
+    stats.record(3, 3, {"loss": 1 / 3})
+    stats.complete()
+    return stats
+
+
+def test_every_fault_of_the_statistics(tmp_path: Path) -> None:
+    """Memory has every line, and so has the file when the run is complete; at a power cut a later sitting mends it."""
+    with Operations(within=tmp_path) as counted:
+        expected = write_stats(tmp_path / "stats.jsonl").text
+    assert len(expected.splitlines()) == 5
+    for number, kind in faults_of(counted.names):
+        folder = tmp_path / f"{number}-{kind}"
+        folder.mkdir()
+        path = folder / "stats.jsonl"
+        with Operations(within=folder, fault=(number, kind)) as operations:
+            try:
+                stats = write_stats(path)
+            except OSError:
+                # ``complete`` says so, and can be called again.
+                stats = Stats(path, expected)
+                stats.complete()
+        assert operations.spoiled
+        assert stats.text == expected
+        assert path.read_text() == expected, f"{kind} at {counted.names[number]} {number}"
+        assert [found.name for found in folder.iterdir()] == ["stats.jsonl"]
+        TRIED["statistics"] += 1
+    for number in range(len(counted.names)):
+        for kind in CUTS:
+            folder = tmp_path / f"cut-{number}-{kind}"
+            folder.mkdir()
+            path = folder / "stats.jsonl"
+            cut_off(folder, number, kind, lambda path=path: write_stats(path))
+            Stats(path, expected)
+            assert path.read_text() == expected
+            assert parsed(path.read_text())[1] == [(2, "nearly there")]
+            TRIED["power cut in statistics"] += 1
+
+
+# The loop of a stage
+
+
+class Whole(NamedTuple):
+    """A run without faults, its folder, and its file operations."""
+
+    stage: str
+    result: StageResult
+    folder: Path
+    names: list[str]
+    places: list[str]
+
+
+def whole_run(stage: str, parent: Path) -> Whole:
+    folder = parent / stage
+    folder.mkdir()
+    with Operations(within=folder) as operations:
+        result = train(folder, stage=stage)
+    return Whole(stage, result, folder, operations.names, operations.places)
+
+
+@pytest.fixture(scope="module", params=["diffusion", "adversarial"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return whole_run(request.param, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageResult, list[str]]:
-    """A run without faults, and its file operations."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    folder.mkdir()
-    with Operations(within=folder) as operations:
-        result = train(folder)
-    return result, operations.names
+def whole_1(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Stage 1 alone."""
+    return whole_run("diffusion", tmp_path_factory.mktemp("whole-1"))
 
 
-def test_faults_while_training(whole: tuple[StageResult, list[str]], tmp_path: Path) -> None:
-    """The stage ends with the same LoRA whatever a disk does in between, and says what could not be written."""
-    expected, names = whole
-    tried = 0
-    for number, kind in faults_of(names)[3::17]:
+def test_faults_while_training(whole: Whole, tmp_path: Path) -> None:
+    """The stage ends with the same LoRA whatever a disk does in between, and leaves a result or the way to it."""
+    faults = faults_of(whole.names)
+    # Spread evenly, and all that can happen to the files of the result.
+    picked = faults[:: len(faults) // 40]
+    for number, kind in faults:
+        own = whole.places[number].startswith((".discriminator.", ".lora.")) and whole.names[number] == "write"
+        if own and (number, kind) not in picked:
+            picked.append((number, kind))
+    trained = 0
+    for number, kind in picked:
         folder = tmp_path / f"{number}-{kind}"
         folder.mkdir()
         with Operations(within=folder, fault=(number, kind)) as operations:
             try:
-                result = train(folder)
-            except OSError:
-                # Before the first step a folder that cannot be written is an error, which costs nothing.
+                result = train(folder, stage=whole.stage)
+            except (OSError, RunDirectoryError):
+                # Before the first step a folder that cannot be used is an error, which costs nothing.
                 assert not (folder / "checkpoints").exists()
-                continue
-        assert operations.spoiled
-        tried += 1
-        assert_same(expected, result)
-        # And what it left behind is whole: the result, or the way to it.
-        assert_same(expected, train(folder))
-    print(f"training: {len(names)} operations, {tried} faults tried, no run lost")
-    assert tried > 40
+                result = None
+        assert operations.spoiled, whole.places[number]
+        if result is not None:
+            trained += 1
+            assert_same(whole.result, result)
+        assert_same(whole.result, train(folder, stage=whole.stage))
+        assert_same_files(whole.folder, folder)
+    TRIED["training"] += len(picked)
+    print(f"{whole.stage}: {len(whole.names)} operations, {len(picked)} faults tried, no run lost")
+    assert trained > 30
 
 
-def test_power_cuts_while_training(whole: tuple[StageResult, list[str]], tmp_path: Path) -> None:
-    expected, names = whole
-    for number in range(2, len(names), 9):
+def test_power_cuts_while_training(whole: Whole, tmp_path: Path) -> None:
+    numbers = range(2, len(whole.names), len(whole.names) // 20)
+    for number, kind in zip(numbers, CUTS * len(numbers), strict=False):
         folder = tmp_path / str(number)
         folder.mkdir()
-
-        def work(folder: Path = folder, number: int = number) -> None:
-            with Operations(within=folder, before=cut_off_at(number)):
-                train(folder)
-
-        assert in_child(work) == CUT_OFF
-        assert_same(expected, train(folder))
+        cut_off(folder, number, kind, lambda folder=folder: train(folder, stage=whole.stage))
+        assert_same(whole.result, train(folder, stage=whole.stage))
+        assert_same_files(whole.folder, folder)
+        TRIED["power cut in training"] += 1
 
 
-@pytest.mark.parametrize("file", ["adapter.safetensors", "optimiser.safetensors", "state.json", "stats.jsonl"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeroed", "removed"])
-def test_a_damaged_newest_checkpoint(
-    whole: tuple[StageResult, list[str]], tmp_path: Path, file: str, damage: str
-) -> None:
-    """The one before is used, with a word about it, and the run ends as ever."""
-    expected, _ = whole
-    folder = tmp_path / "run"
+def test_faults_while_going_on(whole_1: Whole, tmp_path: Path) -> None:
+    """What cannot be read for once is not lost: the run goes on from it, at once or when it is started again."""
+    assert train(tmp_path / "stopped", StoppedAfter(2)).stopped
+    shutil.copytree(tmp_path / "stopped", tmp_path / "counted")
+    with Operations(within=tmp_path / "counted") as counted:
+        train(tmp_path / "counted")
+    began = next(n for n, place in enumerate(counted.places) if "step-00000003" in place)
+    raised = 0
+    # Until the first save, which has tests of its own, every operation.
+    for number, kind in faults_of(counted.names[:began]):
+        folder = tmp_path / f"{number}-{kind}"
+        shutil.copytree(tmp_path / "stopped", folder)
+        reporter = Noted()
+        with Operations(within=folder, fault=(number, kind)) as operations:
+            try:
+                assert_same(whole_1.result, train(folder, reporter))
+            except (OSError, RunDirectoryError):
+                raised += 1
+                reporter = Noted()
+                assert_same(whole_1.result, train(folder, reporter))
+        assert operations.spoiled
+        assert_same_files(whole_1.folder, folder)
+        where = f"{kind} at {counted.names[number]} {counted.places[number]}"
+        if kind not in ("truncated", "flipped"):
+            assert reporter.earlier_steps[-1] == 2, where
+        elif not reporter.earlier_steps:
+            assert any("is damaged" in note for note in reporter.notes), where
+        TRIED["going on"] += 1
+    print(f"going on: {began} operations, {raised} times an error before the first step, never a run lost")
 
-    class Stopping(Noted):
-        def should_stop(self) -> bool:
-            return len(list((folder / "checkpoints").glob("step-*"))) > 1
 
-    start, data = start_and_data()
-    config = dataclasses.replace(CONFIG, keep_last=2)
-    stopped = train_diffusion_stage(start, data, config, device="cpu", reporter=Stopping(), run_folder=folder)
-    assert stopped.stopped
-    *_, newest = sorted((folder / "checkpoints").glob("step-*"))
-    path = newest / file
-    content = path.read_bytes()
-    if damage == "removed":
+# Damage that is found later
+
+
+def two_checkpoints(folder: Path) -> Path:
+    """A run that was stopped with two checkpoints; the newest."""
+    assert train(folder, StoppedAfter(3), keep_last=2).stopped
+    before, newest = sorted((folder / "checkpoints").glob("step-*"))
+    assert (before.name, newest.name) == ("step-00000002", "step-00000003")
+    return newest
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "flipped": flipped,
+    "zeroed": lambda content: bytes(len(content)),
+    "emptied": lambda content: b"",
+    "removed": lambda content: None,
+}
+
+
+def damage(path: Path, how: str) -> None:
+    content = DAMAGES[how](path.read_bytes())
+    if content is None:
         path.unlink()
     else:
-        half = len(content) // 2
-        path.write_bytes(
-            {
-                "truncated": content[:half],
-                "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
-                "zeroed": b"\0" * len(content),
-            }[damage]
-        )
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_newest_checkpoint(whole_1: Whole, tmp_path: Path, how: str) -> None:
+    """Whichever file it is, the checkpoint before is used, with a word about it, and the run ends as ever."""
+    newest = two_checkpoints(tmp_path / "stopped")
+    files = sorted(path.name for path in newest.iterdir())
+    assert {"adapter.safetensors", "average.safetensors", "optimiser.safetensors", "state.json", "stats.jsonl"} < set(
+        files
+    )
+    for file in files:
+        folder = tmp_path / file
+        shutil.copytree(tmp_path / "stopped", folder)
+        damage(folder / "checkpoints" / newest.name / file, how)
+        reporter = Noted()
+        assert_same(whole_1.result, train(folder, reporter))
+        assert_same_files(whole_1.folder, folder)
+        # A LoRA that lies there for people is not what a run goes on from.
+        used = 3 if file == "lora.safetensors" else 2
+        assert reporter.earlier_steps[-1] == used
+        said = [note for note in reporter.notes if "The checkpoint of step 3 is damaged and is not used" in note]
+        assert len(said) == (used == 2) and all(newest.name in note for note in said)
+        TRIED["damaged checkpoint"] += 1
+
+
+def test_all_checkpoints_damaged(whole_1: Whole, tmp_path: Path) -> None:
+    """The run begins anew, with a word about each."""
+    newest = two_checkpoints(tmp_path / "run")
+    for folder in newest.parent.iterdir():
+        damage(folder / "state.json", "flipped")
     reporter = Noted()
-    assert_same(expected, train(folder, reporter))
-    assert any("is damaged and is not used" in text and newest.name in text for text in reporter.notes)
+    assert_same(whole_1.result, train(tmp_path / "run", reporter))
+    assert not reporter.earlier_steps and len([note for note in reporter.notes if "is damaged" in note]) == 2
 
 
-def test_a_file_size_limit_is_a_full_disk(whole: tuple[StageResult, list[str]], tmp_path: Path) -> None:
-    """No wrapper here: the kernel itself refuses to let files grow."""
-    expected, _ = whole
+RUN_JSON: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "zeroed": lambda content: bytes(len(content)),
+    "no object": lambda content: b"[1]",
+    "newer version": lambda content: content.replace(b'"version": 1', b'"version": 2'),
+}
+
+
+@pytest.mark.parametrize("how", RUN_JSON)
+def test_a_run_json_that_cannot_be_used(whole_1: Whole, tmp_path: Path, how: str) -> None:
+    """It is passed over, and its folder is left as it is: by a graph that looks for a run, and by who names it."""
+    newest = two_checkpoints(tmp_path / "diffusion-1")
+    path = tmp_path / "diffusion-1" / "run.json"
+    content = path.read_bytes()
+    path.write_bytes(RUN_JSON[how](content))
+    assert path.read_bytes() != content
+    before = files_of(tmp_path / "diffusion-1")
+
+    choice = choose(tmp_path, wanted())
+    assert not choice.folder.exists() and choice.text == "A new run."
+    with pytest.raises(RunDirectoryError, match=r"run\.json"):
+        train(tmp_path / "diffusion-1")
+    assert_same(whole_1.result, train(choice.folder))
+    assert files_of(tmp_path / "diffusion-1") == before and newest.exists()
+
+    # With the file put back, it is the run that it was.
+    path.write_bytes(content)
+    shutil.rmtree(choice.folder)
+    reporter = Noted()
+    assert choose(tmp_path, wanted()).folder == tmp_path / "diffusion-1"
+    assert_same(whole_1.result, train(tmp_path / "diffusion-1", reporter))
+    assert reporter.earlier_steps[-1] == 3
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_flipped_byte_of_run_json(whole_1: Whole, tmp_path: Path) -> None:
+    """A finished run gives its own result with its own provenance, or none: for every single byte."""
+    shutil.copytree(whole_1.folder, tmp_path / "diffusion-1")
+    path = tmp_path / "diffusion-1" / "run.json"
+    content = path.read_bytes()
+    told = json.loads(content)["finished"]
+    for number in range(len(content)):
+        path.write_bytes(content[:number] + bytes([content[number] ^ 1]) + content[number + 1 :])
+        choice = choose(tmp_path, wanted())
+        if choice.finished:
+            assert json.loads(path.read_bytes())["finished"] == told, f"byte {number}: {content[number - 30 : number]}"
+        TRIED["flipped byte of run.json"] += 1
+    path.write_bytes(content)
+    assert choose(tmp_path, wanted()).finished
+
+
+# No wrapper from here on: the kernel itself refuses
+
+
+def test_a_file_size_limit_is_a_full_disk(whole_1: Whole, tmp_path: Path) -> None:
     folder = tmp_path / "run"
 
     def work() -> None:
@@ -275,44 +505,126 @@ def test_a_file_size_limit_is_a_full_disk(whole: tuple[StageResult, list[str]], 
         reporter = Noted()
         result = train(folder, reporter)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        lora.save(result.lora, tmp_path / "result.safetensors")
-        (tmp_path / "notes.json").write_text(json.dumps(reporter.notes))
+        keep(result, reporter, tmp_path)
 
     assert in_child(work) == 0
-    notes = json.loads((tmp_path / "notes.json").read_text())
-    assert sum("could not be written" in note and "File too large" in note for note in notes) >= CONFIG.steps
+    notes = kept(whole_1, tmp_path)
+    assert sum("could not be written" in note and "File too large" in note for note in notes) >= STAGE_1.steps
     assert not list((folder / "checkpoints").glob("*"))
-    saved = load_file(tmp_path / "result.safetensors")
-    for key, tensor in expected.lora.tensors.items():
+    assert_same(whole_1.result, train(folder))
+    assert_same_files(whole_1.folder, folder)
+
+
+def keep(result: StageResult, reporter: Noted, folder: Path) -> None:
+    """What a child tells the test."""
+    lora.save(result.lora, folder / "result.safetensors")
+    (folder / "notes.json").write_text(json.dumps(reporter.notes))
+
+
+def kept(whole: Whole, folder: Path) -> list[str]:
+    """The child's notes; its LoRA is that of the whole run."""
+    saved = load_file(folder / "result.safetensors")
+    for key, tensor in whole.result.lora.tensors.items():
         assert torch.equal(saved[f"transformer.{key}"], tensor)
-    assert_same(expected, train(folder))
+    return json.loads((folder / "notes.json").read_text())
 
 
-def test_a_folder_without_permission(whole: tuple[StageResult, list[str]], tmp_path: Path) -> None:
+def test_a_folder_without_permission(whole_1: Whole, tmp_path: Path) -> None:
     """Taken away in the midst of the run, from a user who is not root."""
-    expected, _ = whole
     folder = tmp_path / "run"
     tmp_path.chmod(0o777)
     for parent in list(tmp_path.parents)[:3]:
         parent.chmod(0o755)
 
     class Locking(Noted):
-        def scalars(self, stage: str = "", step: int = 0, *_) -> None:
+        def scalars(self, stage: str, step: int, *rest) -> None:
+            super().scalars(stage, step, *rest)
             if step == 2:
                 (folder / "checkpoints").chmod(0o555)
 
-    def work() -> None:
+    def as_nobody(work: Callable[[], None]) -> None:
         if os.getuid() == 0:
             os.setgid(65534)
             os.setuid(65534)
-        reporter = Locking()
-        result = train(folder, reporter)
-        lora.save(result.lora, tmp_path / "result.safetensors")
-        (tmp_path / "notes.json").write_text(json.dumps(reporter.notes))
+        work()
 
-    assert in_child(work) == 0
-    notes = json.loads((tmp_path / "notes.json").read_text())
+    def locked() -> None:
+        reporter = Locking()
+        keep(train(folder, reporter), reporter, tmp_path)
+
+    def unreadable() -> None:
+        with pytest.raises(OSError, match="Permission denied"):
+            train(folder, steps=6)
+        assert choose(tmp_path, wanted(steps=6)).folder == folder
+
+    assert in_child(lambda: as_nobody(locked)) == 0
+    notes = kept(whole_1, tmp_path)
     assert any("Permission denied" in note and "The one of step 1 is kept" in note for note in notes)
-    saved = load_file(tmp_path / "result.safetensors")
-    for key, tensor in expected.lora.tensors.items():
-        assert torch.equal(saved[f"transformer.{key}"], tensor)
+    (folder / "checkpoints").chmod(0o700)
+    assert_same(whole_1.result, train(folder))
+
+    # A checkpoint that another user may not read is not a damaged one, and is still there for its owner.
+    (newest,) = (folder / "checkpoints").glob("step-*")
+    (folder / "checkpoints").chmod(0o755)
+    (newest / "state.json").chmod(0)
+    assert in_child(lambda: as_nobody(unreadable)) == 0
+    assert newest.exists()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system in memory with the options given."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True) if shutil.which("mount") else None
+        if done is None or done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else 'no mount'}")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up(whole_1: Whole, mounted: Callable[[str], Path]) -> None:
+    """Somebody else fills it in the midst of the run, and makes room when it is over."""
+    disk = mounted("size=16m")
+    folder, filler = disk / "run", disk / "filler"
+
+    class Filling(Noted):
+        def scalars(self, stage: str, step: int, *rest) -> None:
+            super().scalars(stage, step, *rest)
+            if step == 3:
+                with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+
+    reporter = Filling()
+    assert_same(whole_1.result, train(folder, reporter))
+    assert shutil.disk_usage(disk).free == 0
+    assert any("step 3 could not be written" in note and "step 2 is kept" in note for note in reporter.notes)
+    assert any("The result could not be kept" in note and "No space left" in note for note in reporter.notes)
+    filler.unlink()
+    reporter = Noted()
+    assert_same(whole_1.result, train(folder, reporter))
+    assert reporter.earlier_steps[-1] == 2
+    assert_same_files(whole_1.folder, folder)
+
+
+@pytest.mark.parametrize("files", range(4, 16))
+def test_a_disk_without_room_for_more_files(whole_1: Whole, mounted: Callable[[str], Path], files: int) -> None:
+    """Space there is, but each save ends after another one of its files."""
+    disk = mounted(f"size=64m,nr_inodes={files}")
+    folder, reporter = disk / "run", Noted()
+    try:
+        assert_same(whole_1.result, train(folder, reporter))
+    except OSError:
+        assert not reporter.new_steps
+    else:
+        assert files > 14 or any("No space left" in note for note in reporter.notes)
+    subprocess.run(["mount", "-o", "remount,nr_inodes=1000", str(disk)], check=True)
+    assert_same(whole_1.result, train(folder))
+    assert_same_files(whole_1.folder, folder)

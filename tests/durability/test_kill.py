@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import json
 import multiprocessing
 import random
-import re
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fluxduel.tests.durability.training_child import JUDGES, STAGE_1, STAGE_2, run
+from fluxduel.tests.durability.training_child import JUDGES, STAGE_1, STAGE_2, beside, run
 
-STEP = re.compile(r"(diffusion|adversarial) (\d+)")
-KILLS = 20
-KILLS_IN_SAVES = 10
+STAGES = ("diffusion", "adversarial")
+# Each run from end to end is killed at a few moments, all of them together at this many.
+KILLS, RUNS = 20, 4
+KILLS_IN_SAVES, KILLS_ELSEWHERE = 8, 4
 SECONDS = 240
 
 
@@ -26,23 +30,54 @@ SECONDS = 240
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["fluxduel.tests.durability.training_child"])
 
+# How far a run is: the number of the stage, and of the step.
+Place = tuple[int, int]
+
+
+class Line(NamedTuple):
+    """One line that a run has told: when, what it says, and the step it is about where it is about one."""
+
+    time: float
+    text: str
+    place: Place | None
+
+
+def told(folder: Path) -> list[Line]:
+    """All sittings' lines. The last is left out where the kill came while it was written."""
+    file = beside(folder, "told")
+    lines = []
+    for line in file.read_text().splitlines(keepends=True) if file.exists() else []:
+        if line.endswith("\n"):
+            moment, text = line.rstrip("\n").split(" ", 1)
+            words = text.removeprefix("resumed ").split()
+            lines.append(Line(float(moment), text, _place(*words) if words[0] in STAGES else None))
+    return lines
+
+
+def _place(stage: str, step: str) -> Place:
+    return STAGES.index(stage), int(step)
+
 
 class Child:
-    """A training process in ``folder``, and what it has told of its progress."""
+    """A training process in ``folder``."""
 
     def __init__(self, folder: Path, judge: str, last_operation: int = -1) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        self._before = len(told(folder))
         self.process = processes.Process(target=run, args=(folder, judge, last_operation))
         self.process.start()
 
-    def told(self) -> list[str]:
-        file = self.folder / "told.txt"
-        return file.read_text().splitlines() if file.exists() else []
+    def lines(self) -> list[Line]:
+        """What this sitting has told."""
+        return told(self.folder)[self._before :]
 
-    def steps(self) -> list[str]:
-        """The steps that were told, of this sitting and of earlier ones."""
-        return [line for line in self.told() if STEP.fullmatch(line)]
+    def wait_for(self, place: Place) -> None:
+        """Return when the run is there, or the process has ended."""
+        while self.process.is_alive():
+            if any(line.place is not None and line.place >= place for line in self.lines()):
+                return
+            time.sleep(0.002)
 
     def finish(self) -> None:
         self.process.join(SECONDS)
@@ -51,86 +86,108 @@ class Child:
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+        assert self.process.exitcode == -signal.SIGKILL, "it had ended before"
 
 
 def assert_same(one: Path, other: Path) -> None:
-    for stage in ("diffusion", "adversarial"):
+    for stage in STAGES:
         assert (one / stage / "stats.jsonl").read_bytes() == (other / stage / "stats.jsonl").read_bytes()
         for name in ("lora", "discriminator")[: 1 + (stage == "adversarial")]:
             expected, found = (load_file(folder / stage / f"{name}.safetensors") for folder in (one, other))
             assert expected.keys() == found.keys()
             assert all(torch.equal(expected[key], found[key]) for key in expected), f"{stage}: {name}"
+    left = [path for path in other.rglob(".*") if path.name != ".lock"]
+    assert not left, f"left by a killed process: {left}"
 
 
-def steps_lost(told: list[str]) -> list[int]:
+def steps_lost(lines: list[Line]) -> list[int]:
     """For each sitting that went on: how many steps it had to do again."""
-    lost, furthest = [], {}
-    for line in told:
-        if match := re.fullmatch(r"resumed (\w+) (\d+)", line):
-            lost.append(furthest.get(match[1], 0) - int(match[2]))
-        elif match := STEP.fullmatch(line):
-            furthest[match[1]] = max(furthest.get(match[1], 0), int(match[2]))
+    lost, furthest = [], [0, 0]
+    for line in lines:
+        if line.place is not None:
+            stage, step = line.place
+            if line.text.startswith("resumed"):
+                lost.append(furthest[stage] - step)
+            furthest[stage] = max(furthest[stage], step)
     return lost
 
 
 class Whole(NamedTuple):
-    """A run that nothing happens to: its folder, the seconds between its first and last step, its file operations."""
+    """A run that nothing happens to: its folder, what it told, and its file operations, each with its path."""
 
     judge: str
     folder: Path
-    seconds: float
-    operations: int
+    lines: list[Line]
+    operations: list[list[str]]
 
 
 @pytest.fixture(scope="module", params=JUDGES)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    child = Child(folder, request.param)
-    while not child.steps() and child.process.is_alive():
-        time.sleep(0.01)
-    began = time.monotonic()
-    child.finish()
-    return Whole(request.param, folder, time.monotonic() - began, int((folder / "operations").read_text()))
+    Child(folder, request.param).finish()
+    return Whole(request.param, folder, told(folder), json.loads(beside(folder, "operations").read_text()))
 
 
 def test_killed_at_random_moments(whole: Whole, tmp_path: Path) -> None:
-    """Each sitting is killed a random time after its first step; together they cover both stages."""
-    moments, folder, places = random.Random(whole.judge), tmp_path / "run", []
-    while len(places) < KILLS:
-        child = Child(folder, whole.judge)
-        known = len(child.steps())
-        while child.process.is_alive() and len(child.steps()) <= known:
-            time.sleep(0.005)
-        # A sitting's mean is an eighth of the run, so that the kills lie in two or three runs from end to end.
-        deadline = time.monotonic() + moments.uniform(0, whole.seconds / 4)
-        while child.process.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        if not child.process.is_alive():
-            child.finish()
-            assert_same(whole.folder, folder)
-            folder = folder.with_name(f"run{len(places)}")
-            continue
-        child.kill()
-        saving = any(path.name.endswith(".tmp") for path in folder.glob("*/checkpoints/.*"))
-        places.append(child.steps()[-1] + (" in a save" if saving else ""))
-    Child(folder, whole.judge).finish()
-    assert_same(whole.folder, folder)
-    lost = [n for path in tmp_path.glob("run*/told.txt") for n in steps_lost(path.read_text().splitlines())]
-    print(f"{whole.judge}: {len(places)} kills at {'; '.join(places)}; steps done again: {lost}")
+    """The moments are spread evenly over the time of the whole run, measurements and saves included."""
+    steps = [line for line in whole.lines if line.place is not None]
+    times = [line.time for line in steps]
+    chosen = random.Random(whole.judge)
+    moments = sorted(chosen.uniform(times[0], times[-1]) for _ in range(KILLS))
+    kinds, places, lost = Counter(), [], []
+    for number in range(RUNS):
+        folder = tmp_path / f"run{number}"
+        for moment in moments[number::RUNS]:
+            last = steps[bisect.bisect_right(times, moment) - 1]
+            assert last.place is not None
+            child = Child(folder, whole.judge)
+            child.wait_for(last.place)
+            time.sleep(moment - last.time)
+            child.kill()
+            at, kind = where(child)
+            kinds[kind] += 1
+            places.append(f"{at} ({kind})")
+        Child(folder, whole.judge).finish()
+        assert_same(whole.folder, folder)
+        lost += steps_lost(told(folder))
+    print(f"\n{whole.judge}: {len(places)} kills at random moments, {dict(kinds)}: {'; '.join(places)}")
+    print(f"steps done again: {lost}")
+    assert len(places) == KILLS
     assert max(lost) <= max(STAGE_1.checkpoint_every, STAGE_2.checkpoint_every)
-    assert {place.split()[0] for place in places} == {"diffusion", "adversarial"}
+    assert {place.split()[0] for place in places} == set(STAGES)
+
+
+def where(child: Child) -> tuple[str, str]:
+    """The last step that was told, and what a child that was killed was at."""
+    lines = child.lines()
+    *_, step = (line.text.removeprefix("resumed ") for line in lines if line.place is not None)
+    if any(path.name.endswith(".tmp") for path in child.folder.rglob(".*")):
+        return step, "in a save"
+    return step, "in a measurement" if lines[-1].text == "measuring" else "in a step"
 
 
 def test_killed_within_saves(whole: Whole, tmp_path: Path) -> None:
-    """The process kills itself at a file operation of its own, in the midst of writing, flushing or renaming."""
-    chosen, kinds = random.Random(f"{whole.judge} saves"), []
-    for number in sorted(chosen.sample(range(whole.operations), KILLS_IN_SAVES)):
+    """The process kills itself at a file operation of its own, in the midst of writing, flushing, reading, renaming."""
+    in_saves = [number for number, (_, place) in enumerate(whole.operations) if "/checkpoints/.step-" in f"/{place}"]
+    others = sorted(set(range(len(whole.operations))) - set(in_saves))
+    chosen = random.Random(f"{whole.judge} saves")
+    # By kind of operation in turn: of reads and writes there are many more than of renames.
+    kinds = sorted({whole.operations[number][0] for number in in_saves})
+    picked = [chosen.choice([n for n in in_saves if whole.operations[n][0] == kind]) for kind in kinds]
+    picked += chosen.sample(in_saves, max(0, KILLS_IN_SAVES - len(picked)))
+    killed = []
+    for number in sorted([*picked, *chosen.sample(others, KILLS_ELSEWHERE)]):
         folder = tmp_path / f"save{number}"
         child = Child(folder, whole.judge, last_operation=number)
         child.process.join(SECONDS)
         assert child.process.exitcode == -signal.SIGKILL
-        kinds.append(f"{(folder / 'killed_at').read_text()} {number}")
+        killed.append(beside(folder, "killed_at").read_text())
         Child(folder, whole.judge).finish()
         assert_same(whole.folder, folder)
-    print(f"{whole.judge}: of {whole.operations} file operations killed at {', '.join(kinds)}")
-    assert len({kind.split()[0] for kind in kinds}) >= 3
+        lost = steps_lost(told(folder))
+        assert all(n <= max(STAGE_1.checkpoint_every, STAGE_2.checkpoint_every) for n in lost)
+    inside = [text for text in killed if "/checkpoints/.step-" in text]
+    print(f"\n{whole.judge}: {len(whole.operations)} file operations, killed at {len(killed)}, {len(inside)} in a save:")
+    print("  " + "\n  ".join(killed))
+    assert len(inside) >= KILLS_IN_SAVES
+    assert {"write", "fsync", "replace"} <= {text.split()[0] for text in itertools.chain(inside)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,16 +38,21 @@ JUDGES = {
 
 
 class Told:
-    """A reporter that writes a line about each step and note, so that whoever kills knows where."""
+    """A reporter that writes a line about each step and note, with the time, so that whoever kills knows where.
+
+    A measurement asks whether to stop more than the once that each step does.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._asked = 0
 
     def _write(self, text: str) -> None:
         with open(self._file, "a") as file:
-            file.write(text + "\n")
+            file.write(f"{time.monotonic():.4f} {text}\n")
 
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        self._asked = 0
         self._write(f"{stage} {step}")
 
     def preview(self, step: int, latents: Tensor) -> None:
@@ -60,6 +67,9 @@ class Told:
         self._write(f"resumed {stage} {int(records[-1]['step']) if records else 0}")
 
     def should_stop(self) -> bool:
+        self._asked += 1
+        if self._asked > 1:
+            self._write("measuring")
         return False
 
 
@@ -71,10 +81,15 @@ def data() -> real_latents.RealLatents:
     )
 
 
+def beside(folder: Path, what: str) -> Path:
+    """A file about the run, outside of its folder."""
+    return folder.with_name(f"{folder.name}.{what}")
+
+
 def train(folder: Path, judge: str) -> None:
     """Stage 1, then stage 2 from its LoRA."""
     start = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=4, alpha=4.0))
-    reporter = Told(folder / "told.txt")
+    reporter = Told(beside(folder, "told"))
     common = {"device": "cpu", "reporter": reporter}
     first = train_diffusion_stage(start, data(), STAGE_1, run_folder=folder / "diffusion", **common)
     train_adversarial_stage(
@@ -83,14 +98,15 @@ def train(folder: Path, judge: str) -> None:
 
 
 def run(folder: Path, judge: str, last_operation: int) -> None:
-    """What a process does. It kills itself at the file operation ``last_operation`` of its saves, if there is one."""
+    """What a process does. It kills itself at the file operation ``last_operation`` of its runs, if there is one."""
     torch.set_num_threads(1)
 
-    def kill(number: int, name: str) -> None:
+    def kill(number: int, name: str, place: str) -> None:
         if number == last_operation:
-            (folder / "killed_at").write_text(name)
+            beside(folder, "killed_at").write_text(f"{name} {place}")
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Operations(within=folder, before=kill) as operations:
         train(folder, judge)
-    (folder / "operations").write_text(str(len(operations.names)))
+    told = list(zip(operations.names, operations.places, strict=True))
+    beside(folder, "operations").write_text(json.dumps(told))
