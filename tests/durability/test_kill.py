@@ -187,7 +187,7 @@ def test_killed_within_saves(whole: Whole, tmp_path: Path) -> None:
         lost = steps_lost(told(folder))
         assert all(n <= max(STAGE_1.checkpoint_every, STAGE_2.checkpoint_every) for n in lost)
     inside = [text for text in killed if "/checkpoints/.step-" in text]
-    print(f"\n{whole.judge}: {len(whole.operations)} file operations, killed at {len(killed)}, {len(inside)} in a save:")
+    print(f"\n{whole.judge}: {len(whole.operations)} file operations, {len(killed)} kills, {len(inside)} in a save:")
     print("  " + "\n  ".join(killed))
     assert len(inside) >= KILLS_IN_SAVES
     assert {"write", "fsync", "replace"} <= {text.split()[0] for text in itertools.chain(inside)}
