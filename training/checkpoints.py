@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -139,7 +138,7 @@ class Checkpoints:
         """The furthest sound checkpoint, of at most ``most`` steps, and a sentence for each damaged one on the way.
 
         Damaged ones are put aside under another name, to be looked at; a later save removes them. Raises ``OSError``
-        where one cannot be read.
+        where one cannot be read, or not be put aside: in its place it would pass for the checkpoint of its step.
         """
         words = []
         for name in reversed(self.names()):
@@ -149,8 +148,7 @@ class Checkpoints:
                 return self.load(name), words
             except CheckpointError as error:
                 words.append(f"The checkpoint of step {_step(name)} is damaged and is not used ({error})")
-                with contextlib.suppress(OSError):
-                    os.replace(self.folder / name, self.folder / f".damaged-{name}-{uuid.uuid4().hex[:8]}")
+                os.replace(self.folder / name, self.folder / f".damaged-{name}-{uuid.uuid4().hex[:8]}")
         return None, words
 
     def rotate(self, keep_last: int, keep_every: int) -> None:
@@ -158,7 +156,11 @@ class Checkpoints:
 
         What cannot be removed stays, with a logged warning.
         """
-        names = self.names()
+        try:
+            names = self.names()
+        except OSError as error:
+            log.warning("Old checkpoints in %s cannot be removed: %s.", self.folder, error)
+            return
         kept = set(names[-keep_last:])
         if keep_every:
             kept |= {name for name in names if _step(name) % keep_every == 0}

@@ -66,15 +66,22 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
     """The run folder below ``parent`` to use for the run ``wanted``; a new name where none fits.
 
     In this order: a finished run of the same, an unfinished one of the same, one with fewer steps. Of several the
-    newest. The folder of a new run is not made yet. Never raises for what it cannot read: that is passed over.
+    newest. The folder of a new run is not made yet. A run that cannot be read is passed over.
+
+    Raises ``OSError`` where ``parent`` itself cannot be read.
     """
     known = _runs(parent, wanted.stage)
     same = [(folder, manifest) for folder, manifest in known if manifest["parts"] == dict(wanted.parts)]
     for folder, manifest in same:
         if manifest["finished"] is not None and manifest["steps"] == wanted.steps:
             return Choice(folder, f"The same run is finished in {folder.name}; its result is used.", True)
+    unread = ""
     for folder, manifest in same:
-        furthest = Checkpoints(folder / CHECKPOINTS).furthest()
+        try:
+            furthest = Checkpoints(folder / CHECKPOINTS).furthest()
+        except OSError as error:
+            unread = unread or f"A new run: {folder.name} cannot be read ({error})."
+            continue
         if manifest["finished"] is None and furthest <= wanted.total:
             more = "" if manifest["steps"] == wanted.steps else f", now to {wanted.steps} steps"
             return Choice(folder, f"Going on with {folder.name} from step {furthest}{more}.")
@@ -82,7 +89,7 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
     if shorter:
         folder, manifest = max(shorter, key=lambda run: run[1]["steps"])
         return Choice(folder, f"Extending {folder.name} from {manifest['steps']} to {wanted.steps} steps.")
-    return Choice(_new_name(parent, wanted.stage), _why_new(known, same, wanted))
+    return Choice(_new_name(parent, wanted.stage), unread or _why_new(known, same, wanted))
 
 
 def _why_new(
@@ -101,16 +108,18 @@ def _why_new(
 def _runs(parent: Path, stage: str) -> list[tuple[Path, dict[str, Any]]]:
     """The runs of ``stage`` below ``parent`` whose ``run.json`` can be read, the newest first."""
     found = []
-    for path in sorted(parent.glob(f"*/{MANIFEST}"), reverse=True):
-        manifest = _manifest(path)
+    for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else ():
+        manifest = _manifest(folder / MANIFEST)
         if manifest is not None and manifest["stage"] == stage:
-            found.append((path.parent, manifest))
+            found.append((folder, manifest))
     return sorted(found, key=lambda run: run[1]["created"], reverse=True)
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
     try:
         return _read_manifest(path)
+    except (FileNotFoundError, NotADirectoryError):  # no run
+        return None
     except (OSError, ValueError) as error:
         log.warning("%s is passed over: %s", path, error)
         return None
@@ -188,6 +197,11 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{path} cannot be used: {error} Put it back as it was, or choose another folder."
             ) from error
+        if found is None and Checkpoints(folder / CHECKPOINTS).names():
+            raise RunDirectoryError(
+                f"{folder} holds checkpoints, but no {MANIFEST} that says of which run. Put it back, or choose another "
+                "folder."
+            )
         if found is not None and (differing := wanted.differences(found["parts"])):
             raise RunDirectoryError(
                 f"{folder} holds another run. Different are {', '.join(differing)}. Choose another folder."

@@ -153,6 +153,53 @@ def test_a_power_cut_at_every_operation_of_a_save(tmp_path: Path, step: int, kin
     print(f"power cuts in a save, {kind} lost: {len(counted.names)} tried, none lost a run")
 
 
+def test_every_fault_of_passing_over_a_damaged_checkpoint(tmp_path: Path) -> None:
+    """It is not taken for the checkpoint of its step later on, and does not push a sound one out."""
+
+    def go_on(folder: Path) -> None:
+        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints.newest()
+        # The step of the damaged one is done again, and saved.
+        save_one(folder, 3)
+
+    def damaged(folder: Path) -> Path:
+        prepared(folder, 4)
+        damage(folder / "checkpoints" / snapshot(3).name / "adapter.safetensors", "truncated")
+        return folder
+
+    with Operations(within=damaged(tmp_path / "counted")) as counted:
+        go_on(tmp_path / "counted")
+    for number, kind in faults_of(counted.names):
+        folder = damaged(tmp_path / f"{number}-{kind}")
+        with Operations(within=folder, fault=(number, kind)) as operations:
+            try:
+                go_on(folder)
+            except OSError:
+                go_on(folder)
+        assert operations.spoiled
+        newest, words = Checkpoints(folder / "checkpoints").newest()
+        where = f"{kind} at {counted.names[number]} {counted.places[number]}"
+        # A reading that fails once may put a sound one aside, but never the last.
+        assert newest is not None, where
+        assert_sound(newest, (1, 2, 3))
+        assert not words, where
+        assert_next_save_tidies(folder, 4)
+        TRIED["passing over"] += 1
+
+
+def test_a_rotation_that_fails_is_no_failed_save(tmp_path: Path) -> None:
+    """What cannot be listed or removed stays, as it says, and nobody is told that there is no checkpoint."""
+    checkpoints = Checkpoints(prepared(tmp_path / "counted", 3) / "checkpoints")
+    with Operations(within=tmp_path / "counted") as counted:
+        checkpoints.rotate(keep_last=1, keep_every=0)
+    for number, kind in faults_of(counted.names):
+        folder = prepared(tmp_path / f"{number}-{kind}", 3)
+        with Operations(within=folder, fault=(number, kind)):
+            Checkpoints(folder / "checkpoints").rotate(keep_last=1, keep_every=0)
+        assert_sound(Checkpoints(folder / "checkpoints").newest()[0], (2,))
+        TRIED["rotation"] += 1
+
+
 # Whole files, run.json, stats.jsonl
 
 
@@ -226,6 +273,40 @@ def test_every_fault_of_finishing_a_run(tmp_path: Path) -> None:
             cut_off(parent, number, kind, lambda parent=parent: finish(parent / "run", LONG))
             check(parent)
             TRIED["power cut in run.json"] += 1
+
+
+def test_every_fault_of_choosing_a_run(tmp_path: Path) -> None:
+    """A run that cannot be read for once is passed over, and is there the next time."""
+    with RunDirectory.opened(tmp_path / "run", LONG, {}) as directory:
+        directory.checkpoints.save(snapshot(1), {})
+    before = files_of(tmp_path)
+    with Operations(within=tmp_path) as counted:
+        assert choose(tmp_path, LONG).folder == tmp_path / "run"
+    for number, kind in faults_of(counted.names):
+        with Operations(within=tmp_path, fault=(number, kind)) as operations:
+            try:
+                choice = choose(tmp_path, LONG)
+                assert choice.folder == tmp_path / "run" or choice.text.startswith("A new run")
+            except OSError:
+                # Where no run at all can be seen, beginning one anew would be the worst answer.
+                assert counted.places[number] == ""
+        assert operations.spoiled
+        assert choose(tmp_path, LONG).text == "Going on with run from step 1."
+        assert files_of(tmp_path) == before
+        TRIED["choosing"] += 1
+
+
+def test_checkpoints_without_a_run_json_are_nobodys(tmp_path: Path) -> None:
+    """They may be another run's, whose weights would be gone on with."""
+    with RunDirectory.opened(tmp_path / "run", LONG, {}) as directory:
+        directory.checkpoints.save(snapshot(1), {})
+    (tmp_path / "run" / "run.json").unlink()
+    before = files_of(tmp_path)
+    other = Fingerprint("diffusion", {"rank": 8}, 4)
+    with pytest.raises(RunDirectoryError, match=r"checkpoints, but no run\.json"):
+        with RunDirectory.opened(tmp_path / "run", other, {}):
+            pass
+    assert files_of(tmp_path) == before
 
 
 def write_stats(path: Path) -> Stats:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from fluxduel.tests.comfy_host import ComfyHost, HostError, failure, host_folder
 from fluxduel.tests.host.two_stage_graph import STAGE_1, STAGE_2, Graph, two_stage_graph, write_pictures
 
 STEPS = {STAGE_1: 60, STAGE_2: 30}
+STAGE_NAMES = {STAGE_1: "diffusion", STAGE_2: "adversarial"}
+CHECKPOINT_EVERY = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,8 +34,8 @@ def graph_for(base: Path) -> Graph:
     if not folder.exists():
         write_pictures(folder)
     graph = two_stage_graph(folder.name, prefix="loras/restart")
-    graph[STAGE_1]["inputs"] |= {"steps": STEPS[STAGE_1], "validate_every": 20, "checkpoint_every": 10}
-    graph[STAGE_2]["inputs"] |= {"steps": STEPS[STAGE_2], "validate_every": 15, "checkpoint_every": 10}
+    graph[STAGE_1]["inputs"] |= {"steps": STEPS[STAGE_1], "validate_every": 20, "checkpoint_every": CHECKPOINT_EVERY}
+    graph[STAGE_2]["inputs"] |= {"steps": STEPS[STAGE_2], "validate_every": 15, "checkpoint_every": CHECKPOINT_EVERY}
     return graph
 
 
@@ -53,30 +56,39 @@ def wait_for_step(host: ComfyHost, node: str, step: int) -> None:
     raise AssertionError(f"Node {node} did not reach step {step}.\n{host.log_tail()}")
 
 
-def finish(host: ComfyHost, graph: Graph) -> None:
+def finish(host: ComfyHost, graph: Graph) -> float:
+    """Run the graph to its end. Returns the seconds that it took."""
+    began = time.monotonic()
     entry = host.wait(host.queue(graph))
     assert failure(entry) is None, failure(entry)
+    return time.monotonic() - began
 
 
-def cancel_at(node: str, step: int) -> Callable[[ComfyHost, Graph], None]:
-    def work(host: ComfyHost, graph: Graph) -> None:
+class Interruption(NamedTuple):
+    """The Cancel button, or SIGKILL, once a node has trained ``step`` steps."""
+
+    how: str
+    node: str
+    step: int
+
+    def happen(self, host: ComfyHost, graph: Graph) -> None:
         prompt = host.queue(graph)
-        wait_for_step(host, node, step)
+        wait_for_step(host, self.node, self.step)
+        if self.how == "kill":
+            host._process.kill()
+            host.join()
+            return
         host.interrupt()
         assert "interrupted in FluxDuelTrain" in (failure(host.wait(prompt)) or "")
-        assert "Queue again to go on from step" in record_of(host, node)["message"]
+        assert "Queue again to go on from step" in record_of(host, self.node)["message"]
 
-    return work
-
-
-def kill_at(node: str, step: int) -> Callable[[ComfyHost, Graph], None]:
-    def work(host: ComfyHost, graph: Graph) -> None:
-        host.queue(graph)
-        wait_for_step(host, node, step)
-        host._process.kill()
-        host.join()
-
-    return work
+    def assert_gone_on(self, log: str) -> None:
+        """The process after it did not begin anew: Cancel loses no step, SIGKILL those since the last checkpoint."""
+        stage = STAGE_NAMES[self.node]
+        (step,) = re.findall(rf"{stage} stage: Going on with {stage}-\S+ from step (\d+)", log)
+        lost = CHECKPOINT_EVERY if self.how == "kill" else 0
+        assert int(step) >= self.step - lost, f"{self} went on from step {step}"
+        print(f"{self.how} at step {self.step} or after in {stage}: gone on from step {step}")
 
 
 def results(base: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, bytes]]:
@@ -97,50 +109,63 @@ def assert_same(one: Path, other: Path) -> None:
         assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
 
 
+class Whole(NamedTuple):
+    """The base folder of a host in which the graph ran without a pause, and the seconds that it took."""
+
+    base: Path
+    seconds: float
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base folder of a host in which the graph ran without a pause."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     base = tmp_path_factory.mktemp("whole")
     with ComfyHost(base) as host:
-        finish(host, graph_for(base))
-    return base
+        return Whole(base, finish(host, graph_for(base)))
 
 
 @pytest.mark.parametrize(
     "interruptions",
     [
-        pytest.param([cancel_at(STAGE_1, 13), cancel_at(STAGE_1, 37), cancel_at(STAGE_2, 12)], id="cancelled"),
-        pytest.param([kill_at(STAGE_1, 27), kill_at(STAGE_2, 17)], id="killed"),
+        pytest.param([("cancel", STAGE_1, 13), ("cancel", STAGE_1, 37), ("cancel", STAGE_2, 12)], id="cancelled"),
+        pytest.param([("kill", STAGE_1, 27), ("kill", STAGE_2, 17)], id="killed"),
     ],
 )
 def test_a_restarted_host_ends_with_the_same_lora(
-    whole: Path, tmp_path: Path, interruptions: list[Callable[[ComfyHost, Graph], None]]
+    whole: Whole, tmp_path: Path, interruptions: list[tuple[str, str, int]]
 ) -> None:
     graph = graph_for(tmp_path)
-    for interrupt in interruptions:
+    before = None
+    for interruption in itertools.starmap(Interruption, interruptions):
         with ComfyHost(tmp_path) as host:
-            interrupt(host, graph)
+            interruption.happen(host, graph)
+            if before is not None:
+                before.assert_gone_on(host.log)
+        before = interruption
     with ComfyHost(tmp_path) as host:
         finish(host, graph)
+        assert before is not None
+        before.assert_gone_on(host.log)
         # This process has done the rest of stage 2 alone, and knows the whole of both stages.
         assert "finished in diffusion-" in record_of(host, STAGE_1)["message"]
         for node, steps in STEPS.items():
             records = record_of(host, node)["records"]
             assert records[-1]["step"] == steps + (node == STAGE_2)
             assert len(records) == steps + (node == STAGE_2) + 1
-    assert_same(whole, tmp_path)
+    assert_same(whole.base, tmp_path)
 
 
-def test_a_restarted_host_trains_nothing_twice(whole: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (whole / "output" / "fluxduel").rglob("*.safetensors")}
-    with ComfyHost(whole) as host:
-        finish(host, graph_for(whole))
+def test_a_restarted_host_trains_nothing_twice(whole: Whole) -> None:
+    runs = whole.base / "output" / "fluxduel"
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
+    with ComfyHost(whole.base) as host:
+        seconds = finish(host, graph_for(whole.base))
         for node in STEPS:
             record = record_of(host, node)
             assert record["state"] == "finished" and "its result is used" in record["message"]
         assert "s/it" not in host.log
-    after = {path: path.stat().st_mtime_ns for path in (whole / "output" / "fluxduel").rglob("*.safetensors")}
-    assert after == before
-    files = sorted((whole / "output" / "loras").glob("restart_*.safetensors"))
+    print(f"the graph took {whole.seconds:.1f} s, and {seconds:.1f} s when both stages were finished already")
+    assert seconds < whole.seconds / 2
+    assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
+    files = sorted((whole.base / "output" / "loras").glob("restart_*.safetensors"))
     one, two = load_file(files[0]), load_file(files[-1])
     assert len(files) > 1 and all(torch.equal(one[key], two[key]) for key in one)
