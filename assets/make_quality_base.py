@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fluxduel.benchmarks.quality import domains
 from fluxduel.training import flow
-from fluxduel.training.families import flux1
+from fluxduel.training.base.families import flux1
 
 CONFIG = {
     "patch_size": 1,

@@ -44,8 +44,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from fluxduel.training import flow
-from fluxduel.training.families import flux1
-from fluxduel.training.tiny_text import TinyTextEncoder
+from fluxduel.training.base.families import flux1
+from fluxduel.training.data.tiny_text import TinyTextEncoder
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

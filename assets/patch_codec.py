@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Generator, Tensor, nn
 
-from fluxduel.training.families import flux1
+from fluxduel.training.base.families import flux1
 
 # A signed value behind a ReLU takes two channels, its positive and its negative part.
 PAIRS = 2 * flux1.LATENT_CHANNELS

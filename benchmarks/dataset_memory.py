@@ -23,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fluxduel.training.batches import micro_batches
-from fluxduel.training.image_sources import FileSequence, FileState
-from fluxduel.training.real_latents import RealLatents, encode
+from fluxduel.training.data.batches import micro_batches
+from fluxduel.training.data.encode import encode
+from fluxduel.training.data.image_sources import FileSequence, FileState
+from fluxduel.training.data.real_latents import RealLatents
 
 BASELINE = 20
 CAPTIONS = 1000

@@ -23,13 +23,19 @@ import torch
 from torch import distributed
 
 from fluxduel.benchmarks.step import synthetic_data
-from fluxduel.training import lora
-from fluxduel.training.adversarial_stage import AdversarialStage
-from fluxduel.training.base_model import TINY_BASE, BaseReference
-from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
-from fluxduel.training.diffusion_stage import DiffusionStage
-from fluxduel.training.ranks import Ranks
-from fluxduel.training.stage import Stage
+from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.config import (
+    TINY_BASE,
+    AdversarialStageConfig,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+    LoRAConfig,
+)
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.stages.adversarial_stage import AdversarialStage
+from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.ranks import Ranks
+from fluxduel.training.stages.stage import Stage
 
 STAGES = ("diffusion", "adversarial")
 WARM_UP = 3

@@ -25,8 +25,8 @@ import torch
 
 from fluxduel.benchmarks.quality import domains, job
 from fluxduel.benchmarks.quality.arms import ARMS, DISCRIMINATOR_RATE
-from fluxduel.training.adversarial_stage import train_adversarial_stage
-from fluxduel.training.stage import StageFailure
+from fluxduel.training.runs.train_stages import train_adversarial_stage
+from fluxduel.training.stages.stage import StageFailure
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 256

@@ -21,14 +21,20 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from fluxduel.training import lora
-from fluxduel.training.adversarial_stage import AdversarialStage
-from fluxduel.training.base_model import TINY_BASE, TINY_BASE_FOLDER, BaseReference
-from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
-from fluxduel.training.diffusion_stage import DiffusionStage
-from fluxduel.training.families import flux1
-from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
-from fluxduel.training.stage import Stage
+from fluxduel.training.base.base_model import TINY_BASE_FOLDER, BaseReference
+from fluxduel.training.base.families import flux1
+from fluxduel.training.config import (
+    TINY_BASE,
+    AdversarialStageConfig,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+    LoRAConfig,
+)
+from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.stages.adversarial_stage import AdversarialStage
+from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.stage import Stage
 
 RANK = 16
 TARGETS = ("x0", "jump", "two_samplers")

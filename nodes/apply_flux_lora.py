@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..training import lora as adapters
-from ..training.lora import FluxLoRA
+from ..training.lora import adapter as adapters
+from ..training.lora.adapter import FluxLoRA
 from . import host
 from .sockets import FluxLoRASocket
 

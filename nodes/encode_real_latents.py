@@ -11,8 +11,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..training.config import DataConfig
-from ..training.latent_cache import digest
-from ..training.real_latents import DataError, encode
+from ..training.data.data_error import DataError
+from ..training.data.encode import encode
+from ..training.data.latent_cache import digest
 from . import host
 from .sockets import RealLatentsSocket
 from .values import outside_inference_mode

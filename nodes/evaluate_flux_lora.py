@@ -9,10 +9,11 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..training.evaluation import Evaluation, changes_nothing, evaluate, row_names, steps_text
-from ..training.families import flux1
-from ..training.lora import FluxLoRA
-from ..training.real_latents import DataError, RealLatents
+from ..training.base.families import flux1
+from ..training.data.data_error import DataError
+from ..training.data.real_latents import RealLatents
+from ..training.evidence.evaluation import Evaluation, changes_nothing, evaluate, row_names, steps_text
+from ..training.lora.adapter import FluxLoRA
 from . import host
 from .sample_flux_lora import step_counts as numbers_of
 from .sockets import FluxLoRASocket, RealLatentsSocket
@@ -128,7 +129,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
-        from ..training.evaluation_plot import picture_grid, plot_evaluation
+        from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
 
         counts = _numbers(step_counts)
         if vae is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..training.base_model import TINY_BASE, BaseReference, read_transformer_config
+from ..training.base.base_model import BaseReference, read_transformer_config
+from ..training.config import TINY_BASE
 
 
 def text_encoder_of(base: BaseReference) -> str:

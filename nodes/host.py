@@ -29,10 +29,11 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..training.base_model import TINY_BASE, TINY_BASE_FOLDER, BaseReference
-from ..training.families import flux1
-from ..training.picture_files import save_preview, side_by_side
-from ..training.run_directory import Choice
+from ..training.base.base_model import TINY_BASE_FOLDER, BaseReference
+from ..training.base.families import flux1
+from ..training.config import TINY_BASE
+from ..training.evidence.picture_files import save_preview, side_by_side
+from ..training.runs.run_directory import Choice
 from .run_history import Run, RunHistory, progress_text
 from .tiny_clip import TinyClipTarget
 from .values import outside_inference_mode
@@ -112,7 +113,7 @@ def discriminator_files() -> dict[str, Path]:
 
 
 def runs_folder() -> Path:
-    """Where the runs of stages are kept, each in a folder of its own (see ``training.run_directory``)."""
+    """Where the runs of stages are kept, each in a folder of its own (see ``training.runs.run_directory``)."""
     return Path(folder_paths.get_output_directory()) / "fluxduel"
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..training import discriminator_files
 from ..training.config import DiscriminatorConfig
+from ..training.stages import discriminator_files
 from . import host
 from .sockets import DiscriminatorSocket
 from .values import DiscriminatorValue, outside_inference_mode

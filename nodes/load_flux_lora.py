@@ -8,9 +8,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..training import lora as adapters
-from ..training.base_model import PRECISIONS, BaseReference
+from ..training.base.base_model import PRECISIONS, BaseReference
 from ..training.config import LoRAConfig
+from ..training.lora import adapter as adapters
 from . import host
 from .sockets import FluxLoRASocket
 from .values import outside_inference_mode

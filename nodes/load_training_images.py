@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..training import images as image_folders
-from ..training.images import CAPTION_RULES, MASK_RULES
+from ..training.data import images as image_folders
+from ..training.data.images import CAPTION_RULES, MASK_RULES
 from . import host
 from .values import outside_inference_mode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..training.stage import TrainingLog
+from ..training.evidence.training_log import TrainingLog
 from . import host
 from .sockets import TrainingLogSocket
 from .widgets import supported
@@ -39,7 +39,7 @@ class PlotTrainingLog(io.ComfyNode):
         log_4: TrainingLog | None = None,
     ) -> io.NodeOutput:
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
-        from ..training.plot import plot_logs
+        from ..training.evidence.plot import plot_logs
 
         logs = [each for each in (log, log_2, log_3, log_4) if each is not None]
         return io.NodeOutput(host.image_tensor(plot_logs(logs)))

@@ -10,11 +10,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..training import lora as adapters
-from ..training.base_model import load_base
-from ..training.families import flux1
-from ..training.lora import FluxLoRA
-from ..training.sampler import sample
+from ..training.base.base_model import load_base
+from ..training.base.families import flux1
+from ..training.base.sampler import sample
+from ..training.lora import adapter as adapters
+from ..training.lora.adapter import FluxLoRA
 from . import host
 from .fits import check_prompt
 from .sockets import FluxLoRASocket

@@ -9,9 +9,9 @@ import torch
 from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 
-from ..training import lora as adapters
-from ..training.lora import FluxLoRA, LoRAError
-from ..training.lora_files import FORMATS
+from ..training.lora import adapter as adapters
+from ..training.lora.adapter import FluxLoRA, LoRAError
+from ..training.lora.files import FORMATS
 from . import host
 from .sockets import FluxLoRASocket
 from .widgets import supported

@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-from ..training import lora as adapters
-from ..training import run_directory
-from ..training.fingerprints import Fingerprint
-from ..training.lora import FluxLoRA, LoRAError
-from ..training.real_latents import RealLatents
-from ..training.run_directory import RunDirectory
-from ..training.stage import StageFailure, StageResult, check_fits
-from ..training.stage_loop import finished_result
+from ..training.data.fits import check_fits
+from ..training.data.real_latents import RealLatents
+from ..training.lora import adapter as adapters
+from ..training.lora.adapter import FluxLoRA, LoRAError
+from ..training.runs import run_directory
+from ..training.runs.fingerprints import Fingerprint
+from ..training.runs.run_directory import RunDirectory
+from ..training.runs.stage_loop import finished_result
+from ..training.stages.stage import StageFailure, StageResult
 from . import host
 from .values import outside_inference_mode, owned
 
@@ -35,7 +36,7 @@ def run_stage(
     the stage fails, they are saved and a ``RuntimeError`` says where. Both messages also go to the page as the run's
     state.
     """
-    check_fits(lora, data)
+    check_fits(lora.base, data)
     choice = run_directory.choose(host.runs_folder(), wanted)
     reporter = host.HostReporter(node, wanted.stage, choice, host.preview_decoder(lora.base))
     try:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..training.base_model import TINY_BASE_FOLDER
-from ..training.tiny_text import TinyTextEncoder
+from ..training.base.base_model import TINY_BASE_FOLDER
+from ..training.data.tiny_text import TinyTextEncoder
 
 KEY = "fluxduel_tiny"
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..training.adversarial_stage import train_adversarial_stage
 from ..training.config import AdversarialStageConfig
-from ..training.discriminator_files import DiscriminatorFileError
-from ..training.fingerprints import fingerprint
-from ..training.lora import FluxLoRA
-from ..training.real_latents import RealLatents
-from ..training.sampling_advice import sampling_advice
-from ..training.stage import StageResult
+from ..training.data.real_latents import RealLatents
+from ..training.lora.adapter import FluxLoRA
+from ..training.lora.sampling_advice import sampling_advice
+from ..training.runs.fingerprints import fingerprint
+from ..training.runs.train_stages import train_adversarial_stage
+from ..training.stages.discriminator_files import DiscriminatorFileError
+from ..training.stages.stage import StageResult
 from . import host
 from .sockets import DiscriminatorSocket, FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage

@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..training.config import DiffusionStageConfig
-from ..training.diffusion_stage import train_diffusion_stage
-from ..training.fingerprints import fingerprint
-from ..training.lora import FluxLoRA
-from ..training.real_latents import RealLatents
+from ..training.data.real_latents import RealLatents
+from ..training.lora.adapter import FluxLoRA
+from ..training.runs.fingerprints import fingerprint
+from ..training.runs.train_stages import train_diffusion_stage
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
 from .widgets import configuration, supported, widgets

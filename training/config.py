@@ -13,6 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
+# The name of the built-in base where a checkpoint is asked for.
+TINY_BASE = "tiny"
+
 
 def option(
     default: Any,
@@ -161,6 +164,28 @@ class DataConfig(Config):
         "",
         "A phrase that tells the LoRA which sampler it serves, for target = two_samplers of the adversarial stage. "
         "Each caption is then also encoded with the phrase at its front. Empty: none.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodersConfig(Config):
+    """VAE and text encoders. Not needed for the tiny base, which has its own."""
+
+    folder: str = option(
+        "",
+        "A folder of FLUX.1 in diffusers' layout, with vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2. "
+        "Empty: that of base.checkpoint, where it is such a folder.",
+    )
+    vae: str = option("", "The VAE as a file of its own (ae.safetensors), in place of the folder's.", advanced=True)
+    precision: str = option(
+        "bf16", "Number type of the text encoders.", choices=("bf16", "fp32"), advanced=True
+    )
+    max_tokens: int = option(
+        512,
+        "The most tokens of T5's encoding. A caption takes 256, or more where it needs them, and is cut beyond this.",
+        low=16,
+        high=512,
+        advanced=True,
     )
 
 

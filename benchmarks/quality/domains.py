@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents, with_phrase
+from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents, with_phrase
 
 CROP = 16
 CHANNELS = 4

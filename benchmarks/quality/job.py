@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxduel.training import latent_metrics, lora, metrics, sampler
-from fluxduel.training.adversarial_stage import train_adversarial_stage
-from fluxduel.training.base_model import BaseReference, load_base
+from fluxduel.training.base import sampler
+from fluxduel.training.base.base_model import BaseReference, load_base
 from fluxduel.training.config import DiffusionStageConfig, LoRAConfig
-from fluxduel.training.diffusion_stage import train_diffusion_stage
-from fluxduel.training.lora import FluxLoRA
-from fluxduel.training.random_features import FeatureSpace
-from fluxduel.training.real_latents import RealLatents
+from fluxduel.training.data.real_latents import RealLatents
+from fluxduel.training.evidence import latent_metrics, metrics
+from fluxduel.training.evidence.random_features import FeatureSpace
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.lora.adapter import FluxLoRA
+from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 
 from . import domains
 from .arms import ARMS, SCALE, STAGE_1, STAGE_1_STEPS

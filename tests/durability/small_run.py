@@ -13,15 +13,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fluxduel.benchmarks.step import synthetic_data
-from fluxduel.training import lora
-from fluxduel.training.adversarial_stage import train_adversarial_stage
-from fluxduel.training.base_model import TINY_BASE, BaseReference
-from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
-from fluxduel.training.diffusion_stage import train_diffusion_stage
-from fluxduel.training.fingerprints import Fingerprint, fingerprint
-from fluxduel.training.lora import FluxLoRA
-from fluxduel.training.real_latents import RealLatents
-from fluxduel.training.stage import StageResult
+from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.config import (
+    TINY_BASE,
+    AdversarialStageConfig,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+    LoRAConfig,
+)
+from fluxduel.training.data.real_latents import RealLatents
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.lora.adapter import FluxLoRA
+from fluxduel.training.runs.fingerprints import Fingerprint, fingerprint
+from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
+from fluxduel.training.stages.stage import StageResult
 
 STAGE_1 = DiffusionStageConfig(
     steps=4, batch_size=1, learning_rate=1e-3, validate_every=2, checkpoint_every=1, keep_last=1

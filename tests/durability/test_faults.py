@@ -28,13 +28,13 @@ from fluxduel.tests.durability.small_run import (
     train,
     wanted,
 )
-from fluxduel.training import lora
 from fluxduel.training.atomic_file import write_whole
-from fluxduel.training.checkpoints import CheckpointError, Checkpoints, Snapshot
-from fluxduel.training.fingerprints import Fingerprint
-from fluxduel.training.run_directory import RunDirectory, RunDirectoryError, choose
-from fluxduel.training.stage import StageResult
-from fluxduel.training.stats import Stats, parsed
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.runs.checkpoints import CheckpointError, Checkpoints, Snapshot
+from fluxduel.training.runs.fingerprints import Fingerprint
+from fluxduel.training.runs.run_directory import RunDirectory, RunDirectoryError, choose
+from fluxduel.training.runs.stats import Stats, parsed
+from fluxduel.training.stages.stage import StageResult
 
 TRIED: Counter[str] = Counter()
 

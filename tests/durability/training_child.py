@@ -14,11 +14,17 @@ from torch import Tensor
 
 from fluxduel.benchmarks.step import synthetic_data
 from fluxduel.tests.durability.file_operations import Operations
-from fluxduel.training import lora, real_latents
-from fluxduel.training.adversarial_stage import train_adversarial_stage
-from fluxduel.training.base_model import TINY_BASE, BaseReference
-from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
-from fluxduel.training.diffusion_stage import train_diffusion_stage
+from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.config import (
+    TINY_BASE,
+    AdversarialStageConfig,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+    LoRAConfig,
+)
+from fluxduel.training.data import real_latents
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 
 STAGE_1 = DiffusionStageConfig(
     steps=12, batch_size=2, learning_rate=1e-3, lr_schedule="cosine", validate_every=4, checkpoint_every=3,

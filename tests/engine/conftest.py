@@ -10,10 +10,10 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from fluxduel.training.base_model import BaseReference
+from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import LoRAConfig
-from fluxduel.training.lora import FluxLoRA, create
-from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
+from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
+from fluxduel.training.lora.adapter import FluxLoRA, create
 
 CONTEXT, POOLED, LENGTH = 24, 12, 5
 

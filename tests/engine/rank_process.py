@@ -10,12 +10,11 @@ import torch
 from torch import distributed
 
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
-from fluxduel.training import lora
-from fluxduel.training.adversarial_stage import train_adversarial_stage
-from fluxduel.training.base_model import BaseReference
+from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
-from fluxduel.training.diffusion_stage import train_diffusion_stage
-from fluxduel.training.ranks import Ranks
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
+from fluxduel.training.stages.ranks import Ranks
 
 
 class StopAt(Recorder):

@@ -54,8 +54,8 @@ def tiny_clip(report: Report) -> None:
     import torch
 
     from fluxduel.nodes import host
-    from fluxduel.training.base_model import TINY_BASE_FOLDER
-    from fluxduel.training.tiny_text import TinyTextEncoder
+    from fluxduel.training.base.base_model import TINY_BASE_FOLDER
+    from fluxduel.training.data.tiny_text import TinyTextEncoder
 
     clip = host.load_tiny_clip()
     embeds, pooled = host.encode_prompt(clip.clone(), "a small red cat")
@@ -76,9 +76,9 @@ def ownership(report: Report) -> None:
     import torch
 
     from fluxduel.nodes.values import outside_inference_mode, owned
-    from fluxduel.training import lora
-    from fluxduel.training.base_model import TINY_BASE, BaseReference
-    from fluxduel.training.config import LoRAConfig
+    from fluxduel.training.base.base_model import BaseReference
+    from fluxduel.training.config import TINY_BASE, LoRAConfig
+    from fluxduel.training.lora import adapter as lora
 
     made_inside = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=1, alpha=1.0))
     made_inside = replace(made_inside, tensors={k: torch.add(t, 0) for k, t in made_inside.tensors.items()})
@@ -132,8 +132,9 @@ def previews(report: Report) -> None:
     import torch
 
     from fluxduel.nodes import host
-    from fluxduel.training.base_model import TINY_BASE, BaseReference
-    from fluxduel.training.families import flux1
+    from fluxduel.training.base.base_model import BaseReference
+    from fluxduel.training.base.families import flux1
+    from fluxduel.training.config import TINY_BASE
 
     latents = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     tiny = host.preview_decoder(BaseReference(TINY_BASE))(latents)
@@ -155,12 +156,13 @@ def failures(report: Report) -> None:
     server.PromptServer(asyncio.new_event_loop())
     from fluxduel.nodes import host
     from fluxduel.nodes.stage_run import run_stage
-    from fluxduel.training import lora
-    from fluxduel.training.base_model import TINY_BASE, BaseReference
-    from fluxduel.training.config import DiffusionStageConfig, LoRAConfig
-    from fluxduel.training.fingerprints import fingerprint
-    from fluxduel.training.real_latents import LatentSample, Prompt, RealLatents
-    from fluxduel.training.stage import StageFailure, StageResult, TrainingLog
+    from fluxduel.training.base.base_model import BaseReference
+    from fluxduel.training.config import TINY_BASE, DiffusionStageConfig, LoRAConfig
+    from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
+    from fluxduel.training.evidence.training_log import TrainingLog
+    from fluxduel.training.lora import adapter as lora
+    from fluxduel.training.runs.fingerprints import fingerprint
+    from fluxduel.training.stages.stage import StageFailure, StageResult
 
     start = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=1, alpha=1.0))
     prompt = Prompt("", torch.zeros(16, 128), torch.zeros(64))

@@ -51,8 +51,8 @@ def main() -> None:
 
     import nodes
     from fluxduel.nodes.apply_flux_lora import ApplyFluxLoRA
-    from fluxduel.training.base_model import BaseReference
-    from fluxduel.training.lora import load_file as load_lora
+    from fluxduel.training.base.base_model import BaseReference
+    from fluxduel.training.lora.adapter import load_file as load_lora
 
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)

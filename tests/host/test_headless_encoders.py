@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fluxduel.tests.comfy_host import HostError, host_folder
 from fluxduel.tests.engine.flux_encoders import CLIP_SIZES, T5_SIZES, make_folder
-from fluxduel.training.encoders import Encoders, clip_tokens, load_encoders, t5_tokens
-from fluxduel.training.families import flux1
-from fluxduel.training.run_config import TINY, EncodersConfig
+from fluxduel.training.base.families import flux1
+from fluxduel.training.config import TINY_BASE, EncodersConfig
+from fluxduel.training.data.encoders import Encoders, clip_tokens, load_encoders, t5_tokens
 
 SIZES = [(64, 96), (128, 128), (70, 83)]
 CAPTIONS = [
@@ -69,7 +69,7 @@ def flux(from_host: FromHost, **options: Any) -> Encoders:
 
 
 def test_the_tiny_base_encodes_pictures_as_the_graph_does_to_the_last_bit(from_host: FromHost) -> None:
-    encoders = load_encoders(EncodersConfig(), TINY, "cpu")
+    encoders = load_encoders(EncodersConfig(), TINY_BASE, "cpu")
     for number, pixels in enumerate(pictures()):
         mean, std = encoders.encode_image(pixels)
         assert std is None
@@ -77,7 +77,7 @@ def test_the_tiny_base_encodes_pictures_as_the_graph_does_to_the_last_bit(from_h
 
 
 def test_the_tiny_base_encodes_captions_as_the_graph_does_to_the_last_bit(from_host: FromHost) -> None:
-    encoders = load_encoders(EncodersConfig(), TINY, "cpu")
+    encoders = load_encoders(EncodersConfig(), TINY_BASE, "cpu")
     for number, caption in enumerate(CAPTIONS):
         embeds, pooled = encoders.encode_prompt(caption)
         assert embeds.equal(from_host.tensors[f"tiny_prompt_{number}"])
@@ -85,13 +85,13 @@ def test_the_tiny_base_encodes_captions_as_the_graph_does_to_the_last_bit(from_h
 
 
 def test_the_tiny_base_has_the_keys_of_the_graph_so_that_the_cache_is_shared(from_host: FromHost) -> None:
-    encoders = load_encoders(EncodersConfig(), TINY, "cpu")
+    encoders = load_encoders(EncodersConfig(), TINY_BASE, "cpu")
     assert encoders.vae_key == from_host.report["tiny_vae_key"]
     assert encoders.text_key == from_host.report["tiny_text_key"]
 
 
 def test_the_tiny_base_decodes_as_the_graph_does(from_host: FromHost) -> None:
-    encoders = load_encoders(EncodersConfig(), TINY, "cpu")
+    encoders = load_encoders(EncodersConfig(), TINY_BASE, "cpu")
     for number in range(len(SIZES)):
         latents = flux1.normalise(from_host.tensors[f"tiny_mean_{number}"])
         torch.testing.assert_close(

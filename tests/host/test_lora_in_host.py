@@ -17,9 +17,9 @@ from torch import Tensor
 
 from fluxduel.tests.comfy_host import HostError, host_folder
 from fluxduel.tests.true_width import CONTEXT, POOLED, write_flux
-from fluxduel.training import lora
-from fluxduel.training.base_model import BaseReference, FluxBase, load_base
+from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
 from fluxduel.training.config import LoRAConfig
+from fluxduel.training.lora import adapter as lora
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from fluxduel.benchmarks.quality import domains, report, run
 from fluxduel.benchmarks.quality.arms import ARMS, GENERATOR_STEPS, SCALE
 from fluxduel.benchmarks.quality.domains import CROP, GAP, TILE
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
-from fluxduel.training.endpoints import judged_endpoints
+from fluxduel.training.stages.endpoints import judged_endpoints
 
 # Where crops come from
 

@@ -1,0 +1,82 @@
+"""LoRAs measured against real pictures, without ComfyUI: the job behind ``python -m fluxduel evaluate``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..training.atomic_file import write_whole
+from ..training.config import LoRAConfig
+from ..training.data.encoders import load_encoders
+from ..training.evidence.evaluation import evaluate, steps_text
+from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
+from ..training.evidence.picture_files import side_by_side
+from ..training.lora.adapter import create, load_file
+from .launched import joined
+from .run_config import RunConfig
+from .terminal import Progress, say
+from .train_command import base_reference, encoded_pictures
+
+REPORT, NUMBERS, CHART, PICTURES = "report.txt", "evaluation.json", "chart.png", "pictures.png"
+
+
+def evaluate_loras(
+    config: RunConfig,
+    files: Sequence[Path],
+    *,
+    bare_base: bool,
+    step_counts: Sequence[int],
+    count: int,
+    pictures: int,
+    seed: int,
+    guidance: float,
+    folder: Path,
+) -> None:
+    """Measure the LoRAs on the configuration's pictures; write report, numbers, chart and pictures to ``folder``.
+
+    The last file is the one to judge; with ``bare_base`` the base without a LoRA comes first. See
+    ``evaluation.evaluate`` for the rest, and for what it raises.
+    """
+    if not config.images.folder:
+        raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
+    base = base_reference(config)
+    loras = [(name, load_file(file, base)) for name, file in row_names([file.expanduser() for file in files])]
+    if bare_base:
+        loras.insert(0, ("base", create(base, LoRAConfig(rank=1, alpha=1.0))))
+    with joined(config.base.device) as place:
+        encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
+        encoding, measuring = Progress("encoding"), Progress("evaluating")
+        data, _ = encoded_pictures(config, encoders, lambda done, total: encoding.update(done, total, {}))
+        encoding.close()
+        evaluation = evaluate(
+            loras,
+            data,
+            step_counts=step_counts,
+            count=count,
+            seed=seed,
+            guidance=guidance,
+            device=place.device,
+            keep=pictures,
+            after_step=lambda done, total: measuring.update(done, total, {}),
+        )
+        measuring.close()
+        rows = [
+            (f"{result.name}\n{steps_text(result.steps)}", side_by_side(encoders.decode(result.latents)))
+            for result in evaluation.results
+        ]
+    folder = folder.expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    report = f"Base: {base.name}.\n{evaluation.report()}"
+    write_whole(folder / REPORT, f"{report}\n".encode())
+    write_whole(folder / NUMBERS, (json.dumps(evaluation.as_json(), indent=2) + "\n").encode())
+    plot_evaluation(evaluation).save(folder / CHART)
+    picture_grid(rows).save(folder / PICTURES)
+    say(f"{report}\n\nWrote {REPORT}, {NUMBERS}, {CHART} and {PICTURES} to {folder}")
+
+
+def row_names(files: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Each file with a name of its own: its stem, or its whole path where several have that stem."""
+    stems = Counter(file.stem for file in files)
+    return [(file.stem if stems[file.stem] == 1 and file.stem != "base" else str(file), file) for file in files]

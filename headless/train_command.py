@@ -1,0 +1,250 @@
+"""Both stages from a configuration, without ComfyUI: the job behind ``python -m fluxduel train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..training.base.base_model import BaseReference
+from ..training.data.encode import encode
+from ..training.data.encoders import Encoders, load_encoders
+from ..training.data.fits import check_fits
+from ..training.data.images import open_folder
+from ..training.data.real_latents import RealLatents
+from ..training.evidence.training_log import TrainingLog
+from ..training.lora import adapter as adapters
+from ..training.lora.adapter import FluxLoRA
+from ..training.lora.sampling_advice import sampling_advice
+from ..training.runs import run_directory
+from ..training.runs.run_directory import Fingerprint
+from ..training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
+from ..training.stages import discriminator_files
+from ..training.stages.adversarial_stage import check_target
+from ..training.stages.stage import StageFailure, StageResult
+from .launched import Place, joined
+from .run_config import RunConfig
+from .run_reporter import STAGE_NAMES, QuietReporter, RunReporter
+from .stop_signals import Interrupted, StopSignals, stop_on_signals
+from .terminal import Progress, say
+from .trackers import wanted
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MEMORY_ADVICE = (
+    "Out of memory. In this order: gradient_checkpointing true, batch_size 1 (and gradient_accumulation to make up for "
+    "it), a lower data.resolution, a lower lora.rank or fewer lora.targets, base.precision bf16."
+)
+
+
+class RunFailed(RuntimeError):
+    """A stage failed. The message says at which step, why, and where its last good weights are."""
+
+
+def train(config: RunConfig) -> Path:
+    """Run the stages that ``config.start`` asks for, and return the last one's LoRA file.
+
+    The same configuration goes on where an earlier call was stopped, and uses what is finished already.
+
+    Raises ``Interrupted`` when a signal has stopped it, ``RunFailed`` when a stage could not go on, ``ValueError`` (its
+    kinds for data, base, LoRA, encoders, discriminator and trackers included) or ``RunDirectoryError`` for what does
+    not let it begin, ``OSError`` where a file cannot be written.
+    """
+    check(config)
+    with joined(config.base.device, config.base.shard) as place, stop_on_signals(announce=place.ranks.first) as stop:
+        run = _Run(config, place, stop)
+        lora, discriminator = run.starting_point()
+        encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
+        data = run.encoded(encoders)
+        check_fits(lora.base, data)
+        if config.start.adversarial:
+            check_target(lora, data, config.discriminator, config.adversarial)
+
+        path = run.output
+        if config.start.diffusion:
+            print_ = run_directory.fingerprint("diffusion", lora, data, config.diffusion, ranks=place.ranks.count)
+            stage = partial(train_diffusion_stage, lora, data, config.diffusion)
+            lora = run.stage(print_, stage, encoders.decode).lora
+            path = run.save(lora, f"{config.output.name}-stage1")
+        if config.start.adversarial:
+            print_ = run_directory.fingerprint(
+                "adversarial",
+                lora,
+                data,
+                config.adversarial,
+                config.discriminator,
+                discriminator,
+                ranks=place.ranks.count,
+            )
+            stage = partial(
+                train_adversarial_stage,
+                lora,
+                data,
+                config.discriminator,
+                config.adversarial,
+                discriminator_weights=discriminator,
+            )
+            result = run.stage(print_, stage, encoders.decode)
+            path = run.save(result.lora, config.output.name)
+            run.say("\n".join([sampling_advice(config.adversarial, data.few_step_phrase), *delivered(result.log)]))
+        return path
+
+
+def delivered(log: TrainingLog) -> list[str]:
+    """Which state stage 2 has delivered, in a sentence, where it chose one."""
+    watched = any("score" in record for record in log.records)
+    return [text for _, text in log.notes[-1:] if watched]
+
+
+def check(config: RunConfig) -> None:
+    """What can be told before anything is loaded. Raises ``ValueError``."""
+    if not (config.start.diffusion or config.start.adversarial):
+        raise ValueError("start.diffusion and start.adversarial are both false: there is nothing to train.")
+    if not config.images.folder:
+        raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
+    check_name(config)
+    wanted(config.trackers)
+
+
+def check_name(config: RunConfig) -> None:
+    """Raises ``ValueError`` where ``output.name`` is no name of a file."""
+    name = config.output.name
+    if not name or name != Path(name).name:
+        raise ValueError(f"output.name must be the name of a file without folders, got {name!r}.")
+
+
+def base_reference(config: RunConfig) -> BaseReference:
+    """The base that the configuration names."""
+    return BaseReference(config.base.checkpoint, config.base.precision)
+
+
+def encoded_pictures(
+    config: RunConfig, encoders: Encoders, report: Callable[[int, int], None]
+) -> tuple[RealLatents, str]:
+    """The dataset and a text that describes it. ``report``: (encodings done, encodings in all).
+
+    Raises ``DataError`` for pictures or captions that cannot be trained on, ``EncodersError`` for damaged encoders.
+    """
+    images, described = open_folder(
+        config.images.folder,
+        caption_rule=config.images.caption_rule,
+        trigger_word=config.images.trigger_word,
+        mask_rule=config.images.mask_rule,
+    )
+    data, encoded = encode(
+        images.pixels,
+        images.captions,
+        names=images.names,
+        masks=images.masks,
+        encode_image=encoders.encode_image,
+        encode_prompt=encoders.encode_prompt,
+        vae_key=encoders.vae_key,
+        text_key=encoders.text_key,
+        cache_folder=Path(config.output.cache or Path(config.output.folder) / "cache"),
+        report=report,
+        **dataclasses.asdict(config.data),
+    )
+    encoders.free()
+    return data, f"{described}\n{encoded}"
+
+
+class _Run:
+    """One call of ``train``: what its parts share. Only the first of several processes speaks and writes."""
+
+    def __init__(self, config: RunConfig, place: Place, stop: StopSignals) -> None:
+        self.config, self.place, self.stop = config, place, stop
+        self.output = Path(config.output.folder)
+        if place.ranks.first:
+            try:
+                self.output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"output.folder {self.output} cannot be made: {error}. Choose another one.") from error
+
+    def say(self, text: str) -> None:
+        if self.place.ranks.first:
+            say(text)
+
+    def starting_point(self) -> tuple[FluxLoRA, dict[str, Tensor] | None]:
+        """The LoRA to begin with, and the discriminator's weights where it is to go on."""
+        config, base = self.config, base_reference(self.config)
+        if config.start.lora:
+            lora = adapters.load_file(Path(config.start.lora), base)
+            self.say(f"Going on from {config.start.lora}: rank {lora.config.rank}, alpha {lora.config.alpha:g}.")
+        else:
+            lora = adapters.create(base, config.lora)
+        if not (config.start.adversarial and config.start.discriminator):
+            return lora, None
+        return lora, discriminator_files.load(Path(config.start.discriminator), config.discriminator)
+
+    def encoded(self, encoders: Encoders) -> RealLatents:
+        """The dataset. One process of each machine encodes it, the others then find it in the cache."""
+        progress = Progress("encoding")
+
+        def report(done: int, total: int) -> None:
+            self.stop.raise_if_received()
+            if self.place.ranks.first:
+                progress.update(done, total, {})
+
+        with self.place.one_by_machine():
+            try:
+                data, text = encoded_pictures(self.config, encoders, report)
+            finally:
+                progress.close()
+        self.say(text)
+        return data
+
+    def stage(
+        self, wanted: Fingerprint, train_stage: Callable[..., StageResult], decode: Callable[[Tensor], Tensor]
+    ) -> StageResult:
+        """Run one stage in its folder. Raises ``Interrupted`` where it was stopped, ``RunFailed`` where it failed."""
+        ranks, name = self.place.ranks, wanted.stage
+        choice = ranks.from_first(run_directory.choose(self.output, wanted) if ranks.first else None)
+        self.say(f"{STAGE_NAMES[name]}: {choice.text} Folder: {choice.folder}")
+        reporter: RunReporter | QuietReporter = QuietReporter(self.stop)
+        if ranks.first:
+            reporter = RunReporter(name, choice.folder, self.config, decode, self.stop)
+        try:
+            result = train_stage(device=self.place.device, reporter=reporter, run_folder=choice.folder, ranks=ranks)
+        except StageFailure as failure:
+            raise RunFailed(self._rescued(name, failure)) from failure
+        except torch.OutOfMemoryError as error:
+            raise RunFailed(f"{STAGE_NAMES[name]} could not start. {MEMORY_ADVICE}") from error
+        finally:
+            reporter.close()
+        if result.stopped:
+            self._say_how_to_go_on(name, result)
+            # The signal may have come to another process.
+            raise Interrupted(self.stop.received or signal.SIGTERM)
+        return result
+
+    def save(self, lora: FluxLoRA, name: str) -> Path:
+        """Write the LoRA into the output folder and say where."""
+        path = self.output / f"{name}.safetensors"
+        if self.place.ranks.first:
+            output = self.config.output
+            adapters.save(lora, path, output.format, DTYPES[output.dtype])
+            self.say(f"Saved {path}")
+        return path
+
+    def _say_how_to_go_on(self, stage: str, result: StageResult) -> None:
+        step = result.goes_on_from
+        where = "begins this stage anew" if step is None else f"goes on from step {step}"
+        self.say(f"{STAGE_NAMES[stage]} was stopped. The same command {where}.")
+
+    def _rescued(self, stage: str, failure: StageFailure) -> str:
+        """Save the last good weights, and say what went wrong."""
+        message = str(failure)
+        if isinstance(failure.__cause__, torch.OutOfMemoryError):
+            message += f"\n{MEMORY_ADVICE}"
+        if not self.place.ranks.first:
+            return message
+        path = self.output / f"{self.config.output.name}-interrupted-{stage}.safetensors"
+        try:
+            adapters.save(failure.result.lora, path)
+        except adapters.LoRAError as error:
+            return f"{message}\nThe LoRA up to there could not be saved: {error}"
+        return f"{message}\nThe LoRA up to there is in {path}."

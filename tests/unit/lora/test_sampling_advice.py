@@ -1,0 +1,104 @@
+"""What is said of sampling with a LoRA that stage 2 has trained, and from what of its past."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from fluxduel.training.config import AdversarialStageConfig
+from fluxduel.training.lora.sampling_advice import FEW_STEPS, advice_of, sampling_advice
+
+STAGE_1 = {"stage": "diffusion", "config": {"steps": 30}, "steps_done": 30}
+BY_PHRASE = "begin the prompt with 'quick draft, '"
+BY_GUIDANCE = "set guidance to 7.5"
+
+
+def stage_2(phrase: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Its entry in a LoRA's provenance; without a phrase where the stage trained with none."""
+    config = dataclasses.asdict(AdversarialStageConfig(**changes))
+    return {"stage": "adversarial", "config": config} | ({} if phrase is None else {"few_step_phrase": phrase})
+
+
+def test_the_defaults_are_for_few_steps() -> None:
+    assert sampling_advice(AdversarialStageConfig()) == "Sample with 4 steps."
+
+
+@pytest.mark.parametrize("target", ["target_steps", "x0", "jump"])
+@pytest.mark.parametrize(("steps", "said"), [(1, "1 step"), (2, "2 steps"), (FEW_STEPS, "8 steps"), (28, "28 steps")])
+def test_one_sampler_has_the_steps_that_were_asked_for(target: str, steps: int, said: str) -> None:
+    config = AdversarialStageConfig(target=target, target_steps=steps)
+    assert sampling_advice(config) == f"Sample with {said}."
+    # What tells two samplers apart is no part of this.
+    with_guidance = dataclasses.replace(config, few_step_guidance=7.5)
+    assert sampling_advice(with_guidance, "quick draft") == f"Sample with {said}."
+    assert advice_of([STAGE_1, stage_2("quick draft", target=target, target_steps=steps)]) == (
+        f"Sample with {said}.",
+        "",
+    )
+
+
+@pytest.mark.parametrize(("asked", "few"), [(1, 1), (2, 2), (FEW_STEPS, FEW_STEPS), (FEW_STEPS + 1, 8), (28, 8)])
+@pytest.mark.parametrize(
+    ("guidance", "told", "otherwise", "trigger"),
+    [
+        (0.0, BY_PHRASE, "leave that out", "quick draft"),
+        (7.5, BY_GUIDANCE, "use the guidance you are used to", ""),
+    ],
+    ids=["phrase", "guidance"],
+)
+def test_two_samplers_are_told_apart(
+    asked: int, few: int, guidance: float, told: str, otherwise: str, trigger: str
+) -> None:
+    changes = {"target": "two_samplers", "target_steps": asked, "few_step_guidance": guidance}
+    expected = f"With {few} {'step' if few == 1 else 'steps'}: {told}. With 25 steps or so: {otherwise}."
+    assert sampling_advice(AdversarialStageConfig(**changes), "quick draft") == expected
+    assert advice_of([STAGE_1, stage_2("quick draft", **changes)]) == (expected, trigger)
+
+
+def test_guidance_is_written_as_it_would_be_typed() -> None:
+    config = AdversarialStageConfig(target="two_samplers", few_step_guidance=3)
+    assert "set guidance to 3. " in sampling_advice(config)
+    # Told by guidance, the dataset needs no phrase.
+    assert advice_of([stage_2("", target="two_samplers", few_step_guidance=3)]) == (sampling_advice(config), "")
+
+
+def test_the_last_stage_counts() -> None:
+    early, late = stage_2(target_steps=2), stage_2("quick draft", target="two_samplers")
+    assert advice_of([late, early]) == ("Sample with 2 steps.", "")
+    assert advice_of([early, late])[1] == "quick draft"
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        [],
+        [STAGE_1],
+        [stage_2(), STAGE_1],
+        [{}],
+        [{"stage": "a stage of a later version", "config": stage_2()["config"]}],
+        [{"stage": "adversarial"}],
+        [{"stage": "adversarial", "config": None}],
+        [stage_2(target="two_samplers")],
+        [{"stage": "adversarial", "config": {"steps": 7, "objective": "x0"}}],
+        [{"stage": "adversarial", "config": stage_2()["config"] | {"target": "three_samplers"}}],
+        [{"stage": "adversarial", "config": stage_2()["config"] | {"target_steps": "four"}}],
+        [{"stage": "adversarial", "config": stage_2()["config"] | {"target_steps": 0}}],
+    ],
+    ids=[
+        "nothing", "stage 1", "stage 1 last", "empty", "another stage", "no settings", "null",
+        "no phrase", "version 0.1.0",
+        "a later target", "no number", "out of range",
+    ],
+)  # fmt: skip
+def test_nothing_is_said_of_what_is_not_known(provenance: list[dict[str, Any]]) -> None:
+    assert advice_of(provenance) == ("", "")
+
+
+def test_options_of_other_versions_do_not_matter() -> None:
+    entry = stage_2(target_steps=6)
+    entry["config"] = {name: entry["config"][name] for name in ("target", "target_steps", "few_step_guidance")}
+    assert advice_of([entry | {"discriminator": {}}]) == ("Sample with 6 steps.", "")
+    entry["config"] |= {"unheard_of": 1}
+    assert advice_of([entry]) == ("Sample with 6 steps.", "")

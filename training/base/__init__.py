@@ -1,0 +1,1 @@
+"""The frozen transformer: its files, what differs between FLUX models, and the sampler."""

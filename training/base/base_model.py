@@ -1,0 +1,250 @@
+"""The frozen FLUX transformer: loading it, and its velocity with the adapter on or off."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import FluxTransformer2DModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .. import flow
+from ..config import TINY_BASE
+from . import checkpoint_files
+from .checkpoint_files import (
+    TINY_BASE_FOLDER,
+    BaseModelError,
+    is_single_file,
+    read_transformer_config,
+    weight_files,
+)
+from .families import flux1
+
+__all__ = [
+    "TINY_BASE_FOLDER",
+    "BaseModelError",
+    "BaseReference",
+    "FluxBase",
+    "empty_transformer",
+    "load_base",
+    "read_transformer_config",
+]
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """Which base a LoRA belongs to. ``path``: a .safetensors file, a diffusers folder, or ``TINY_BASE``.
+
+    ``precision``: ``bf16`` or ``fp32``, the type in which the frozen weights are held and computed with.
+    """
+
+    path: str
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"BaseReference.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+
+    @property
+    def name(self) -> str:
+        """A name for people: the file's, without folders."""
+        return "fluxduel-tiny-base" if self.path == TINY_BASE else Path(self.path).name
+
+    def fingerprint(self) -> str:
+        """Identity of the checkpoint's content, 16 hex digits. Raises ``BaseModelError`` where it is gone."""
+        return checkpoint_files.fingerprint(self.path)
+
+
+class FluxBase:
+    """The frozen transformer and the switch of the adapter that sits on it.
+
+    The adapter's state belongs to a call, not to the model: ``velocity(..., adapter=False)`` is the frozen base
+    also in the blocks that the backward pass computes anew.
+    """
+
+    def __init__(self, transformer: FluxTransformer2DModel, reference: BaseReference) -> None:
+        self.transformer = transformer.requires_grad_(False).eval()
+        self.reference = reference
+        self.dtype: torch.dtype = transformer.dtype
+        self.device: torch.device = transformer.device
+        self.guidance_embeds = bool(transformer.config.guidance_embeds)
+        self.latent_channels = int(transformer.config.in_channels) // flux1.PATCH**2
+        self.width = int(transformer.config.num_attention_heads * transformer.config.attention_head_dim)
+        self.context_dim = int(transformer.config.joint_attention_dim)
+        self.pooled_dim = int(transformer.config.pooled_projection_dim)
+        self.find_adapter()
+
+    def find_adapter(self) -> None:
+        """Look up the adapter's layers anew; called after an adapter was attached or removed."""
+        self._layers = _adapter_layers(self.transformer)
+        self._block_layers = {id(block): _adapter_layers(block) for block in self.blocks}
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All blocks in the order in which they run: the double ones, then the single ones."""
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether each block's activations are recomputed in the backward pass."""
+        return bool(self.transformer.gradient_checkpointing)
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enabled: bool) -> None:
+        if enabled:
+            self.transformer.enable_gradient_checkpointing(self._checkpoint)
+        else:
+            self.transformer.disable_gradient_checkpointing()
+
+    def _checkpoint(self, block: nn.Module, *args: Any) -> Any:
+        layers = self._block_layers[id(block)]
+        # Read now: by the time of the backward pass another call may have left the switch in another state, and the
+        # recomputation would then run, without any error, with the wrong one.
+        enabled = not (layers and layers[0].disable_adapters)
+
+        def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+            return nullcontext(), _adapter_switched(layers, enabled)
+
+        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+
+    def seen_sigma(self, sigma: Tensor) -> Tensor:
+        """The sigma that this transformer sees when handed ``sigma``; build ``x_t`` with it."""
+        return flow.seen_sigma(sigma, self.dtype)
+
+    def velocity(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        prompt_embeds: Tensor,
+        pooled_prompt_embeds: Tensor,
+        guidance: float | Tensor,
+        *,
+        adapter: bool = True,
+    ) -> Tensor:
+        """The predicted ``noise - x0`` (batch, C, h, w), in fp32.
+
+        ``x_t`` (batch, C, h, w) in model space, ``sigma`` (batch,) in [0, 1], ``prompt_embeds`` (batch, length,
+        context_dim), ``pooled_prompt_embeds`` (batch, pooled_dim). ``guidance``, one value or (batch,), is ignored by a
+        base without a guidance embedding. ``adapter=False`` leaves the LoRA out; gradients still flow through to
+        ``x_t``.
+        """
+        height, width = x_t.shape[-2:]
+        with _adapter_switched(self._layers, adapter):
+            tokens = self.transformer(
+                hidden_states=flux1.pack(x_t).to(self.dtype),
+                encoder_hidden_states=prompt_embeds.to(self.dtype),
+                pooled_projections=pooled_prompt_embeds.to(self.dtype),
+                timestep=sigma,
+                img_ids=flux1.image_ids(height, width, x_t.device),
+                txt_ids=flux1.text_ids(prompt_embeds.shape[1], x_t.device),
+                guidance=self._guidance(guidance, sigma),
+                return_dict=False,
+            )[0]
+        return flux1.unpack(tokens.to(torch.promote_types(self.dtype, torch.float32)), height, width)
+
+    def features(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        prompt_embeds: Tensor,
+        pooled_prompt_embeds: Tensor,
+        guidance: float | Tensor,
+        taps: Sequence[int],
+    ) -> list[Tensor]:
+        """What the frozen base, adapter off, makes of ``latents``: the image tokens after each block of ``taps``.
+
+        Arguments as of ``velocity``; ``taps`` are indices into ``blocks``, rising. Each feature map is (batch, width,
+        h / 2, w / 2), in fp32. Blocks after the last tap do not run. Gradients flow through to ``latents``.
+        """
+        height, width = latents.shape[-2:]
+        transformer, dtype, device = self.transformer, self.dtype, latents.device
+        maps = []
+        with _adapter_switched(self._layers, False):
+            image = transformer.x_embedder(flux1.pack(latents).to(dtype))
+            text = transformer.context_embedder(prompt_embeds.to(dtype))
+            strength = self._guidance(guidance, sigma)
+            conditions = [sigma.to(dtype) * 1000, *([] if strength is None else [strength.to(dtype) * 1000])]
+            temb = transformer.time_text_embed(*conditions, pooled_prompt_embeds.to(dtype))
+            ids = [flux1.text_ids(prompt_embeds.shape[1], device), flux1.image_ids(height, width, device)]
+            rotary = transformer.pos_embed(torch.cat(ids))
+            recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+            for index, block in enumerate(self.blocks[: taps[-1] + 1]):
+                arguments = (image, text, temb, rotary, None)
+                text, image = self._checkpoint(block, *arguments) if recompute else block(*arguments)
+                if index in taps:
+                    maps.append(flux1.token_map(image, height, width))
+        return [feature.to(torch.promote_types(dtype, torch.float32)) for feature in maps]
+
+    def _guidance(self, guidance: float | Tensor, sigma: Tensor) -> Tensor | None:
+        if not self.guidance_embeds:
+            return None
+        return torch.as_tensor(guidance, dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
+
+
+def _adapter_layers(module: nn.Module) -> list[BaseTunerLayer]:
+    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+@contextmanager
+def _adapter_switched(layers: Sequence[BaseTunerLayer], enabled: bool) -> Iterator[None]:
+    before = [layer._disable_adapters for layer in layers]
+    # PEFT's own enable_adapters() also changes requires_grad, which must not happen between a forward pass and its
+    # backward pass; so its flag is set directly.
+    for layer in layers:
+        layer._disable_adapters = not enabled
+    try:
+        yield
+    finally:
+        for layer, disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = disabled
+
+
+def empty_transformer(config: dict[str, Any]) -> FluxTransformer2DModel:
+    """A transformer of this configuration without memory for its weights (on the meta device)."""
+    with init_empty_weights():
+        return FluxTransformer2DModel.from_config(config)
+
+
+def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
+    """Load the frozen transformer onto ``device``.
+
+    Raises ``BaseModelError`` for a checkpoint that is missing, damaged, quantised or not FLUX.1.
+    """
+    config = read_transformer_config(reference.path)
+    dtype = PRECISIONS[reference.precision]
+    files = weight_files(reference.path)
+    try:
+        if is_single_file(reference.path):
+            transformer = _load_single_file(files[0], config, dtype)
+        else:
+            transformer = FluxTransformer2DModel.from_pretrained(
+                files[0].parent, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise BaseModelError(f"{reference.path} could not be loaded as FLUX.1: {error}") from error
+    empty = [name for name, weight in transformer.named_parameters() if weight.is_meta]
+    if empty:
+        raise BaseModelError(f"{reference.path} lacks {len(empty)} weights, the first is {empty[0]}. Is it complete?")
+    return FluxBase(transformer.to(device), reference)
+
+
+def _load_single_file(file: Path, config: dict[str, Any], dtype: torch.dtype) -> FluxTransformer2DModel:
+    # diffusers would fetch the configuration from the network unless it is given one in a folder.
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel", **config}))
+        return FluxTransformer2DModel.from_single_file(
+            str(file), config=folder, local_files_only=True, torch_dtype=dtype
+        )

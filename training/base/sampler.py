@@ -1,0 +1,44 @@
+"""Euler sampling with FLUX's schedule, from fixed seeds: for previews and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import draws, flow
+from .base_model import FluxBase
+from .families import flux1
+
+
+@torch.no_grad()
+def sample(
+    base: FluxBase,
+    prompt_embeds: Tensor,
+    pooled_prompt_embeds: Tensor,
+    *,
+    height: int,
+    width: int,
+    steps: int,
+    seeds: Sequence[int],
+    guidance: float,
+    after_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Pictures for one prompt, one for each seed: latents (len(seeds), C, height, width) in model space, fp32.
+
+    C is ``base.latent_channels``; ``prompt_embeds`` (length, context_dim), ``pooled_prompt_embeds`` (pooled_dim,);
+    ``height`` and ``width`` in latent pixels, even. ``after_step`` is called after each of the ``steps`` evaluations;
+    what it raises ends the sampling. The noise of a seed does not depend on ``steps`` nor on the other seeds.
+    """
+    device = base.device
+    noise = [draws.normals(seed, 0, [0], "sample", (base.latent_channels, height, width)) for seed in seeds]
+    latents = torch.cat(noise).to(device)
+    embeds = prompt_embeds.to(device).expand(len(latents), -1, -1)
+    pooled = pooled_prompt_embeds.to(device).expand(len(latents), -1)
+    sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(height, width)).float().to(device)
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        velocity = base.velocity(latents, sigma.expand(len(latents)), embeds, pooled, guidance)
+        latents = latents + (following - sigma) * velocity
+        after_step()
+    return latents

@@ -1,0 +1,1 @@
+"""From pictures and captions to the latents that both stages train on."""

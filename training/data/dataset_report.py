@@ -1,0 +1,82 @@
+"""What a dataset holds and what to look at in it, in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from .buckets import window
+from .data_error import listed, quoted
+from .pictures import Picture
+from .real_latents import RealLatents
+
+CROP_WARNING = 1 / 3
+
+
+def describe_dataset(
+    data: RealLatents, pictures: Sequence[Picture], captions: Sequence[str], share: float, cached: str | None
+) -> str:
+    distinct = len({picture.identity for picture in pictures})
+    words = [len(caption.split()) for caption in captions]
+    lines = [
+        f"Pictures: {len(pictures)}, of which {distinct} distinct.",
+        f"Captions: {len(set(captions))} distinct, {sum(not caption.strip() for caption in captions)} empty; "
+        f"{min(words)} to {max(words)} words, median {statistics.median(words):g}.",
+    ]
+    counts = Counter(picture.bucket for picture in pictures)
+    sizes = ", ".join(f"{width} x {height}: {counts[height, width]}" for height, width in sorted(counts))
+    lines.append(f"Buckets (width x height in pixels: pictures): {sizes}.")
+    lengths = Counter(data.prompts[sample.prompt].length for sample in data.samples)
+    if len(lengths) > 1:
+        tokens = ", ".join(f"{length}: {lengths[length]}" for length in sorted(lengths))
+        lines.append(f"Prompt lengths (tokens: pictures): {tokens}. Only prompts of one length share a batch.")
+    if data.few_step_phrase:
+        example = quoted(data.few_step_prompts[0].caption)
+        lines.append(f"Few-step phrase: each caption is also encoded with it at its front, such as {example}.")
+    lines.append(f"Training: {len(data.training)}. Held out: {len(data.held_out)}.")
+    if cached is not None:
+        lines.append(f"Encodings found in the cache: {cached}.")
+    return "\n".join(lines + [f"Warning: {warning}" for warning in _warnings(data, pictures, captions, share)])
+
+
+def _warnings(data: RealLatents, pictures: Sequence[Picture], captions: Sequence[str], share: float) -> list[str]:
+    once = {picture.identity: picture for picture in reversed(pictures)}.values()
+    warnings = []
+    small = [p.name for p in once if max(p.bucket[0] / p.height, p.bucket[1] / p.width) > 1]
+    if small:
+        warnings.append(
+            f"pictures smaller than their bucket: {len(small)} ({listed(sorted(small))}). They were enlarged, which "
+            "teaches blur: use larger pictures or a lower resolution."
+        )
+    cropped = []
+    for picture in once:
+        _, _, height, width = window(picture.height, picture.width, picture.bucket)
+        if 1 - height * width / (picture.height * picture.width) > CROP_WARNING:
+            cropped.append(picture.name)
+    if cropped:
+        warnings.append(
+            f"pictures that lose more than a third to the crop: {len(cropped)} ({listed(sorted(cropped))})."
+        )
+    names: dict[str, list[str]] = {}
+    for picture in pictures:
+        names.setdefault(picture.identity, []).append(picture.name)
+    copies = sorted(min(group) for group in names.values() if len(set(group)) > 1)
+    if copies:
+        warnings.append(
+            f"pictures that are there under several names: {len(copies)} ({listed(copies)}). They weigh more in "
+            "training: remove the copies."
+        )
+    empty = sum(not caption.strip() for caption in captions)
+    if empty and empty < len(captions):
+        warnings.append(f"empty captions: {empty} of {len(captions)}.")
+    phrase = data.few_step_phrase.casefold()
+    holding = [p.name for p, caption in zip(pictures, captions, strict=True) if phrase and phrase in caption.casefold()]
+    if holding:
+        warnings.append(
+            f"pictures whose caption holds the few-step phrase already: {len(holding)} ({listed(holding)}). The LoRA "
+            "cannot tell the two samplers by it: choose a phrase that is in no caption."
+        )
+    if share > 0 and not data.held_out:
+        warnings.append("nothing is held out, because there are not two different pictures.")
+    return warnings

@@ -1,0 +1,31 @@
+"""Whether a dataset was encoded for a base."""
+
+from __future__ import annotations
+
+import torch
+
+from ..base.base_model import BaseReference, read_transformer_config
+from ..base.families import flux1
+from .data_error import DataError
+from .real_latents import RealLatents
+
+
+def check_fits(base: BaseReference, data: RealLatents) -> None:
+    """Raises ``DataError`` where the data was encoded for another model than ``base``."""
+    if not data.training:
+        raise DataError("There is no image to train on: all are held out. Add images, or lower held_out_share.")
+    config = read_transformer_config(base.path)
+    for prompt in (*data.prompts, data.empty_prompt):
+        for name, got, expected in (
+            ("prompt_embeds", prompt.width, config["joint_attention_dim"]),
+            ("pooled_prompt_embeds", prompt.pooled_width, config["pooled_projection_dim"]),
+        ):
+            if got != expected:
+                raise DataError(
+                    f"{name} of caption {prompt.caption!r} are {got} wide, but {base.name} takes {expected}. "
+                    "Encode the captions with the text encoders of that base "
+                    "(FLUX.1: CLIP-L and T5-XXL; the built-in base: LoadTinyFluxEncoders)."
+                )
+    channels = config["in_channels"] // flux1.PATCH**2
+    for sample in data.samples:
+        flux1.check_latents(torch.empty(1, *sample.shape, device="meta"), sample.name, channels)

@@ -1,0 +1,1 @@
+"""What a LoRA is worth: metrics, evaluation, plots."""

@@ -1,0 +1,1 @@
+"""The adapter as a value: on a base, as a snapshot, in files."""

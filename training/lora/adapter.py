@@ -1,0 +1,136 @@
+"""The adapter: made new, attached to a base, read back from it; and its files (``files``, ``importing``)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from ..base.base_model import BaseReference, FluxBase
+from ..config import LoRAConfig
+from .files import file_tensors, save
+from .importing import load_file
+from .value import DOWN, UP, FluxLoRA, LoRAError, base_layers, check_fit, linear_shapes, module_names, target_layers
+
+__all__ = [
+    "FluxLoRA",
+    "LoRAError",
+    "attach",
+    "create",
+    "file_tensors",
+    "load_file",
+    "parameters",
+    "restore",
+    "save",
+    "snapshot",
+]
+
+ADAPTER = "default"
+
+
+def create(reference: BaseReference, config: LoRAConfig) -> FluxLoRA:
+    """A new adapter that changes nothing yet: A is Kaiming-uniform with a = sqrt(5), B is zero (as in PEFT).
+
+    Each layer's A depends on ``config.seed`` and the layer's name alone, so adapters with more or fewer targets
+    agree on what they share. Reads the base's headers, not its weights.
+
+    Raises ``LoRAError`` where no layer matches, ``BaseModelError`` where the base is missing or not FLUX.1.
+    """
+    layers = base_layers(reference)
+    tensors = {}
+    for name in target_layers(layers, config):
+        size_out, size_in = layers[name]
+        digest = hashlib.blake2b(f"{config.seed}/{name}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        down = torch.empty(config.rank, size_in)
+        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+        tensors[name + DOWN] = down
+        tensors[name + UP] = torch.zeros(size_out, config.rank)
+    return FluxLoRA(reference, config, tensors)
+
+
+def attach(base: FluxBase, lora: FluxLoRA) -> None:
+    """Put ``lora`` on ``base``, in fp32 and trainable, in place of an adapter that may be there.
+
+    The value is copied: training the base leaves ``lora`` as it is. Draws nothing from the global random state.
+
+    Raises ``LoRAError``, and leaves the base as it was, where the adapter does not fit it.
+    """
+    check_fit(lora.tensors, linear_shapes(base.transformer), base.reference.name)
+    names = module_names(lora.tensors)
+    if not names:
+        raise LoRAError("The LoRA adapts no layer. Make it anew with targets that the base has.")
+    _detach(base)
+    config = LoraConfig(
+        r=lora.config.rank,
+        lora_alpha=lora.config.alpha,
+        # As an expression, for PEFT matches a list of names by their ends too.
+        target_modules="|".join(re.escape(name) for name in names),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    # On the meta device: the weights come from the value, and initial ones would be drawn from the global generator.
+    inject_adapter_in_model(config, base.transformer, ADAPTER, low_cpu_mem_usage=True)
+    for name, layer in _lora_layers(base):
+        device = layer.get_base_layer().weight.device
+        for part, suffix in ((layer.lora_A, DOWN), (layer.lora_B, UP)):
+            weight = lora.tensors[name + suffix].detach().to(device=device, dtype=torch.float32, copy=True)
+            part[ADAPTER].weight = nn.Parameter(weight)
+    base.transformer.eval()
+    base.find_adapter()
+
+
+def snapshot(base: FluxBase) -> dict[str, Tensor]:
+    """The attached adapter's tensors, copied to the CPU; names and shapes as in ``FluxLoRA.tensors``."""
+    return {key: weight.detach().to("cpu", copy=True) for key, weight in _weights(base).items()}
+
+
+def restore(base: FluxBase, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``tensors``, as ``snapshot`` gave them, into the attached adapter. The parameters stay the same objects.
+
+    Raises ``LoRAError``, before anything is written, where names or shapes differ from the attached adapter's.
+    """
+    weights = _weights(base)
+    differing = sorted(weights.keys() ^ tensors.keys())
+    if differing:
+        raise LoRAError(f"The tensors are not of the attached LoRA: {differing[0]} is only on one side.")
+    for key, weight in weights.items():
+        if weight.shape != tensors[key].shape:
+            raise LoRAError(f"{key} is {tuple(tensors[key].shape)}, the attached LoRA has {tuple(weight.shape)}.")
+    with torch.no_grad():
+        for key, weight in weights.items():
+            weight.copy_(tensors[key])
+
+
+def parameters(base: FluxBase) -> list[nn.Parameter]:
+    """The attached adapter's parameters, all of which are trainable, in the order of ``snapshot``."""
+    return list(_weights(base).values())
+
+
+def _weights(base: FluxBase) -> dict[str, nn.Parameter]:
+    weights = {}
+    for name, layer in _lora_layers(base):
+        weights[name + DOWN] = layer.lora_A[ADAPTER].weight
+        weights[name + UP] = layer.lora_B[ADAPTER].weight
+    if not weights:
+        raise LoRAError("No LoRA is attached to the base.")
+    return weights
+
+
+def _lora_layers(base: FluxBase) -> list[tuple[str, LoraLayer]]:
+    return [(name, module) for name, module in base.transformer.named_modules() if isinstance(module, LoraLayer)]
+
+
+def _detach(base: FluxBase) -> None:
+    for name, layer in _lora_layers(base):
+        parent, _, child = name.rpartition(".")
+        setattr(base.transformer.get_submodule(parent), child, layer.get_base_layer())
+    if hasattr(base.transformer, "peft_config"):
+        del base.transformer.peft_config
+    base.find_adapter()

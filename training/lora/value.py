@@ -1,0 +1,118 @@
+"""The value on the FLUX_LORA wire: an adapter's tensors, its shape, its base and how it came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from ..base.base_model import BaseReference, empty_transformer, read_transformer_config
+from ..base.families import flux1
+from ..config import LoRAConfig
+
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+
+
+class LoRAError(ValueError):
+    """An adapter that cannot be made, read, attached or saved. The message says where and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class FluxLoRA:
+    """A LoRA as a value: never mutated, so that a stage's result depends on its inputs alone.
+
+    ``tensors``: on the CPU, fp32, ``<module>.lora_A.weight`` (rank, in) and ``<module>.lora_B.weight`` (out, rank),
+    where ``<module>`` is the name in diffusers' ``FluxTransformer2DModel``. The layer's weight changes by
+    ``lora_B @ lora_A * alpha / rank``. ``provenance``: one JSON-able dict for each stage, oldest first.
+
+    Raises ``LoRAError`` for a tensor without its partner and for one whose rank is not the configuration's.
+    """
+
+    base: BaseReference
+    config: LoRAConfig
+    tensors: Mapping[str, Tensor]
+    provenance: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        rank = self.config.rank
+        for module in module_names(self.tensors):
+            for suffix, axis in ((DOWN, 0), (UP, 1)):
+                tensor = self.tensors.get(module + suffix)
+                if tensor is None:
+                    raise LoRAError(f"The LoRA has no {module + suffix}. A layer needs both of its tensors.")
+                if tensor.ndim != 2 or tensor.shape[axis] != rank:
+                    raise LoRAError(f"{module + suffix} is {tuple(tensor.shape)}, which is not of rank {rank}.")
+                if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+                    raise LoRAError(f"{module + suffix} is {tensor.dtype} on {tensor.device}, not fp32 on the CPU.")
+
+
+def module_names(keys: Iterable[str]) -> list[str]:
+    """The adapted modules, in order of first appearance. Raises ``LoRAError`` for a key that names no LoRA tensor."""
+    names = {}
+    for key in keys:
+        module, mark, part = key.rpartition(".lora_")
+        if not mark or f".lora_{part}" not in (DOWN, UP):
+            raise LoRAError(f"{key} is no LoRA tensor: it ends neither in {DOWN} nor in {UP}.")
+        names[module] = None
+    return list(names)
+
+
+def base_layers(reference: BaseReference) -> dict[str, tuple[int, int]]:
+    """(out, in) of each linear layer of the base, by name; reads headers, not weights.
+
+    Raises ``BaseModelError`` where the base is missing or not FLUX.1.
+    """
+    return linear_shapes(empty_transformer(read_transformer_config(reference.path)))
+
+
+def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of each linear layer of a transformer, by name; an adapted layer counts as what lies beneath."""
+    adapted = {name: m.get_base_layer() for name, m in transformer.named_modules() if isinstance(m, BaseTunerLayer)}
+    inside = tuple(f"{name}." for name in adapted)
+    plain = {
+        name: module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inside)
+    }
+    return {name: (layer.out_features, layer.in_features) for name, layer in (plain | adapted).items()}
+
+
+def target_layers(layers: Iterable[str], config: LoRAConfig) -> list[str]:
+    """Those of ``layers`` that the configuration's targets name. Raises ``LoRAError`` where there are none."""
+    layers = list(layers)
+    pattern = flux1.target_pattern(config.targets, config.target_regex)
+    names = [name for name in layers if pattern.fullmatch(name)]
+    if not names:
+        examples = [name for name in layers if "transformer_blocks" in name]
+        raise LoRAError(
+            f"No linear layer of the base has a name that matches {pattern.pattern!r} entirely. The names are such as "
+            f"{', '.join(examples[:1] + examples[-2:])}."
+        )
+    return names
+
+
+def check_fit(tensors: Mapping[str, Tensor], layers: Mapping[str, tuple[int, int]], base: str) -> None:
+    """Raises ``LoRAError`` for a tensor whose module ``layers`` lacks, or whose shape is not of that module.
+
+    ``layers``: (out, in) by name, as of ``linear_shapes``. ``base``: the base's name, for the message.
+    """
+    for module in module_names(tensors):
+        if module not in layers:
+            raise LoRAError(
+                f"{base} has no linear layer {module}, which the LoRA adapts (key {module + DOWN}). It was made for "
+                "another model; choose the base that it was trained on."
+            )
+        size_out, size_in = layers[module]
+        for suffix, axis, size in ((DOWN, 1, size_in), (UP, 0, size_out)):
+            tensor = tensors.get(module + suffix)
+            if tensor is not None and (tensor.ndim != 2 or tensor.shape[axis] != size):
+                expected = f"(rank, {size_in})" if suffix == DOWN else f"({size_out}, rank)"
+                raise LoRAError(
+                    f"{module + suffix} is {tuple(tensor.shape)}, but {base} needs {expected} there: its layer is "
+                    f"{size_in} -> {size_out}. The LoRA was made for another model; choose the base that it was "
+                    "trained on."
+                )

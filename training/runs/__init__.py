@@ -1,0 +1,1 @@
+"""The loop around a step: run folder, checkpoints, fingerprints, statistics."""

@@ -1,0 +1,102 @@
+"""What makes two runs of a stage the same run, and in words what makes them differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..config import Config, DiscriminatorConfig, StageConfig
+from ..data.latent_cache import digest
+from ..data.real_latents import RealLatents
+from ..lora.adapter import FluxLoRA
+
+# Raised with each change of the method that makes the same settings give another LoRA: an unfinished run of an older
+# version then is not gone on with.
+METHOD = {"diffusion": 1, "adversarial": 1}
+
+_WORDS = {
+    "method": "this version's method",
+    "base": "the base",
+    "precision": "the base's precision",
+    "data": "the training data",
+    "lora": "the LoRA it starts from",
+    "discriminator_weights": "the discriminator it goes on with",
+}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """One run of a stage: all that decides the weights after each step, and the number of ``steps`` asked for.
+
+    ``parts``: name -> JSON value; options of the discriminator have ``discriminator.`` before their names.
+    """
+
+    stage: str
+    parts: Mapping[str, Any]
+    steps: int
+
+    @property
+    def total(self) -> int:
+        """Calls of the stage's ``step()``: stage 2 begins with the discriminator's warm-up."""
+        return self.steps + int(self.parts.get("discriminator_warmup", 0))
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """In words what differs from the ``parts`` of an earlier run, such as ``rank (was 16, now 8)``."""
+        words = []
+        for name in [*self.parts, *(name for name in other if name not in self.parts)]:
+            was, now = other.get(name), self.parts.get(name)
+            if was != now:
+                words.append(_WORDS.get(name) or f"{name} (was {was}, now {now})")
+        return words
+
+
+def fingerprint(
+    stage: str,
+    lora: FluxLoRA,
+    data: RealLatents,
+    config: StageConfig,
+    discriminator: DiscriminatorConfig | None = None,
+    discriminator_weights: Mapping[str, Tensor] | None = None,
+    ranks: int = 1,
+) -> Fingerprint:
+    """That of a run of ``stage`` with these inputs.
+
+    Options that leave the result as it is up to rounding do not count, and of the batch only the number of images in
+    an update does, over all ``ranks``: a run may go on with other batches of the same total, or on other GPUs.
+
+    Raises ``BaseModelError`` where the base is gone.
+    """
+    options = shaping(config)
+    steps = options.pop("steps")
+    options["images_per_update"] = options.pop("batch_size") * options.pop("gradient_accumulation") * ranks
+    parts: dict[str, Any] = {
+        "method": METHOD[stage],
+        "base": f"{lora.base.name} {lora.base.fingerprint()}",
+        "precision": lora.base.precision,
+        "lora": identity(lora.tensors),
+        "alpha": lora.config.alpha,
+        "data": data.fingerprint,
+        **options,
+    }
+    if discriminator is not None:
+        parts |= {f"discriminator.{name}": value for name, value in shaping(discriminator).items()}
+        parts["discriminator_weights"] = identity(discriminator_weights or {})
+    return Fingerprint(stage, parts, steps)
+
+
+def identity(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names and values."""
+    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name])))
+
+
+def shaping(config: Config) -> dict[str, Any]:
+    """Those options of ``config`` that decide the result."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["shapes_result"]
+    }

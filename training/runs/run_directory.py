@@ -1,0 +1,248 @@
+"""The folder of one run of one stage: what it was asked for, its statistics, its checkpoints and its result.
+
+::
+
+    diffusion-20261125-101500/
+        run.json                   settings, fingerprint, and whether it is finished
+        stats.jsonl                one line a step, and one for each note
+        checkpoints/step-00000100/ all that the run goes on from; lora.safetensors in it is a LoRA to try
+        lora.safetensors           the result
+        discriminator.safetensors  what stage 2's discriminator became
+        previews/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ..atomic_file import make_folder, write_whole
+from ..data.latent_cache import digest
+from ..lora.adapter import FluxLoRA, LoRAError, load_file
+from .checkpoints import STATS_FILE, Checkpoints
+from .fingerprints import Fingerprint, fingerprint, identity
+
+__all__ = ["Choice", "Fingerprint", "RunDirectory", "RunDirectoryError", "choose", "fingerprint"]
+
+log = logging.getLogger(__name__)
+
+MANIFEST, RESULT, LOCK, CHECKPOINTS = "run.json", "lora.safetensors", ".lock", "checkpoints"
+_VERSION = 1
+
+
+class RunDirectoryError(RuntimeError):
+    """A run folder that cannot be used: it holds another run, or another process is at it. The message says which."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The folder that a run is to use, and in a sentence why. ``finished``: its result lies there already."""
+
+    folder: Path
+    text: str
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished run left. ``provenance``: what its stage says of itself; ``stats``: its statistics' text."""
+
+    tensors: Mapping[str, Tensor]
+    provenance: Mapping[str, Any]
+    stats: str
+
+
+def choose(parent: Path, wanted: Fingerprint) -> Choice:
+    """The run folder below ``parent`` to use for the run ``wanted``; a new name where none fits.
+
+    In this order: a finished run of the same, an unfinished one of the same, one with fewer steps. Of several the
+    newest. The folder of a new run is not made yet. A run that cannot be read is passed over.
+
+    Raises ``OSError`` where ``parent`` itself cannot be read.
+    """
+    known = _runs(parent, wanted.stage)
+    same = [(folder, manifest) for folder, manifest in known if manifest["parts"] == dict(wanted.parts)]
+    for folder, manifest in same:
+        if manifest["finished"] is not None and manifest["steps"] == wanted.steps:
+            return Choice(folder, f"The same run is finished in {folder.name}; its result is used.", True)
+    unread = ""
+    for folder, manifest in same:
+        try:
+            furthest = Checkpoints(folder / CHECKPOINTS).furthest()
+        except OSError as error:
+            unread = unread or f"A new run: {folder.name} cannot be read ({error})."
+            continue
+        if manifest["finished"] is None and furthest <= wanted.total:
+            more = "" if manifest["steps"] == wanted.steps else f", now to {wanted.steps} steps"
+            return Choice(folder, f"Going on with {folder.name} from step {furthest}{more}.")
+    shorter = [run for run in same if run[1]["finished"] is not None and run[1]["steps"] < wanted.steps]
+    if shorter:
+        folder, manifest = max(shorter, key=lambda run: run[1]["steps"])
+        return Choice(folder, f"Extending {folder.name} from {manifest['steps']} to {wanted.steps} steps.")
+    return Choice(_new_name(parent, wanted.stage), unread or _why_new(known, same, wanted))
+
+
+def _why_new(
+    known: Sequence[tuple[Path, dict[str, Any]]], same: Sequence[tuple[Path, dict[str, Any]]], wanted: Fingerprint
+) -> str:
+    if same:
+        folder, manifest = same[0]
+        return f"A new run: {folder.name} has {manifest['steps']} steps, {wanted.steps} are asked for."
+    if not known:
+        return "A new run."
+    # The one that is most alike tells best what was changed.
+    folder, manifest = min(known, key=lambda run: len(wanted.differences(run[1]["parts"])))
+    return f"A new run. Different from {folder.name}: {', '.join(wanted.differences(manifest['parts']))}."
+
+
+def _runs(parent: Path, stage: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs of ``stage`` below ``parent`` whose ``run.json`` can be read, the newest first."""
+    found = []
+    for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else ():
+        manifest = _manifest(folder / MANIFEST)
+        if manifest is not None and manifest["stage"] == stage:
+            found.append((folder, manifest))
+    return sorted(found, key=lambda run: run[1]["created"], reverse=True)
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        return _read_manifest(path)
+    except (FileNotFoundError, NotADirectoryError):  # no run
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("%s is passed over: %s", path, error)
+        return None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Raises ``OSError``, and ``ValueError`` where it is damaged or of another version."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        version, checksum = manifest["version"], manifest.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is damaged ({error!r}).") from error
+    if version != _VERSION:
+        raise ValueError(f"it is of version {version}, this FluxDuel reads {_VERSION}.")
+    if checksum != digest(json.dumps(manifest)):
+        raise ValueError("it is damaged (wrong checksum).")
+    return manifest
+
+
+def _new_name(parent: Path, stage: str) -> Path:
+    name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        if not (parent / (name + suffix)).exists():
+            return parent / (name + suffix)
+    raise RunDirectoryError(f"{parent} already holds a thousand runs named {name}. Remove some.")
+
+
+class RunDirectory:
+    """One run's folder, held by one process at a time; made by ``opened``."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.stage: str = manifest["stage"]
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS)
+        self._manifest = manifest
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, wanted: Fingerprint, settings: Mapping[str, Any]) -> Iterator[RunDirectory]:
+        """``folder`` for the run ``wanted``; made where it is missing. ``settings`` are written down for people.
+
+        Raises ``RunDirectoryError`` where the folder holds another run, with what differs, or is in use by another
+        process; ``OSError`` where it cannot be written.
+        """
+        make_folder(folder)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunDirectoryError(
+                f"{folder} is in use: another process trains this run at the moment. Wait for it, or stop it."
+            ) from error
+        try:
+            directory = cls(folder, cls._claimed(folder, wanted, settings))
+            directory._sweep()
+            yield directory
+            directory._sweep()
+        finally:
+            lock.release()
+
+    def _sweep(self) -> None:
+        """Remove what a process that lost its power, or a disk that failed, left half: nobody else writes here."""
+        with contextlib.suppress(OSError):  # it can wait
+            self.checkpoints.sweep()
+            for path in self.folder.glob(".*.tmp"):
+                path.unlink()
+
+    @staticmethod
+    def _claimed(folder: Path, wanted: Fingerprint, settings: Mapping[str, Any]) -> dict[str, Any]:
+        path = folder / MANIFEST
+        try:
+            found = _read_manifest(path) if path.exists() else None
+        except ValueError as error:
+            # What lies beside it may be somebody's run: nothing is written over it.
+            raise RunDirectoryError(
+                f"{path} cannot be used: {error} Put it back as it was, or choose another folder."
+            ) from error
+        if found is None and Checkpoints(folder / CHECKPOINTS).names():
+            raise RunDirectoryError(
+                f"{folder} holds checkpoints, but no {MANIFEST} that says of which run. Put it back, or choose another "
+                "folder."
+            )
+        if found is not None and (differing := wanted.differences(found["parts"])):
+            raise RunDirectoryError(
+                f"{folder} holds another run. Different are {', '.join(differing)}. Choose another folder."
+            )
+        if found is not None and found["steps"] == wanted.steps:
+            return found
+        manifest = {
+            "version": _VERSION,
+            "stage": wanted.stage,
+            "created": time.time() if found is None else found["created"],
+            "steps": wanted.steps,
+            "finished": None,
+            "parts": dict(wanted.parts),
+            "settings": settings,
+        }
+        write_whole(path, _json(manifest))
+        return manifest
+
+    def finished(self, start: FluxLoRA) -> Finished | None:
+        """The result, where the run is finished and the result is sound; it started from ``start``."""
+        told = self._manifest["finished"]
+        if told is None:
+            return None
+        try:
+            tensors = load_file(self.folder / RESULT, start.base).tensors
+            stats = (self.folder / STATS_FILE).read_text(encoding="utf-8")
+        except (LoRAError, OSError, UnicodeDecodeError) as error:
+            log.warning("The result of %s is made anew from its checkpoint: %s", self.folder, error)
+            return None
+        if (identity(tensors), digest(stats)) != (told["lora"], told["stats"]):
+            log.warning("The result of %s is made anew from its checkpoint: its files were changed.", self.folder)
+            return None
+        return Finished(tensors, told["provenance"], stats)
+
+    def finish(self, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any], stats: str) -> None:
+        """Note that the run is finished with this result, whose file lies there already. Raises ``OSError``."""
+        told = {"lora": identity(tensors), "provenance": dict(provenance), "stats": digest(stats)}
+        finished = self._manifest | {"finished": told}
+        write_whole(self.folder / MANIFEST, _json(finished))
+        self._manifest = finished
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps({**value, "checksum": digest(json.dumps(value))}, indent=1).encode()

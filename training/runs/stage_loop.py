@@ -1,0 +1,277 @@
+"""The loop around a stage's ``step()``: measurements, notes, previews, checkpoints, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from ..base import sampler
+from ..evidence.training_log import TrainingLog
+from ..lora import files as lora_files
+from ..lora.adapter import FluxLoRA, LoRAError
+from ..stages.optimiser import NonFiniteError
+from ..stages.ranks import Ranks
+from ..stages.stage import Reporter, Stage, StageFailure, StageResult, Stopped
+from .checkpoints import STATS_FILE, CheckpointError, Snapshot
+from .fingerprints import Fingerprint
+from .run_directory import RESULT, RunDirectory
+from .stats import Stats, parsed
+
+log = logging.getLogger(__name__)
+
+PREVIEW_PICTURES = 2
+
+
+def train(
+    make_stage: Callable[[], Stage],
+    wanted: Fingerprint,
+    start: FluxLoRA,
+    reporter: Reporter,
+    run_folder: Path | None,
+    settings: Mapping[str, Any],
+    ranks: Ranks,
+) -> StageResult:
+    """Run a stage in ``run_folder`` from where an earlier sitting left it; a finished one gives its result at once.
+
+    ``settings`` are written down in the folder. Without a folder nothing is kept, and every call begins anew.
+
+    Raises ``RunDirectoryError`` or ``OSError`` where the folder cannot be used, what ``make_stage`` raises, and
+    ``StageFailure`` (with the last good weights) after that.
+    """
+    if run_folder is None:
+        return run(make_stage(), reporter)
+    opened = RunDirectory.opened(run_folder, wanted, settings) if ranks.first else nullcontext()
+    with opened as directory:
+        done = ranks.from_first(None if directory is None else finished_result(directory, start))
+        if done is not None:
+            reporter.resumed(wanted.stage, wanted.total, done.log.records, done.log.notes)
+            return done
+        return run(make_stage(), reporter, directory)
+
+
+def run(stage: Stage, reporter: Reporter, directory: RunDirectory | None = None) -> StageResult:
+    """Train to the stage's last step, or until the reporter says stop, from the last checkpoint in ``directory``.
+
+    Raises ``StageFailure`` with the last good weights where a step fails, a loss that is not finite included.
+    """
+    return _Loop(stage, reporter, directory).run()
+
+
+def finished_result(directory: RunDirectory, start: FluxLoRA) -> StageResult | None:
+    """What a run that started from ``start`` has delivered, or ``None`` where it is not finished."""
+    done = directory.finished(start)
+    if done is None:
+        return None
+    records, notes = parsed(done.stats)
+    training_log = TrainingLog(directory.stage, tuple(records), str(directory.folder / STATS_FILE), tuple(notes))
+    provenance = (*start.provenance, dict(done.provenance))
+    return StageResult(replace(start, tensors=done.tensors, provenance=provenance), training_log, False)
+
+
+class _Loop:
+    """One sitting of a run. ``step``: calls of the stage's ``step()`` that are done.
+
+    ``pending``: the scalars of that step while its measurement is still to be made; ``None`` when it is complete.
+    """
+
+    def __init__(self, stage: Stage, reporter: Reporter, directory: RunDirectory | None) -> None:
+        self.stage, self.reporter, self.directory = stage, reporter, directory
+        self.step = 0
+        self.pending: dict[str, float] | None = {} if stage.config.validate_every else None
+        self.score: float | None = None
+        self.saved_at: int | None = None
+        self.stats = Stats(*self._restored())
+        if self.saved_at is not None:
+            reporter.resumed(stage.name, stage.total, self.stats.records, self.stats.notes)
+
+    def run(self) -> StageResult:
+        """Train to the last step, or until the reporter says stop."""
+        whole = self.stage.updates
+        try:
+            if self.pending is not None:
+                self._complete(self.pending)
+            while self.step < self.stage.total and not self.stage.ended:
+                self._stop_if_asked()
+                started = time.perf_counter()
+                self.pending = self.stage.step(self.step)
+                self.step += 1
+                whole = self.stage.updates
+                self._complete(self.pending, time.perf_counter() - started)
+                self._preview_if_due()
+                self._save_if_due()
+            # Before it is concluded: a run with more steps goes on from here.
+            self._save()
+            self.stage.conclude()
+            self._tell()
+        except Stopped:
+            self._save()
+            return self._result(stopped=True)
+        except Exception as error:
+            # In the midst of a step the networks may be at different steps; such a state is no place to go on from.
+            if self.stage.updates == whole:
+                self._save()
+            raise StageFailure(self._message(error), self._result(stopped=True)) from error
+        result = self._result(stopped=False)
+        self._finish(result)
+        return result
+
+    def _complete(self, values: dict[str, float], seconds: float | None = None) -> None:
+        """What follows a step: the measurement where it is due, the record, the notes."""
+        every = self.stage.config.validate_every
+        if every and (self.step % every == 0 or self.step == self.stage.total):
+            measured = self.stage.validate(self._stop_if_asked)
+            values = values | measured
+            score = measured.get("score", measured.get("held_out_loss", math.nan))
+            self.score = score if math.isfinite(score) else None
+        else:
+            self.score = None
+        self.pending = None
+        if values:
+            self.stats.record(self.step, self.stage.total, values)
+            timed = values if seconds is None else values | {"seconds_per_step": seconds}
+            self.reporter.scalars(self.stage.name, self.step, self.stage.total, timed)
+        self._tell()
+
+    def _tell(self) -> None:
+        for text in self.stage.take_notes():
+            self.stats.note(self.step, text)
+            self.reporter.note(self.step, text)
+
+    def _stop_if_asked(self) -> None:
+        if self.stage.ranks.any(self.reporter.should_stop()):
+            raise Stopped
+
+    def _preview_if_due(self) -> None:
+        every = self.stage.config.preview_every
+        if not every or self.step % every:
+            return
+        try:
+            latents = _preview(self.stage, self._stop_if_asked)
+        except torch.OutOfMemoryError as error:
+            # Sampling may need more than training does; a picture less is no reason to end a run.
+            self.reporter.note(self.step, f"No preview: out of memory while sampling ({error}).")
+            return
+        self.reporter.preview(self.step, latents)
+
+    def _restored(self) -> tuple[Path | None, str]:
+        """Bring the stage to where its last checkpoint was. Returns the path and the text of its statistics."""
+        newest, words = (None, []) if self.directory is None else self.directory.checkpoints.newest(self.stage.total)
+        snapshot = self.stage.ranks.from_first(newest)
+        for text in words:
+            self.reporter.note(0, text)
+        path = None if self.directory is None else self.directory.folder / STATS_FILE
+        if snapshot is None:
+            return path, ""
+        self.stage.restore(snapshot.tensors, snapshot.numbers["stage"])
+        self.step, self.pending, self.score = snapshot.step, snapshot.numbers["pending"], snapshot.score
+        self.saved_at = self.step
+        return path, snapshot.stats
+
+    def _save_if_due(self) -> None:
+        every = self.stage.config.checkpoint_every
+        if every and self.step % every == 0:
+            self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint. One that cannot be written costs nothing but itself: training goes on without it."""
+        if self.directory is None:
+            return
+        tensors, numbers = self.stage.state()
+        snapshot = Snapshot(
+            self.step,
+            tensors,
+            {"stage": numbers, "pending": self.pending},
+            self.stats.text,
+            unmeasured=self.pending is not None,
+            score=self.score,
+        )
+        config = self.stage.config
+        try:
+            self.directory.checkpoints.save(snapshot, {RESULT: self._lora_file()})
+            self.directory.checkpoints.rotate(config.keep_last, config.keep_every)
+            self.saved_at = self.step
+        except (OSError, CheckpointError, LoRAError) as error:
+            kept = "There is none yet" if self.saved_at is None else f"The one of step {self.saved_at} is kept"
+            text = f"The checkpoint of step {self.step} could not be written ({error}). {kept}; the run goes on."
+            self.reporter.note(self.step, text)
+
+    def _lora_file(self) -> bytes:
+        lora = self._result(stopped=True).lora
+        metadata = {"format": "pt", **lora_files.file_metadata(lora, f"{self.stage.name}-{self.step}")}
+        return serialise(lora_files.file_tensors(lora), metadata=metadata)
+
+    def _finish(self, result: StageResult) -> None:
+        """Write the result. On a full disk all checkpoints but the last make room for it."""
+        if self.directory is None:
+            return
+        try:
+            try:
+                self._write_result(self.directory, result)
+            except (OSError, LoRAError):
+                self.directory.checkpoints.rotate(keep_last=1, keep_every=0)
+                self._write_result(self.directory, result)
+        except (OSError, LoRAError) as error:
+            self.reporter.note(
+                self.step,
+                f"The result could not be kept in {self.directory.folder} ({error}). The same run would end anew from "
+                "its last checkpoint.",
+            )
+
+    def _write_result(self, directory: RunDirectory, result: StageResult) -> None:
+        lora_files.save(result.lora, directory.folder / RESULT)
+        self.stage.keep(directory.folder)
+        self.stats.complete()
+        directory.finish(result.lora.tensors, result.lora.provenance[-1], self.stats.text)
+
+    def _result(self, stopped: bool) -> StageResult:
+        path = "" if self.directory is None else str(self.directory.folder / STATS_FILE)
+        told = TrainingLog(self.stage.name, tuple(self.stats.records), path, tuple(self.stats.notes))
+        return self.stage.result(told, stopped, self.saved_at)
+
+    def _message(self, error: Exception) -> str:
+        at = self.step if self.pending is not None else self.step + 1
+        message = f"{self.stage.name} stage, step {at} of {self.stage.total}: {str(error).rstrip('.')}."
+        if isinstance(error, NonFiniteError):
+            message += (
+                " The weights from before this step are kept. Lower the learning rate or the adversarial weight, and "
+                "look at the images named."
+            )
+        return message
+
+
+def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
+    shown = stage.data.samples[(stage.data.held_out or stage.data.training)[0]]
+    prompt = stage.data.prompts[shown.prompt]
+    with stage.delivered_weights():
+        latents = sampler.sample(
+            stage.base,
+            prompt.prompt_embeds,
+            prompt.pooled_prompt_embeds,
+            height=shown.shape[-2],
+            width=shown.shape[-1],
+            steps=stage.config.preview_steps,
+            seeds=range(PREVIEW_PICTURES),
+            guidance=stage.config.guidance,
+            after_step=after_step,
+        )
+    return latents.cpu()
+
+
+def settings_of(start: FluxLoRA, **configs: Any) -> dict[str, Any]:
+    """What a run folder says of its settings, for people."""
+    return {
+        "base": start.base.name,
+        "precision": start.base.precision,
+        "lora": asdict(start.config),
+        **{name: asdict(config) for name, config in configs.items()},
+    }

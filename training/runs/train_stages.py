@@ -1,0 +1,82 @@
+"""Both stages as functions of LoRA and data, in a run folder or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
+from ..data.real_latents import RealLatents
+from ..lora.adapter import FluxLoRA
+from ..stages.adversarial_stage import AdversarialStage
+from ..stages.diffusion_stage import DiffusionStage
+from ..stages.ranks import ALONE, Ranks
+from ..stages.stage import Reporter, StageResult
+from .fingerprints import fingerprint
+from .stage_loop import settings_of, train
+
+
+def train_diffusion_stage(
+    lora: FluxLoRA,
+    data: RealLatents,
+    config: DiffusionStageConfig,
+    *,
+    device: torch.device | str,
+    reporter: Reporter,
+    run_folder: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> StageResult:
+    """Train ``lora`` on ``data`` with the flow-matching loss; neither is changed.
+
+    With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with fewer
+    steps is extended, and a finished one gives its result at once.
+
+    Raises ``BaseModelError``, ``DataError``, ``RunDirectoryError`` or ``OSError`` before the first step,
+    ``StageFailure`` (with the last good weights) after it.
+    """
+    return train(
+        lambda: DiffusionStage(lora, data, config, device=device, ranks=ranks),
+        fingerprint("diffusion", lora, data, config, ranks=ranks.count),
+        lora,
+        reporter,
+        run_folder,
+        settings_of(lora, diffusion=config),
+        ranks,
+    )
+
+
+def train_adversarial_stage(
+    lora: FluxLoRA,
+    data: RealLatents,
+    discriminator: DiscriminatorConfig,
+    config: AdversarialStageConfig,
+    *,
+    device: torch.device | str,
+    reporter: Reporter,
+    run_folder: Path | None = None,
+    discriminator_weights: Mapping[str, Tensor] | None = None,
+    ranks: Ranks = ALONE,
+) -> StageResult:
+    """Train ``lora`` against a discriminator; neither ``lora`` nor ``data`` is changed.
+
+    The discriminator is a fresh one, unless ``discriminator_weights`` (see ``discriminator_files``) continue another
+    run's. With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with
+    fewer steps is extended, and a finished one gives its result at once; what the discriminator has become lies there.
+
+    Raises ``BaseModelError``, ``DataError``, ``ValueError``, ``RunDirectoryError`` or ``OSError`` before the first
+    step, ``StageFailure`` (with the last good weights) after it.
+    """
+    return train(
+        lambda: AdversarialStage(
+            lora, data, discriminator, config, device=device, discriminator_weights=discriminator_weights, ranks=ranks
+        ),
+        fingerprint("adversarial", lora, data, config, discriminator, discriminator_weights, ranks.count),
+        lora,
+        reporter,
+        run_folder,
+        settings_of(lora, adversarial=config, discriminator=discriminator),
+        ranks,
+    )

@@ -1,0 +1,1 @@
+"""One ``step()`` for each stage, and what it is made of."""

@@ -1,0 +1,569 @@
+"""Stage 2: the LoRA against a discriminator on latents, updated in turn by two optimisers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...discriminator import augment
+from ...discriminator import losses as gan
+from ...discriminator.interface import Conditioning, Seen
+from .. import draws, flow
+from ..base.base_model import read_transformer_config
+from ..base.families import flux1
+from ..config import AdversarialStageConfig, DiscriminatorConfig
+from ..data.batches import Batch, held_out_batches, in_few_step_mode
+from ..data.data_error import DataError
+from ..data.real_latents import RealLatents
+from ..evidence import metrics
+from ..lora import adapter as adapters
+from ..lora.adapter import FluxLoRA
+from . import discriminator_files
+from .balance import GradientRatio
+from .endpoints import Levels, draw_levels, judged_endpoints
+from .health import Examiner
+from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits
+from .monitor import GradientWatch, Monitor, Verdict
+from .optimiser import Optimiser
+from .ranks import ALONE, Ranks
+from .replay import Replay
+from .schedules import annealed
+from .stage import Stage, check_finite, sigma_statistics
+
+# Updates between two looks at held-out reals, by which the augmentation is steered.
+OVERFITTING_EVERY = 8
+OVERFITTING_SAMPLES = 16
+
+
+class Prediction(NamedTuple):
+    """The generator's velocity (B, C, h, w) at ``x_t``, and what led to it."""
+
+    x_t: Tensor
+    velocity: Tensor
+    noise: Tensor
+    levels: Levels
+
+
+class AdversarialStage(Stage):
+    """Generator and discriminator in turn, on latents.
+
+    The generator is the LoRA: from a noised training latent it steps to an endpoint (``endpoints``), the data itself or
+    a lower noise level. Real is the training latent at that level. Both are brought to one noise level before they are
+    judged (LADD, arXiv:2403.12015, section 3).
+    """
+
+    name = "adversarial"
+    config: AdversarialStageConfig
+
+    def __init__(
+        self,
+        start: FluxLoRA,
+        data: RealLatents,
+        discriminator: DiscriminatorConfig,
+        config: AdversarialStageConfig,
+        *,
+        device: torch.device | str,
+        discriminator_weights: Mapping[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        check_target(start, data, discriminator, config)
+        super().__init__(
+            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks
+        )
+        self.judge = discriminator
+        self.endpoints = judged_endpoints(config)
+        self.judges = Judges(
+            discriminator,
+            self.base,
+            config.guidance,
+            self.endpoints,
+            config.seed,
+            data.training_deviation,
+            in_step=ranks.shard and ranks.count > 1,
+        )
+        if discriminator_weights is not None:
+            discriminator_files.restore(self.judges, discriminator_weights)
+        self.discriminator_optimiser = Optimiser(
+            list(self.judges.parameters()),
+            learning_rate=discriminator.learning_rate,
+            betas=(discriminator.beta1, discriminator.beta2),
+            weight_decay=discriminator.weight_decay,
+            max_grad_norm=discriminator.max_grad_norm,
+            total_steps=config.discriminator_warmup + config.steps * config.discriminator_updates,
+        )
+        self.gradient_ratio = GradientRatio(config.gradient_ratio, config.adversarial_weight)
+        self.augmentation = augment.AdaptiveProbability(
+            0.0 if discriminator.augmentation == "off" else discriminator.augmentation_probability
+        )
+        self.replay = Replay(config.seed)
+        self.made: list[Tensor] = []
+        self.taught = 0
+        self.monitor = Monitor()
+        self.examiner = Examiner(data, config)
+        self.best: Mapping[str, Tensor] = start.tensors
+        self.begun = False
+        # Updates of the LoRA that were due, left-out ones included: the number that notes give.
+        self.attempted = 0
+        self.first_losses: tuple[float, float] | None = None
+
+    @property
+    def total(self) -> int:
+        """The discriminator's warm-up and the LoRA's updates."""
+        return self.config.discriminator_warmup + self.config.steps
+
+    def provenance(self) -> dict[str, Any]:
+        told = {"few_step_phrase": self.data.few_step_phrase} if len(self.endpoints) > 1 else {}
+        return super().provenance() | {"discriminator": asdict(self.judge)} | told
+
+    def step(self, step: int) -> dict[str, float]:
+        """The LoRA learns to pass with its fakes, the discriminator to tell the same fakes from real.
+
+        During the warm-up, and for each of its updates beyond one, the discriminator is given fakes of its own.
+        """
+        warmup, most = self.config.discriminator_warmup, self.config.discriminator_updates + 1
+        if step < warmup:
+            values = self.update_discriminator(step)
+            self.monitor.balance.update(values["pair_accuracy"], warmup=True)
+            return values
+        # Every update sees data and noise of its own, however many there are.
+        *spare, last = range(warmup + (step - warmup) * most, warmup + (step - warmup + 1) * most)
+        updates = self.discriminator_updates()
+        values = {"discriminator_updates": float(updates)}
+        for draw in spare[: max(0, updates - 1)]:
+            values |= self.update_discriminator(draw)
+        values |= self.update_both(last, step - warmup, teach=updates > 0)
+        return values | self.watch_updates(values, step - warmup)
+
+    def update_both(self, draw: int, update: int, teach: bool) -> dict[str, float]:
+        """One update of the LoRA and, with ``teach``, one of the discriminator on the same fakes."""
+        weights = self.weights(update)
+        batches = self.micro_batches(draw)
+        losses: dict[str, list[Tensor]] = {}
+        gradients, verdicts, sigmas = [], [], []
+        for batch in batches:
+            prediction = self.predict(batch, draw)
+            velocity = prediction.velocity.detach().requires_grad_()
+
+            # The LoRA: pass for real, and, in the hybrid objective, stay true to the flow.
+            shown = self.shown(batch, prediction.levels, self.endpoint(prediction, velocity), draw)
+            with torch.no_grad():
+                seen_real = self.judges.look(shown.real, shown.level, shown.conditioning)
+            seen_fake = self.judges.look(shown.fake, shown.level, shown.conditioning)
+            with self.judges.frozen():
+                real, fake = self.judges.verdicts(seen_real, shown.rows), self.judges.verdicts(seen_fake, shown.rows)
+                adversarial_loss = self.judges.generator_loss(real, fake, shown.rows)
+            diffusion_loss = flow.flow_loss(velocity, batch.x0, prediction.noise, batch.mask).mean()
+            (adversarial,) = torch.autograd.grad(adversarial_loss, velocity)
+            (diffusion,) = torch.autograd.grad(diffusion_loss, velocity)
+            gradient = weights["diffusion_weight"] * diffusion + weights["adversarial_weight"] * adversarial
+            prediction.velocity.backward(gradient / len(batches))
+
+            # The discriminator: tell these fakes from real, from what was seen already.
+            if teach:
+                shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+                discriminator_loss, penalty, _ = self.judges.loss(shown, seen_real, seen_fake)
+                (discriminator_loss / len(batches)).backward()
+                _collect(losses, discriminator_loss=discriminator_loss, discriminator_penalty=penalty)
+
+            total_loss = weights["diffusion_weight"] * diffusion_loss + weights["adversarial_weight"] * adversarial_loss
+            _collect(
+                losses, diffusion_loss=diffusion_loss, adversarial_loss=adversarial_loss, total_loss=total_loss
+            )
+            gradients.append((diffusion, adversarial))
+            verdicts.append((detached(real), detached(fake)))
+            sigmas.append(prediction.levels.sigma)
+        means = check_finite(batches, losses, self.ranks)
+        learning_rate = self.optimiser.learning_rate
+        grad_norm = self.apply(self.optimiser, self.monitor.lora)
+        return {
+            **means,
+            **weights,
+            **self.gradient_statistics(gradients),
+            **self.verdict_statistics(verdicts),
+            **sigma_statistics(sigmas, self.ranks),
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate,
+            **(self.teach_discriminator(verdicts, draw) if teach else {}),
+            "images_seen": float((update + 1) * self.images_per_update),
+        }
+
+    def update_discriminator(self, draw: int) -> dict[str, float]:
+        """Learn to tell encoded images from the generator's fakes, which are held fixed."""
+        batches = self.micro_batches(draw)
+        losses: dict[str, list[Tensor]] = {}
+        verdicts = []
+        for batch in batches:
+            with torch.no_grad():
+                prediction = self.predict(batch, draw)
+                endpoint = self.endpoint(prediction, prediction.velocity)
+                shown = self.shown(batch, prediction.levels, endpoint, draw)
+                seen_real = self.judges.look(shown.real, shown.level, shown.conditioning)
+                seen_fake = self.judges.look(shown.fake, shown.level, shown.conditioning)
+            shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+            loss, penalty, told = self.judges.loss(shown, seen_real, seen_fake)
+            (loss / len(batches)).backward()
+            _collect(losses, discriminator_loss=loss, discriminator_penalty=penalty)
+            verdicts.append(told)
+        means = check_finite(batches, losses, self.ranks)
+        return {**means, **self.verdict_statistics(verdicts), **self.teach_discriminator(verdicts, draw)}
+
+    def teach_discriminator(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
+        """Apply the gradient that the discriminator has collected."""
+        learning_rate = self.discriminator_optimiser.learning_rate
+        norm = self.apply(self.discriminator_optimiser, self.monitor.discriminator)
+        self.taught += 1
+        # Only now: what a micro-batch is given must not depend on how the batch was cut.
+        if self.judge.replay_share:
+            for made in itertools.chain(*self.ranks.gather_objects([made.cpu() for made in self.made])):
+                self.replay.add(made)
+            self.made.clear()
+        if self.judge.lecam:
+            everywhere = itertools.chain(*self.ranks.gather_objects([tuple(map(on_cpu, pair)) for pair in verdicts]))
+            self.judges.update_lecam(*zip(*everywhere, strict=True))
+        return {
+            **self.steer_augmentation(verdicts, draw),
+            "discriminator_grad_norm": norm,
+            "discriminator_learning_rate": learning_rate,
+        }
+
+    def apply(self, optimiser: Optimiser, watch: GradientWatch) -> float:
+        """One network's update, left out where its gradient is far out of line. Returns the gradient's norm."""
+        self.ranks.mean_gradients(optimiser.parameters)
+        if not self.config.watch:
+            norm = optimiser.step()
+        elif watch.outlier(norm := optimiser.clip()):
+            optimiser.clear()
+            return norm
+        else:
+            optimiser.apply()
+        if optimiser is self.optimiser:
+            self.lora_updates += 1
+            if self.average is not None:
+                self.average.update()
+        return norm
+
+    def discriminator_updates(self) -> int:
+        """How often the discriminator is updated before and with the next update of the LoRA."""
+        base = self.config.discriminator_updates
+        return base if self.config.discriminator_ratio == "fixed" else self.monitor.balance.discriminator_updates(base)
+
+    def watch_updates(self, values: dict[str, float], update: int) -> dict[str, float]:
+        """Let the monitor see an update of the LoRA, and do as it says."""
+        self.attempted = update + 1
+        self.monitor.balance.update(values["pair_accuracy"])
+        if not self.config.watch:
+            return {}
+        self.obey(self.monitor.after_update(self.attempted))
+        return self.monitor.scalars()
+
+    def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
+        """Also sample with the weights that would be delivered, and let the monitor judge."""
+        values = super().validate(after_step)
+        if not self.watches_samples or (self.begun and not self.attempted):
+            return values
+        with self.delivered_weights():
+            health = self.examiner.examine(self.base, self.flow_drift(values, after_step), after_step)
+        health = self.ranks.from_first(health)
+        if not self.begun:
+            self.monitor.checkups.begin(health, self.examiner.diversity_real)
+            self.begun = True
+        else:
+            self.obey(self.monitor.examine(self.attempted, health))
+        measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
+        return values | measured
+
+    def flow_drift(self, values: dict[str, float], after_step: Callable[[], None]) -> float | None:
+        """The held-out flow loss as far as the adversarial loss may be to blame for it.
+
+        Where the flow loss on training pictures has risen by less, or has even fallen, the LoRA overfits, for which a
+        lower adversarial weight is no cure: then the rise on training pictures counts.
+        """
+        if "held_out_loss" not in values:
+            return None
+        seen = self.data.training[: len(self.data.held_out)]
+        losses = (
+            values["held_out_loss"],
+            self.ranks.agreed(
+                metrics.held_out_flow_loss(
+                    self.base, replace(self.data, held_out=seen), self.config.guidance, after_step=after_step
+                )
+            ),
+        )
+        self.first_losses = self.first_losses or losses
+        return self.first_losses[0] * min(now / first for now, first in zip(losses, self.first_losses, strict=True))
+
+    def obey(self, verdict: Verdict) -> None:
+        """Keep, restore or end, as the monitor decided."""
+        if verdict.kind == "best":
+            self.best = self.delivered()
+        elif verdict.kind in ("roll back", "stop"):
+            self.return_to_best()
+
+    def return_to_best(self) -> None:
+        """Put back the best state so far, which is the start where none was better."""
+        adapters.restore(self.base, self.best)
+        self.optimiser.forget()
+        if self.average is not None:
+            self.average.restart()
+
+    @property
+    def watches_samples(self) -> bool:
+        """Whether the LoRA is sampled with at each validation."""
+        return self.config.watch and self.examiner.possible
+
+    @property
+    def ended(self) -> bool:
+        return self.monitor.checkups.stopped
+
+    @property
+    def updates(self) -> int:
+        return self.lora_updates + self.taught
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        tensors, numbers = super().state()
+        moments, judging = self.discriminator_optimiser.state()
+        tensors |= {
+            "discriminator": {name: t.detach().to("cpu", copy=True) for name, t in self.judges.state_dict().items()},
+            "discriminator_optimiser": moments,
+            "replay": self.replay.state(),
+        }
+        if self.best is not self.start.tensors:
+            tensors["best"] = dict(self.best)
+        return tensors, numbers | {
+            "discriminator_optimiser": judging,
+            "lecam": {endpoint: means.state_dict() for endpoint, means in self.judges.lecam.items()},
+            "gradient_ratio": self.gradient_ratio.state_dict(),
+            "augmentation": self.augmentation.state_dict(),
+            "monitor": self.monitor.state(),
+            "first_scores": self.examiner.first_scores,
+            "first_losses": self.first_losses,
+            "begun": self.begun,
+            "attempted": self.attempted,
+            "taught": self.taught,
+        }
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
+        super().restore(tensors, numbers)
+        discriminator_files.restore(self.judges, tensors["discriminator"])
+        self.discriminator_optimiser.restore(tensors["discriminator_optimiser"], numbers["discriminator_optimiser"])
+        self.replay.restore(tensors["replay"])
+        self.best = tensors.get("best", self.start.tensors)
+        for endpoint, means in self.judges.lecam.items():
+            means.load_state_dict(numbers["lecam"][endpoint])
+        self.gradient_ratio.load_state_dict(numbers["gradient_ratio"])
+        self.augmentation.load_state_dict(numbers["augmentation"])
+        self.monitor.restore(numbers["monitor"])
+        self.examiner.first_scores = list(numbers["first_scores"])
+        first = numbers["first_losses"]
+        self.first_losses = None if first is None else (first[0], first[1])
+        self.begun, self.attempted, self.taught = (numbers[name] for name in ("begun", "attempted", "taught"))
+
+    def take_notes(self) -> list[str]:
+        return self.monitor.take_lines() if self.config.watch else []
+
+    def keep(self, run_folder: Path) -> None:
+        path = run_folder / "discriminator.safetensors"
+        discriminator_files.save(self.judges.state_dict(), self.judge, self.base.reference.name, path)
+
+    def conclude(self) -> None:
+        if self.begun:
+            self.monitor.checkups.conclude()
+            self.return_to_best()
+
+    def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
+        batches = super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
+        prompts = [(batch.prompt_embeds, batch.pooled_prompt_embeds) for batch in batches]
+        self.first_prompt = batches[0].positions[0]
+        if self.judge.mismatched_share and self.ranks.count > 1:
+            # The prompt of the sample beside it, which may be another rank's.
+            sent = [(embeds.cpu(), pooled.cpu()) for embeds, pooled in prompts]
+            prompts, self.first_prompt = [*itertools.chain(*self.ranks.gather_objects(sent))], 0
+        self.prompts = Conditioning(*(torch.cat(side).to(self.device) for side in zip(*prompts, strict=True)))
+        return batches
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """The generator's velocity, adapter on, told which sampler it serves."""
+        guidance = torch.full_like(sigma, self.config.guidance)
+        if batch.few_step and self.config.few_step_guidance:
+            guidance[list(batch.few_step)] = self.config.few_step_guidance
+        return self.base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance)
+
+    def predict(self, batch: Batch, draw: int) -> Prediction:
+        """The generator's velocity at a drawn noise level."""
+        config, positions = self.config, batch.positions
+        noise = draws.normals(config.seed, draw, positions, "noise", batch.x0.shape[1:]).to(batch.x0)
+        levels = self.levels(batch, draw)
+        x_t = flow.interpolate(batch.x0, noise, levels.sigma)
+        return Prediction(x_t, self.velocity(x_t, levels.sigma, batch), noise, levels)
+
+    def levels(self, batch: Batch, draw: int) -> Levels:
+        """Drawn noise levels of a batch, as the transformer sees them."""
+        tokens = flux1.num_tokens(*batch.x0.shape[-2:])
+        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), tokens)
+        return Levels(*(self.base.seen_sigma(level).to(batch.x0) for level in drawn))
+
+    def few_step(self, batch: Batch) -> tuple[bool, ...]:
+        """Which samples are judged as x0: all or none, where there is one sampler."""
+        return batch.few_step or ("x0" in self.endpoints,) * len(batch.positions)
+
+    def endpoint(self, prediction: Prediction, velocity: Tensor) -> Tensor:
+        """Where the generator's step with ``velocity`` ends."""
+        return flow.jump(prediction.x_t, velocity, prediction.levels.sigma, prediction.levels.end)
+
+    def shown(self, batch: Batch, levels: Levels, endpoint: Tensor, draw: int) -> Shown:
+        """Real latents and the generator's endpoints: at one level in a pair, with other noise, augmented alike."""
+        seed, positions, shape = self.config.seed, batch.positions, batch.x0.shape[1:]
+        real_noise = draws.normals(seed, draw, positions, "real noise", shape).to(batch.x0)
+        fake_noise = draws.normals(seed, draw, positions, "fake noise", shape).to(batch.x0)
+        real = flow.interpolate(batch.x0, real_noise, levels.seen)
+        fake = flow.renoise(endpoint, levels.end, levels.seen, fake_noise)
+        if self.augmentation.probability > 0:
+            uniforms = draws.uniforms(seed, draw, positions, "augmentation", (augment.UNIFORMS,))
+            drawn = augment.draw(len(positions), *shape[1:], self.augmentation.probability, uniforms)
+            real, fake = augment.apply(real, drawn), augment.apply(fake, drawn)
+        few_step = self.few_step(batch)
+        rows = {name: [row for row, few in enumerate(few_step) if few == (name == "x0")] for name in self.endpoints}
+        beside = len(self.endpoints) - self.first_prompt
+        return Shown(
+            real,
+            fake,
+            levels.told,
+            Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds),
+            self.prompts.rows([(place + beside) % len(self.prompts[0]) for place in positions]),
+            {name: kept for name, kept in rows.items() if kept},
+            draw,
+            positions,
+        )
+
+    def recalled(self, batch: Batch, prediction: Prediction, shown: Shown, seen_fake: Seen) -> tuple[Shown, Seen]:
+        """The discriminator's fakes: the LoRA's, a share of them replaced by what it made earlier."""
+        if not self.judge.replay_share:
+            return shown, seen_fake.detach()
+        with torch.no_grad():
+            endpoint = self.endpoint(prediction, prediction.velocity)
+            # Those that are estimates of the data: an endpoint at another level is no substitute for one of these.
+            few_step = torch.tensor(self.few_step(batch)) & (prediction.levels.end == 0).cpu()
+            mixed = self.replay.mix(endpoint, few_step, self.judge.replay_share, shown.draw, batch.positions)
+            self.made.append(endpoint[few_step.to(endpoint.device)])
+            shown = self.shown(batch, prediction.levels, mixed, shown.draw)
+            return shown, self.judges.look(shown.fake, shown.level, shown.conditioning)
+
+    def steer_augmentation(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
+        """Now and then compare held-out reals with training reals; augment more while only the latter pass."""
+        if (self.taught - 1) % OVERFITTING_EVERY or not self.data.held_out:
+            return {}
+        batch = next(held_out_batches(self.data, OVERFITTING_SAMPLES, few_step=False)).to(self.device)
+        batch = replace(batch, few_step=in_few_step_mode(draw, batch.positions) if len(self.endpoints) > 1 else ())
+        with torch.no_grad():
+            levels = self.levels(batch, draw)
+            shown = self.shown(batch, levels, batch.x0, draw)
+            seen = self.judges.look(shown.real, shown.level, shown.conditioning)
+            judged = self.judges.verdicts(seen, shown.rows)
+        held_out = self.ranks.agreed(torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item())
+        real, fake = (side.mean().item() for side in self.samples(verdicts))
+        values = {"held_out_logits": held_out}
+        if self.judge.augmentation == "adaptive":
+            self.augmentation.update(real, held_out, fake)
+            values["augmentation_probability"] = self.augmentation.probability
+        at_limit = self.judge.augmentation != "adaptive" or self.augmentation.probability >= self.augmentation.ceiling
+        self.monitor.balance.check_overfit(real, held_out, fake, at_limit)
+        return values
+
+    def weights(self, update: int) -> dict[str, float]:
+        """Both weights at this update of the LoRA, counted from 0."""
+        config = self.config
+        progress = update / max(1, config.steps - 1)
+        first = config.adversarial_weight
+        adversarial = annealed(config.adversarial_schedule, first, config.adversarial_weight_end, progress)
+        if config.balance == "gradient_ratio":
+            # The schedule then scales the measured weight.
+            adversarial = self.gradient_ratio.weight * (adversarial / first if first else 0.0)
+        adversarial *= self.monitor.adversarial_scale if config.watch else 1.0
+        adversarial *= min(1.0, (update + 1) / config.adversarial_ramp) if config.adversarial_ramp else 1.0
+        diffusion = annealed(
+            config.diffusion_schedule, config.diffusion_weight, config.diffusion_weight_end, progress
+        )
+        return {
+            "adversarial_weight": adversarial,
+            "diffusion_weight": diffusion if config.objective == "hybrid" else 0.0,
+        }
+
+    def gradient_statistics(self, gradients: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Norms of both losses' gradients at the velocity, over the whole batch, and the cosine between them."""
+        products = [torch.stack([(a * a).sum(), (b * b).sum(), (a * b).sum()]) for a, b in gradients]
+        everywhere = self.ranks.gather(torch.cat(products)).view(-1, 3)
+        diffusion, adversarial, inner = everywhere.sum(0)
+        norms = [(value.sqrt() / len(everywhere)).item() for value in (diffusion, adversarial)]
+        self.gradient_ratio.update(*norms)
+        cosine = inner / (diffusion * adversarial).sqrt().clamp_min(1e-30)
+        return {
+            "diffusion_velocity_grad": norms[0],
+            "adversarial_velocity_grad": norms[1],
+            "velocity_grad_cosine": cosine.item(),
+        }
+
+    def verdict_statistics(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> dict[str, float]:
+        """Mean logits and accuracy on real and on fake, over all samples of one update."""
+        real, fake = self.samples(verdicts)
+        maps = [[side.reshape(-1, 1, 1, 1)] for side in (real, fake)]
+        real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, *maps)
+        return {
+            "real_logits": real.mean().item(),
+            "fake_logits": fake.mean().item(),
+            "real_accuracy": real_accuracy,
+            "fake_accuracy": fake_accuracy,
+            "pair_accuracy": gan.pair_accuracy(*maps),
+        }
+
+    def samples(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> list[Tensor]:
+        """Each sample's mean logit, for real and for fake, over the micro-batches of one update and all ranks."""
+        sides = zip(*verdicts, strict=True)
+        return self.ranks.gather_many(
+            *(torch.cat([sample_logits(maps) for batch in side for maps in batch.values()]) for side in sides)
+        )
+
+
+def check_target(
+    start: FluxLoRA, data: RealLatents, judge: DiscriminatorConfig, config: AdversarialStageConfig
+) -> None:
+    """Raises ``DataError`` or ``ValueError`` where the stage's settings do not go together, or not with the data."""
+    if judge.architecture == "flux_features":
+        if not config.renoise:
+            raise ValueError(
+                "flux_features cannot judge clean latents, which the base has never seen at a noise level. Turn "
+                "renoise on, or choose patch_cnn."
+            )
+        if judge.loss == "wgan-gp":
+            raise ValueError(
+                "wgan-gp needs second derivatives, which the base's attention does not give. Choose the relativistic "
+                "loss (r1 and r2 take the penalty's place), or patch_cnn."
+            )
+    elif judge.mismatched_share:
+        raise ValueError(
+            f"{judge.architecture} does not look at prompts, so it cannot learn from mismatched ones. Set "
+            "mismatched_share to 0, or choose flux_features."
+        )
+    if config.target != "two_samplers":
+        return
+    if config.few_step_guidance:
+        if not read_transformer_config(start.base.path)["guidance_embeds"]:
+            raise ValueError(
+                f"{start.base.name} has no guidance embedding, so few_step_guidance cannot tell it the sampler. Set it "
+                "to 0, and few_step_phrase in Encode Real Latents."
+            )
+    elif not data.few_step_prompts:
+        raise DataError(
+            "two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in Encode Real "
+            "Latents, or few_step_guidance in Train Adversarial Stage."
+        )
+
+
+def _collect(losses: dict[str, list[Tensor]], **values: Tensor) -> None:
+    for name, value in values.items():
+        losses.setdefault(name, []).append(value.detach())

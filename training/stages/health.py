@@ -1,0 +1,120 @@
+"""How the LoRA does as a sampler, between updates: the numbers by which stage 2 is watched."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..base import sampler
+from ..base.base_model import FluxBase
+from ..config import AdversarialStageConfig
+from ..data.real_latents import LatentSample, Prompt, RealLatents
+from ..evidence import latent_metrics
+from ..evidence.random_features import SMALLEST_SIDE, FeatureSpace
+from ..lora.sampling_advice import FEW_STEPS, ORDINARY_STEPS
+from .endpoints import judged_endpoints
+from .monitor import Health
+
+# A distance to fewer pictures than these says little; training pictures then take the place of held-out ones.
+FEWEST_HELD_OUT = 8
+MOST_REALS = 256
+_FIRST_SEED = 1 << 32
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    steps: int
+    guidance: float
+    prompts: tuple[Prompt, ...]
+
+
+class Examiner:
+    """Samples with the LoRA for the data's own captions, from fixed noise, and compares with real latents.
+
+    Pictures of one size are compared, the one that most pictures have. The reals are the held-out pictures, or the
+    training pictures where fewer than ``FEWEST_HELD_OUT`` are held out.
+    """
+
+    def __init__(self, data: RealLatents, config: AdversarialStageConfig) -> None:
+        shape = Counter(sample.shape for sample in data.samples).most_common(1)[0][0]
+
+        def of_shape(indices: tuple[int, ...]) -> list[LatentSample]:
+            return [data.samples[i] for i in indices if data.samples[i].shape == shape][:MOST_REALS]
+
+        training, held_out = of_shape(data.training), of_shape(data.held_out)
+        # All that a later examination takes from an earlier one; empty before the first.
+        self.first_scores: list[float] = []
+        self.possible = len(training) >= 2 and min(shape[1:]) >= SMALLEST_SIDE
+        if not self.possible:
+            return
+        compared = held_out if len(held_out) >= FEWEST_HELD_OUT else training
+        self._reals = torch.stack([sample.mean for sample in compared])
+        self._space = FeatureSpace.fit(torch.stack([sample.mean for sample in training]))
+        self.diversity_real = latent_metrics.diversity(self._space(self._reals))
+        shown = (held_out or training) + training
+        pictures = [shown[i % len(shown)] for i in range(config.watch_pictures)]
+        plain = tuple(data.prompts[sample.prompt] for sample in pictures)
+        few = tuple((data.few_step_prompts or data.prompts)[sample.prompt] for sample in pictures)
+        self._samplers = [_Sampler(config.target_steps, config.guidance, plain)]
+        if len(judged_endpoints(config)) > 1:
+            self._samplers = [
+                _Sampler(min(config.target_steps, FEW_STEPS), config.few_step_guidance or config.guidance, few),
+                _Sampler(ORDINARY_STEPS, config.guidance, plain),
+            ]
+
+    def examine(self, base: FluxBase, held_out_loss: float | None, after_step: Callable[[], None]) -> Health:
+        """The health of the LoRA on ``base``. Of two samplers the worse counts, and the mean score.
+
+        A score is relative to that of the first call, so that neither sampler outweighs the other. It adds up the
+        distance of 3x3 patches and that of spectra: both say something from a dozen pictures on.
+        """
+        scores, diversities, ratios = [], [], []
+        for wanted in self._samplers:
+            fake = self._sample(base, wanted, after_step)
+            if not bool(torch.isfinite(fake).all()):
+                return Health(
+                    held_out_loss=held_out_loss, diversity=math.nan, high_frequency=math.nan, score=math.nan
+                )
+            scores.append(self._distance(fake))
+            diversities.append(latent_metrics.diversity(self._space(fake)))
+            ratios.append(latent_metrics.high_frequency_ratio(fake, self._reals).log().mean().item())
+        self.first_scores = self.first_scores or scores
+        relative = [score / max(first, 1e-6) for score, first in zip(scores, self.first_scores, strict=True)]
+        return Health(
+            held_out_loss=held_out_loss,
+            diversity=min(diversities),
+            high_frequency=math.exp(max(ratios, key=abs)),
+            score=sum(relative) / len(relative),
+        )
+
+    def _distance(self, fake: Tensor) -> float:
+        sides = [latent_metrics.patches(self._space.standardised(side), centred=True) for side in (fake, self._reals)]
+        return latent_metrics.sliced_wasserstein(*sides) + latent_metrics.spectrum_distance(fake, self._reals)
+
+    def _sample(self, base: FluxBase, wanted: _Sampler, after_step: Callable[[], None]) -> Tensor:
+        height, width = self._reals.shape[-2:]
+        seeds: dict[int, list[int]] = {}
+        by_id = {id(prompt): prompt for prompt in wanted.prompts}
+        for number, prompt in enumerate(wanted.prompts):
+            seeds.setdefault(id(prompt), []).append(_FIRST_SEED + number)
+        return torch.cat(
+            [
+                sampler.sample(
+                    base,
+                    by_id[key].prompt_embeds,
+                    by_id[key].pooled_prompt_embeds,
+                    height=height,
+                    width=width,
+                    steps=wanted.steps,
+                    seeds=chosen,
+                    guidance=wanted.guidance,
+                    after_step=after_step,
+                ).cpu()
+                for key, chosen in seeds.items()
+            ]
+        )

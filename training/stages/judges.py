@@ -1,0 +1,263 @@
+"""A stage's discriminator: one network for each kind of endpoint, what it is shown, and what it learns from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...discriminator import losses as gan
+from ...discriminator import networks, regularisers
+from ...discriminator.flux_features import FluxFeatures
+from ...discriminator.interface import Conditioning, Discriminator, Seen
+from .. import draws
+from ..base.base_model import FluxBase
+from ..base.families import flux1
+from ..config import DiscriminatorConfig
+
+# By kind of endpoint: a batch's samples (their places in it), or their logit maps.
+Rows = Mapping[str, list[int]]
+Verdicts = dict[str, list[Tensor]]
+
+
+class Shown(NamedTuple):
+    """Pairs as they are judged: real and fake latents (B, C, h, w), both at ``level`` (B,), with their prompts.
+
+    ``mismatched``: for each, the prompt of another sample of the update, for the same sampler.
+    ``rows`` says which of them are judged as which kind of endpoint; ``draw`` and ``positions`` key random draws.
+    """
+
+    real: Tensor
+    fake: Tensor
+    level: Tensor
+    conditioning: Conditioning
+    mismatched: Conditioning
+    rows: Rows
+    draw: int
+    positions: tuple[int, ...]
+
+
+def build(config: DiscriminatorConfig, base: FluxBase, guidance: float) -> Discriminator:
+    """One discriminator for ``base``, on its device, with weights that depend on ``config.seed`` alone.
+
+    ``flux_features`` uses the base itself with the adapter off, at this ``guidance``. Raises ``ValueError`` for taps
+    that the base does not have.
+    """
+    if config.architecture != "flux_features":
+        network: Discriminator = networks.build(
+            config.architecture,
+            width=config.width,
+            depth=config.depth,
+            spectral_norm=config.spectral_norm,
+            seed=config.seed,
+            channels=base.latent_channels,
+        )
+        return network.to(base.device)
+    doubles, singles = len(base.transformer.transformer_blocks), len(base.transformer.single_transformer_blocks)
+    taps = flux1.tap_blocks(config.taps, doubles, singles)
+
+    def features(latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Sequence[Tensor]:
+        return base.features(latents, sigma, *conditioning, guidance, taps)
+
+    return FluxFeatures(
+        features,
+        taps=len(taps),
+        trunk_width=base.width,
+        pooled_dim=base.pooled_dim,
+        width=config.width,
+        spectral_norm=config.spectral_norm,
+        seed=config.seed,
+    ).to(base.device)
+
+
+class Judges(nn.Module):
+    """A discriminator for each of ``endpoints``, all behind one look at the latents."""
+
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        base: FluxBase,
+        guidance: float,
+        endpoints: Sequence[str],
+        seed: int,
+        deviation: float = 1.0,
+        in_step: bool = False,
+    ) -> None:
+        """``deviation``: of the real latents, the unit in which the verdicts' slopes are measured.
+
+        ``in_step``: the ranks hold parts of the base, so that each has to look as often as the others.
+        """
+        super().__init__()
+        self.config, self.seed, self.deviation, self.in_step = config, seed, deviation, in_step
+        self.networks = nn.ModuleDict({endpoint: build(config, base, guidance) for endpoint in endpoints})
+        self.lecam = {endpoint: regularisers.LeCam() for endpoint in endpoints}
+
+    def look(self, latents: Tensor, level: Tensor, conditioning: Conditioning) -> Seen:
+        """What all of them see; it depends on no weight that is trained."""
+        return next(iter(self.networks.values())).look(latents, level, conditioning)
+
+    def verdicts(self, seen: Seen, rows: Rows) -> Verdicts:
+        """Each sample's logit maps, from the discriminator of its kind of endpoint."""
+        return {endpoint: self.networks[endpoint].judge(seen.rows(chosen)) for endpoint, chosen in rows.items()}
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside, no gradient is collected for the weights; gradients still flow through to the latents."""
+        self.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.requires_grad_(True)
+
+    def generator_loss(self, real: Verdicts, fake: Verdicts, rows: Rows) -> Tensor:
+        """How far the fakes are from passing for real, a scalar."""
+        return _mean(rows, {e: gan.generator_loss(self.config.loss, fake[e], real[e]) for e in rows})
+
+    def loss(
+        self, shown: Shown, real_seen: Seen, fake_seen: Seen
+    ) -> tuple[Tensor, Tensor, tuple[Verdicts, Verdicts]]:
+        """How far the fakes are from being told, with all penalties, a scalar; the penalties' part of it; and the
+        verdicts on real and on fake, detached."""
+        config, rows = self.config, shown.rows
+        real, fake = self.verdicts(real_seen, rows), self.verdicts(fake_seen, rows)
+        told = _mean(rows, {e: gan.discriminator_loss(config.loss, real[e], fake[e]) for e in rows})
+        penalty = torch.zeros_like(told)
+        if config.centring:
+            penalty = penalty + config.centring * _mean(
+                rows, {e: regularisers.centring(real[e], fake[e]) for e in rows}
+            )
+        if config.lecam:
+            penalty = penalty + config.lecam * _mean(rows, {e: self.lecam[e].penalty(real[e], fake[e]) for e in rows})
+        if config.r1 or config.r2:
+            slopes = self._approximate_slopes if config.architecture == "flux_features" else self._exact_slopes
+            r1, r2 = slopes(shown, real_seen, fake_seen)
+            penalty = penalty + config.r1 * r1 + config.r2 * r2
+        if config.loss == "wgan-gp":
+            penalty = penalty + config.gradient_penalty * self._gradient_penalty(shown)
+        if config.mismatched_share:
+            told = told + self._mismatched(shown, real)
+        return told + penalty, penalty, (detached(real), detached(fake))
+
+    def update_lecam(self, real: Sequence[Verdicts], fake: Sequence[Verdicts]) -> None:
+        """Take the verdicts of one update into LeCam's running means."""
+        for endpoint, means in self.lecam.items():
+            sides = [[sample_logits(v[endpoint]) for v in side if endpoint in v] for side in (real, fake)]
+            if sides[0]:
+                means.update(*(torch.cat(side).mean().item() for side in sides))
+
+    def _approximate_slopes(self, shown: Shown, real_seen: Seen, fake_seen: Seen) -> tuple[Tensor, Tensor]:
+        """Both slopes on a share of the samples, by a random step: another look, without a second derivative."""
+        share, step, shape = self.config.penalty_share, self.config.penalty_sigma, shown.real.shape[1:]
+        chosen = draws.uniforms(self.seed, shown.draw, shown.positions, "penalty") < share
+        rows = {e: [row for row in kept if chosen[row]] for e, kept in shown.rows.items()}
+        rows = {e: kept for e, kept in rows.items() if kept}
+        slopes = []
+        for latents, seen, name in ((shown.real, real_seen, "real step"), (shown.fake, fake_seen, "fake step")):
+            if not rows:
+                self._keep_step(latents, shown)
+                slopes.append(latents.new_zeros(()))
+                continue
+            index = [row for kept in rows.values() for row in kept]
+            place = {row: number for number, row in enumerate(index)}
+            noise = draws.normals(self.seed, shown.draw, [shown.positions[row] for row in index], name, shape)
+            perturbed = latents[index] + step * self.deviation * noise.to(latents)
+            with torch.no_grad():
+                beside = self.look(perturbed, shown.level[index], shown.conditioning.rows(index))
+            at = self.verdicts(seen, rows)
+            moved = self.verdicts(beside, {e: [place[row] for row in kept] for e, kept in rows.items()})
+            total = sum(
+                len(kept) * regularisers.approximate_slope(at[e], moved[e], step) for e, kept in rows.items()
+            )
+            # By the expected number of chosen samples, so that micro-batches average to the batch.
+            slopes.append(total / (share * len(latents)))
+        return slopes[0], slopes[1]
+
+    def _keep_step(self, latents: Tensor, shown: Shown) -> None:
+        """Look at one sample for nothing where another rank may look for something."""
+        if self.in_step:
+            with torch.no_grad():
+                self.look(latents[:1], shown.level[:1], shown.conditioning.rows([0]))
+
+    def _exact_slopes(self, shown: Shown, real_seen: Seen, fake_seen: Seen) -> tuple[Tensor, Tensor]:
+        """Both slopes on all samples by second derivatives, which small networks on latents allow."""
+        slopes = []
+        for latents, name in ((shown.real, "real signs"), (shown.fake, "fake signs")):
+            values = {}
+            for endpoint, kept in shown.rows.items():
+                level, positions = shown.level[kept], [shown.positions[row] for row in kept]
+
+                def judge_of(x: Tensor, endpoint: str = endpoint, level: Tensor = level) -> list[Tensor]:
+                    return self.networks[endpoint](x, level)
+
+                def signs(maps: Sequence[Tensor], positions: list[int] = positions, name: str = name) -> list[Tensor]:
+                    return [
+                        draws.uniforms(self.seed, shown.draw, positions, f"{name} {number}", m.shape[1:])
+                        .lt(0.5).to(m) * 2 - 1
+                        for number, m in enumerate(maps)
+                    ]  # fmt: skip
+
+                slope = regularisers.exact_slope(judge_of, latents[kept].detach(), signs)
+                values[endpoint] = slope * self.deviation**2
+            slopes.append(_mean(shown.rows, values))
+        return slopes[0], slopes[1]
+
+    def _gradient_penalty(self, shown: Shown) -> Tensor:
+        mix = draws.uniforms(self.seed, shown.draw, shown.positions, "penalty mix").to(shown.real)
+        values = {}
+        for endpoint, kept in shown.rows.items():
+            conditioning = shown.conditioning.rows(kept)
+
+            def judge_of(
+                x: Tensor, level: Tensor, endpoint: str = endpoint, conditioning: Conditioning = conditioning
+            ) -> list[Tensor]:
+                return self.networks[endpoint](x, level, conditioning)
+
+            values[endpoint] = gan.gradient_penalty(
+                judge_of, shown.real[kept], shown.fake[kept], shown.level[kept], mix[kept]
+            )
+        return _mean(shown.rows, values)
+
+    def _mismatched(self, shown: Shown, real: Verdicts) -> Tensor:
+        """Real latents under another sample's prompt count as fakes too (as in SANA-Sprint, arXiv:2503.09641)."""
+        prompts = shown.conditioning
+        chosen = draws.uniforms(self.seed, shown.draw, shown.positions, "mismatch") < self.config.mismatched_share
+        differs = (prompts.pooled_prompt_embeds != shown.mismatched.pooled_prompt_embeds).any(1).cpu()
+        wanted = (chosen & differs).tolist()
+        places = {e: [i for i, row in enumerate(kept) if wanted[row]] for e, kept in shown.rows.items()}
+        places = {e: kept for e, kept in places.items() if kept}
+        if not places:
+            self._keep_step(shown.real, shown)
+            return shown.real.new_zeros(())
+        with torch.no_grad():
+            seen = self.look(shown.real, shown.level, shown.mismatched)
+        rows = {e: [shown.rows[e][i] for i in kept] for e, kept in places.items()}
+        wrong = self.verdicts(seen, rows)
+        total = sum(
+            len(kept) * gan.discriminator_loss(self.config.loss, [m[kept] for m in real[e]], wrong[e])
+            for e, kept in places.items()
+        )
+        return total / len(shown.positions)
+
+
+def sample_logits(maps: Sequence[Tensor]) -> Tensor:
+    """(B,): each sample's mean over maps of its mean logit."""
+    return torch.stack([m.detach().flatten(1).mean(1) for m in maps]).mean(0)
+
+
+def _mean(rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
+    """The mean over all samples of values that are means over the samples of one kind."""
+    count = sum(len(kept) for kept in rows.values())
+    return torch.stack([values[endpoint] * (len(kept) / count) for endpoint, kept in rows.items()]).sum()
+
+
+def detached(verdicts: Verdicts) -> Verdicts:
+    """The same verdicts without their graph."""
+    return {endpoint: [m.detach() for m in maps] for endpoint, maps in verdicts.items()}
+
+
+def on_cpu(verdicts: Verdicts) -> Verdicts:
+    """The same verdicts on the CPU."""
+    return {endpoint: [m.cpu() for m in maps] for endpoint, maps in verdicts.items()}

@@ -1,0 +1,277 @@
+"""What both stages share: what they report, what they return, and the loop around their ``step()``."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import draws, flow
+from ..base.base_model import FluxBase, load_base
+from ..base.families import flux1
+from ..config import StageConfig
+from ..data.batches import Batch, micro_batches
+from ..data.fits import check_fits
+from ..data.real_latents import RealLatents
+from ..evidence import metrics
+from ..evidence.training_log import TrainingLog
+from ..lora import adapter as lora
+from ..lora.adapter import FluxLoRA
+from .optimiser import NonFiniteError, Optimiser, RunningAverage
+from .ranks import ALONE, Ranks
+from .sharding import shard_base
+
+
+class Reporter(Protocol):
+    """Where a stage's progress goes. A graph, a terminal and a test each bring their own."""
+
+    def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        """After each step; ``step`` counts from 1 to ``total``."""
+
+    def preview(self, step: int, latents: Tensor) -> None:
+        """Sampled latents (n, 16, h, w) in model space, on the CPU."""
+
+    def note(self, step: int, text: str) -> None:
+        """What the stage noticed and did about it, in a sentence for the user."""
+
+    def resumed(
+        self, stage: str, total: int, records: Sequence[Mapping[str, float]], notes: Sequence[tuple[int, str]]
+    ) -> None:
+        """Once before the first step of a run that goes on: what its earlier sittings have reported."""
+
+    def should_stop(self) -> bool:
+        """Polled before each step, and within measurements and previews; True ends the stage with what it has."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage delivers. ``stopped``: it was ended before its last step.
+
+    ``goes_on_from``: the step from which the same run would go on; ``None`` where it would begin anew.
+    """
+
+    lora: FluxLoRA
+    log: TrainingLog
+    stopped: bool
+    goes_on_from: int | None = None
+
+
+class StageFailure(RuntimeError):
+    """A stage that could not go on. ``result`` holds the last good weights."""
+
+    def __init__(self, message: str, result: StageResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class Stopped(Exception):
+    """The reporter asked to stop in the middle of a measurement or a preview."""
+
+
+class Stage(ABC):
+    """The state that both stages train with; each adds its own ``step()``."""
+
+    name = ""
+
+    def __init__(
+        self,
+        start: FluxLoRA,
+        data: RealLatents,
+        config: StageConfig,
+        *,
+        device: torch.device | str,
+        betas: tuple[float, float],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        check_fits(start.base, data)
+        self.start, self.data, self.config, self.ranks = start, data, config, ranks
+        self.device = torch.device(device)
+        shard = ranks.shard and ranks.count > 1
+        self.base: FluxBase = load_base(start.base, "cpu" if shard else self.device)
+        lora.attach(self.base, start)
+        if shard:
+            shard_base(self.base, ranks, self.device)
+        self.base.gradient_checkpointing = config.gradient_checkpointing
+        self.optimiser = Optimiser(
+            lora.parameters(self.base),
+            learning_rate=config.learning_rate,
+            betas=betas,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            total_steps=config.steps,
+            schedule=config.lr_schedule,
+            warmup_steps=config.lr_warmup_steps,
+        )
+        self.average = RunningAverage(self.optimiser.parameters, config.ema_decay) if config.ema_decay else None
+        self.lora_updates = 0
+
+    @property
+    def total(self) -> int:
+        """Number of calls of ``step()``."""
+        return self.config.steps
+
+    @property
+    def ended(self) -> bool:
+        """True where the stage itself decided that no further step is worth it."""
+        return False
+
+    def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
+        """What is measured before the first step, every ``validate_every`` steps and after the last one.
+
+        ``after_step`` is called after each evaluation of the model; what it raises ends the measurement.
+        """
+        if not self.data.held_out:
+            return {}
+        with self.delivered_weights():
+            loss = metrics.held_out_flow_loss(self.base, self.data, self.config.guidance, after_step=after_step)
+        return {"held_out_loss": self.ranks.agreed(loss)}
+
+    @property
+    def updates(self) -> int:
+        """Number of updates of any network so far: the state is whole wherever it has not changed since."""
+        return self.lora_updates
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """All that later steps depend on: part -> name -> tensor on the CPU, and numbers as JSON.
+
+        There is no random state: every draw is a function of (seed, step, position, stream), see ``draws``.
+        """
+        moments, numbers = self.optimiser.state()
+        tensors = {"adapter": lora.snapshot(self.base), "optimiser": moments}
+        told: dict[str, Any] = {"optimiser": numbers, "lora_updates": self.lora_updates}
+        if self.average is not None:
+            tensors["average"], told["average"] = self.average.state()
+        return tensors, told
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
+        """Go on from what ``state()`` gave."""
+        lora.restore(self.base, tensors["adapter"])
+        self.optimiser.restore(tensors["optimiser"], numbers["optimiser"])
+        if self.average is not None:
+            self.average.restore(tensors["average"], numbers["average"])
+        self.lora_updates = numbers["lora_updates"]
+
+    def take_notes(self) -> list[str]:
+        """What was noticed since the last call, in sentences for the user."""
+        return []
+
+    def conclude(self) -> None:  # noqa: B027 - a stage without a conclusion is a whole stage
+        """Called after the last step, before the result is taken."""
+
+    def keep(self, run_folder: Path) -> None:  # noqa: B027 - as above
+        """Write what the stage has besides the LoRA, however it ended."""
+
+    @abstractmethod
+    def step(self, step: int) -> dict[str, float]:
+        """One update, ``step`` counted from 0. Returns the scalars to log."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a LoRA says of this stage."""
+        return {
+            "stage": self.name,
+            "config": asdict(self.config),
+            "steps_done": self.lora_updates,
+            "data": self.data.fingerprint,
+        }
+
+    def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
+        """This rank's data of one update, on the device, in equal parts; for two samplers, half of the whole each."""
+        config = self.config
+        parts = micro_batches(
+            self.data,
+            seed=config.seed,
+            step=step,
+            batch_size=config.batch_size,
+            gradient_accumulation=config.gradient_accumulation,
+            caption_dropout=config.caption_dropout,
+            two_samplers=two_samplers,
+            share=(self.ranks.rank, self.ranks.count),
+        )
+        return [part.to(self.device) for part in parts]
+
+    @property
+    def images_per_update(self) -> int:
+        """Over all micro-batches and ranks."""
+        return self.config.batch_size * self.config.gradient_accumulation * self.ranks.count
+
+    def noise_and_sigma(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Noise like ``batch.x0``, and sigma (batch,) as the transformer will see it."""
+        config, positions = self.config, batch.positions
+        noise = draws.normals(config.seed, step, positions, "noise", batch.x0.shape[1:])
+        sigma = flow.draw_sigma(
+            config.timestep_sampling,
+            draws.normals(config.seed, step, positions, "sigma"),
+            draws.uniforms(config.seed, step, positions, "sigma"),
+            config.timestep_mean,
+            config.timestep_std,
+            flux1.num_tokens(*batch.x0.shape[-2:]),
+        )
+        return noise.to(batch.x0), self.base.seen_sigma(sigma).to(batch.x0)
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """The generator's velocity, adapter on."""
+        return self.base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, self.config.guidance)
+
+    def update_lora(self) -> float:
+        """Apply the accumulated gradient to the LoRA and its average. Returns the gradient's norm."""
+        self.ranks.mean_gradients(self.optimiser.parameters)
+        norm = self.optimiser.step()
+        self.lora_updates += 1
+        if self.average is not None:
+            self.average.update()
+        return norm
+
+    @contextmanager
+    def delivered_weights(self) -> Iterator[None]:
+        """Inside, the adapter holds the weights that the stage would deliver: the running average if there is one."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    def delivered(self) -> dict[str, Tensor]:
+        """The adapter's tensors that the stage would deliver now."""
+        with self.delivered_weights():
+            return lora.snapshot(self.base)
+
+    def result(self, log: TrainingLog, stopped: bool, goes_on_from: int | None = None) -> StageResult:
+        """The LoRA as it is now, with its log."""
+        provenance = (*self.start.provenance, self.provenance())
+        delivered = replace(self.start, tensors=self.delivered(), provenance=provenance)
+        return StageResult(delivered, log, stopped, goes_on_from)
+
+
+def check_finite(
+    batches: list[Batch], losses: Mapping[str, list[Tensor]], ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """The mean of each loss over the micro-batches of all ranks.
+
+    Raises ``NonFiniteError``, on every rank, that names the loss and the samples where a value is NaN or infinite.
+    """
+    means = {}
+    gathered = ranks.gather_many(*(torch.stack([value.double() for value in values]) for values in losses.values()))
+    for (name, values), everywhere in zip(losses.items(), (each.tolist() for each in gathered), strict=True):
+        for batch, value in zip(batches, values, strict=True):
+            if not math.isfinite(value.item()):
+                raise NonFiniteError(f"{name} is {value.item()} for {', '.join(batch.names)}")
+        if not all(math.isfinite(value) for value in everywhere):
+            raise NonFiniteError(f"{name} is not finite on another rank, which names the samples")
+        means[name] = math.fsum(everywhere) / len(everywhere)
+    return means
+
+
+def sigma_statistics(sigmas: list[Tensor], ranks: Ranks = ALONE) -> dict[str, float]:
+    """Mean and deviation of the noise levels of one update, over all ranks."""
+    sigma = ranks.gather(torch.cat(sigmas))
+    return {"sigma_mean": sigma.mean().item(), "sigma_std": sigma.std(correction=0).item()}
