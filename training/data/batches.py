@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import draws
+from .order import global_batch
 from .real_latents import LatentSample, Prompt, RealLatents, group_by_shape
 
 FLIP_PROBABILITY = 0.5
@@ -44,12 +44,6 @@ class Batch:
         )
 
 
-def steps_per_epoch(data: RealLatents, batch_size: int, gradient_accumulation: int) -> int:
-    """Steps after which ``micro_batches`` has used every training sample at least once."""
-    size = batch_size * gradient_accumulation
-    return sum(-(-len(group) // size) for group in data.training_groups)
-
-
 def in_few_step_mode(step: int, positions: Sequence[int]) -> tuple[bool, ...]:
     """Which samples of a step's global batch are trained for the few-step sampler, by their ``positions``.
 
@@ -78,8 +72,8 @@ def micro_batches(
     ``share``: (rank, ranks) of a run on several devices. The step's global batch holds batch_size *
     gradient_accumulation * ranks samples of one latent size and prompt length. It is cut into the micro batches of all
     ranks, one rank's after the other's, so that 4 x 1, 1 x 4 and two ranks' 2 x 1 hold the same samples with the same
-    draws. ``step`` counts from 0. An epoch visits every training sample at least once; the last batch of a group is
-    filled up from the start of the group's order, so a group smaller than the global batch repeats its samples.
+    draws. ``step`` counts from 0. Every training sample comes equally often (see ``global_batch``); a group smaller
+    than the global batch repeats its samples in it.
 
     x0 is a sample of the VAE's posterior. Where a flipped encoding exists, it is taken with probability 0.5, and the
     mask with it. A sample without a mask has ones where another of the global batch has a mask. With probability
@@ -107,8 +101,7 @@ def micro_batches(
         raise ValueError("caption_dropout needs few_step_empty_prompt in a dataset with few_step_prompts.")
     rank, ranks = share
     size = batch_size * gradient_accumulation * ranks
-    epoch, place = divmod(step, steps_per_epoch(data, batch_size, gradient_accumulation * ranks))
-    chosen = _epoch_order(data.training_groups, seed, epoch, size)[place]
+    chosen = global_batch(data.training_groups, seed=seed, step=step, size=size)
     dropped = _dropped(data, chosen, seed, step, caption_dropout)
     masked = any(data.samples[index].masked for index in chosen)
     batches = []
@@ -161,18 +154,6 @@ def held_out_batches(data: RealLatents, batch_size: int, few_step: bool = False)
                 any(sample.masked for sample in samples),
                 (True,) * len(samples) if few_step else (),
             )
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_order(groups: tuple[tuple[int, ...], ...], seed: int, epoch: int, size: int) -> tuple[tuple[int, ...], ...]:
-    """The sample indices of each global batch of an epoch."""
-    batches = []
-    for number, group in enumerate(groups):
-        order = torch.randperm(len(group), generator=draws.generator(seed, epoch, number, "data/samples")).tolist()
-        for start in range(0, len(group), size):
-            batches.append(tuple(group[order[k % len(group)]] for k in range(start, start + size)))
-    order = torch.randperm(len(batches), generator=draws.generator(seed, epoch, 0, "data/batches")).tolist()
-    return tuple(batches[k] for k in order)
 
 
 def _dropped(data: RealLatents, chosen: Sequence[int], seed: int, step: int, share: float) -> list[bool]:

@@ -16,7 +16,7 @@ from ..lora.adapter import FluxLoRA
 
 # Raised with each change of the method that makes the same settings give another LoRA: an unfinished run of an older
 # version then is not gone on with.
-METHOD = {"diffusion": 1, "adversarial": 1}
+METHOD = {"diffusion": 2, "adversarial": 2}
 
 _WORDS = {
     "method": "this version's method",
