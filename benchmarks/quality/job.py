@@ -174,4 +174,4 @@ def floor(domain: str) -> dict[str, dict[str, float]]:
 def _flow_loss(base: Any, data: RealLatents, unseen: Tensor) -> float:
     samples = tuple(domains.sample(f"unseen {i}", latents) for i, latents in enumerate(unseen))
     held_out = dataclasses.replace(data, samples=samples, held_out=tuple(range(len(samples))))
-    return metrics.held_out_flow_loss(base, held_out, 1.0, batch_size=250)
+    return metrics.held_out_flow_loss(base, held_out, 1.0, batch_size=250, most=len(samples))

@@ -23,22 +23,27 @@ def sample(
     steps: int,
     seeds: Sequence[int],
     guidance: float,
+    batch_size: int | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Pictures for one prompt, one for each seed: latents (len(seeds), C, height, width) in model space, fp32.
 
     C is ``base.latent_channels``; ``prompt_embeds`` (length, context_dim), ``pooled_prompt_embeds`` (pooled_dim,);
-    ``height`` and ``width`` in latent pixels, even. ``after_step`` is called after each of the ``steps`` evaluations;
-    what it raises ends the sampling. The noise of a seed does not depend on ``steps`` nor on the other seeds.
+    ``height`` and ``width`` in latent pixels, even. At most ``batch_size`` pictures go through the base at once, all of
+    them for ``None``. ``after_step`` is called after each evaluation of the base, ``steps`` for each batch; what it
+    raises ends the sampling. The noise of a seed does not depend on ``steps`` nor on the other seeds.
     """
-    device = base.device
-    noise = [draws.normals(seed, 0, [0], "sample", (base.latent_channels, height, width)) for seed in seeds]
-    latents = torch.cat(noise).to(device)
-    embeds = prompt_embeds.to(device).expand(len(latents), -1, -1)
-    pooled = pooled_prompt_embeds.to(device).expand(len(latents), -1)
+    device, shape, at_once = base.device, (base.latent_channels, height, width), batch_size or len(seeds)
     sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(height, width)).float().to(device)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        velocity = base.velocity(latents, sigma.expand(len(latents)), embeds, pooled, guidance)
-        latents = latents + (following - sigma) * velocity
-        after_step()
-    return latents
+    pictures = []
+    for start in range(0, len(seeds), at_once):
+        chosen = seeds[start : start + at_once]
+        latents = torch.cat([draws.normals(seed, 0, [0], "sample", shape) for seed in chosen]).to(device)
+        embeds = prompt_embeds.to(device).expand(len(chosen), -1, -1)
+        pooled = pooled_prompt_embeds.to(device).expand(len(chosen), -1)
+        for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+            velocity = base.velocity(latents, sigma.expand(len(chosen)), embeds, pooled, guidance)
+            latents = latents + (following - sigma) * velocity
+            after_step()
+        pictures.append(latents)
+    return torch.cat(pictures)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import draws
 from .order import global_batch
-from .real_latents import LatentSample, Prompt, RealLatents, group_by_shape
+from .real_latents import LatentSample, Prompt, RealLatents, drawn, group_by_shape
 
 FLIP_PROBABILITY = 0.5
 
@@ -126,12 +126,15 @@ def micro_batches(
     return batches
 
 
-def held_out_batches(data: RealLatents, batch_size: int, few_step: bool = False) -> Iterator[Batch]:
+def held_out_batches(
+    data: RealLatents, batch_size: int, few_step: bool = False, most: int | None = None
+) -> Iterator[Batch]:
     """The held-out samples in batches of up to ``batch_size``: posterior mean, never flipped, own captions.
 
-    A picture that repeats with the same caption and mask comes once. ``positions`` numbers the samples independently
-    of ``batch_size``, so that draws keyed by it are the same in every measurement. ``few_step`` marks every sample as
-    one for the few-step sampler and gives it the few-step prompt, where the dataset has them.
+    A picture that repeats with the same caption and mask comes once. Of more than ``most`` different ones that many are
+    drawn, always the same. ``positions`` numbers the samples independently of ``batch_size``, so that draws keyed by it
+    are the same in every measurement. ``few_step`` marks every sample as one for the few-step sampler and gives it the
+    few-step prompt, where the dataset has them.
 
     Raises ``ValueError`` for a ``batch_size`` below 1.
     """
@@ -140,7 +143,9 @@ def held_out_batches(data: RealLatents, batch_size: int, few_step: bool = False)
     distinct: dict[tuple[str, int], int] = {}
     for index in data.held_out:
         distinct.setdefault((data.samples[index].content, data.samples[index].prompt), index)
-    position = {index: number for number, index in enumerate(distinct.values())}
+    found = [*distinct.values()]
+    chosen = found if most is None else drawn(found, most, "data/held-out")
+    position = {index: number for number, index in enumerate(chosen)}
     for group in group_by_shape(data, list(position)):
         for start in range(0, len(group), batch_size):
             indices = group[start : start + batch_size]

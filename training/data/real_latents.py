@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import draws
 from .latent_cache import digest
 from .stored_latents import StoredPrompt, StoredSample
 
@@ -133,6 +134,18 @@ def group_by_shape(data: RealLatents, samples: Sequence[int]) -> tuple[tuple[int
         sample = data.samples[index]
         groups.setdefault((*sample.shape[1:], data.prompts[sample.prompt].length), []).append(index)
     return tuple(tuple(groups[shape]) for shape in sorted(groups))
+
+
+def drawn(indices: Sequence[int], most: int, stream: str) -> tuple[int, ...]:
+    """``indices``, or ``most`` of them, in their order, where there are more: a folder is often sorted, and its first
+    pictures are then not like the rest.
+
+    The same ones at each call, so that what is measured with them can be compared; ``stream`` names the use.
+    """
+    if len(indices) <= most:
+        return tuple(indices)
+    order = torch.randperm(len(indices), generator=draws.generator(0, 0, 0, stream))[:most]
+    return tuple(indices[place] for place in sorted(order.tolist()))
 
 
 def spread(indices: Sequence[int], most: int) -> tuple[int, ...]:

@@ -262,6 +262,7 @@ def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
             steps=stage.config.preview_steps,
             seeds=range(PREVIEW_PICTURES),
             guidance=stage.config.guidance,
+            batch_size=stage.config.batch_size,
             after_step=after_step,
         )
     return latents.cpu()

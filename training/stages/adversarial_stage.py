@@ -20,7 +20,7 @@ from ..base.families import flux1
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch, held_out_batches, in_few_step_mode
 from ..data.data_error import DataError
-from ..data.real_latents import RealLatents
+from ..data.real_latents import RealLatents, drawn
 from ..evidence import metrics
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
@@ -286,12 +286,16 @@ class AdversarialStage(Stage):
         """
         if "held_out_loss" not in values:
             return None
-        seen = self.data.training[: len(self.data.held_out)]
+        seen = drawn(self.data.training, min(len(self.data.held_out), metrics.MOST_PICTURES), "watch/training")
         losses = (
             values["held_out_loss"],
             self.ranks.agreed(
                 metrics.held_out_flow_loss(
-                    self.base, replace(self.data, held_out=seen), self.config.guidance, after_step=after_step
+                    self.base,
+                    replace(self.data, held_out=seen),
+                    self.config.guidance,
+                    batch_size=self.config.batch_size,
+                    after_step=after_step,
                 )
             ),
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base import sampler
 from ..base.base_model import FluxBase
 from ..config import AdversarialStageConfig
-from ..data.real_latents import LatentSample, Prompt, RealLatents
+from ..data.real_latents import Prompt, RealLatents, drawn
 from ..evidence import latent_metrics
 from ..evidence.random_features import SMALLEST_SIDE, FeatureSpace
 from ..lora.sampling_advice import FEW_STEPS, ORDINARY_STEPS
@@ -37,14 +37,19 @@ class Examiner:
     """Samples with the LoRA for the data's own captions, from fixed noise, and compares with real latents.
 
     Pictures of one size are compared, the one that most pictures have. The reals are the held-out pictures, or the
-    training pictures where fewer than ``FEWEST_HELD_OUT`` are held out.
+    training pictures where fewer than ``FEWEST_HELD_OUT`` are held out; of more than ``MOST_REALS`` that many, drawn.
+    The captions are drawn from those of the held-out pictures, then from the others'. At most ``batch_size`` pictures
+    go through the base at once.
     """
 
     def __init__(self, data: RealLatents, config: AdversarialStageConfig) -> None:
         shape = Counter(sample.shape for sample in data.samples).most_common(1)[0][0]
 
-        def of_shape(indices: tuple[int, ...]) -> list[LatentSample]:
-            return [data.samples[i] for i in indices if data.samples[i].shape == shape][:MOST_REALS]
+        def of_shape(indices: tuple[int, ...]) -> list[int]:
+            return [i for i in indices if data.samples[i].shape == shape]
+
+        def latents(indices: list[int]) -> Tensor:
+            return torch.stack([data.samples[i].mean for i in drawn(indices, MOST_REALS, "watch/reals")])
 
         training, held_out = of_shape(data.training), of_shape(data.held_out)
         # All that a later examination takes from an earlier one; empty before the first.
@@ -52,12 +57,13 @@ class Examiner:
         self.possible = len(training) >= 2 and min(shape[1:]) >= SMALLEST_SIDE
         if not self.possible:
             return
-        compared = held_out if len(held_out) >= FEWEST_HELD_OUT else training
-        self._reals = torch.stack([sample.mean for sample in compared])
-        self._space = FeatureSpace.fit(torch.stack([sample.mean for sample in training]))
+        self._batch_size = config.batch_size
+        self._reals = latents(held_out if len(held_out) >= FEWEST_HELD_OUT else training)
+        self._space = FeatureSpace.fit(latents(training))
         self.diversity_real = latent_metrics.diversity(self._space(self._reals))
-        shown = (held_out or training) + training
-        pictures = [shown[i % len(shown)] for i in range(config.watch_pictures)]
+        shown = drawn(held_out, config.watch_pictures, "watch/captions")
+        shown += drawn(training, config.watch_pictures - len(shown), "watch/captions")
+        pictures = [data.samples[shown[i % len(shown)]] for i in range(config.watch_pictures)]
         plain = tuple(data.prompts[sample.prompt] for sample in pictures)
         few = tuple((data.few_step_prompts or data.prompts)[sample.prompt] for sample in pictures)
         self._samplers = [_Sampler(config.target_steps, config.guidance, plain)]
@@ -113,6 +119,7 @@ class Examiner:
                     steps=wanted.steps,
                     seeds=chosen,
                     guidance=wanted.guidance,
+                    batch_size=self._batch_size,
                     after_step=after_step,
                 ).cpu()
                 for key, chosen in seeds.items()

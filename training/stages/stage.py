@@ -130,7 +130,13 @@ class Stage(ABC):
         if not self.data.held_out:
             return {}
         with self.delivered_weights():
-            loss = metrics.held_out_flow_loss(self.base, self.data, self.config.guidance, after_step=after_step)
+            loss = metrics.held_out_flow_loss(
+                self.base,
+                self.data,
+                self.config.guidance,
+                batch_size=self.config.batch_size,
+                after_step=after_step,
+            )
         return {"held_out_loss": self.ranks.agreed(loss)}
 
     @property

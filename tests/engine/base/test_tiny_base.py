@@ -168,4 +168,4 @@ def test_a_learning_rate_that_breaks_the_lora_is_caught(stage1, data):
     assert max(others) > 1.1 * before
     base = load_base(stage1.lora.base, "cpu")
     lora.attach(base, result.lora)
-    assert metrics.held_out_flow_loss(base, data, config.guidance) < 1.1 * before
+    assert metrics.held_out_flow_loss(base, data, config.guidance, batch_size=4) < 1.1 * before

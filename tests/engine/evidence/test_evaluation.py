@@ -107,7 +107,7 @@ def test_the_numbers_are_those_of_the_pieces(start, bare, real):
         # Which patches are drawn depends on the order of the pictures, unless all of them are.
         assert equal(result.measurement, expected)
         torch.testing.assert_close(result.latents, torch.cat(pictures[:2]), rtol=1e-4, atol=1e-5)
-        assert result.held_out_loss == pytest.approx(held_out_flow_loss(base, real, 1.0), rel=1e-5)
+        assert result.held_out_loss == pytest.approx(held_out_flow_loss(base, real, 1.0, batch_size=4), rel=1e-5)
     assert [result.bare for result in found.results] == [True, True, False, False]
     assert (found.training, found.held_out, found.size, found.against_training) == (7, 5, (8, 8), False)
 
@@ -198,7 +198,7 @@ def test_the_flow_loss_is_at_the_last_loras_guidance(start, bare, real):
     base = load_base(start.base, "cpu")
     lora.attach(base, bare)
     assert found.flow_guidance == 4.0
-    assert found.results[0].held_out_loss == pytest.approx(held_out_flow_loss(base, real, 4.0), rel=1e-5)
+    assert found.results[0].held_out_loss == pytest.approx(held_out_flow_loss(base, real, 4.0, batch_size=4), rel=1e-5)
 
 
 def test_other_data_than_those_of_training_are_told(start, real):

@@ -14,6 +14,7 @@ from fluxduel.tests.engine.conftest import make_data
 from fluxduel.training import draws
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.base.sampler import sample
+from fluxduel.training.data.batches import held_out_batches
 from fluxduel.training.evidence.metrics import HELD_OUT_SIGMAS, held_out_flow_loss
 from fluxduel.training.evidence.plot import plot_logs, smoothed
 from fluxduel.training.evidence.training_log import TrainingLog
@@ -73,6 +74,42 @@ def test_a_seed_gives_the_same_picture_alone_and_in_company(base, data):
     assert not torch.equal(together[0], together[1])
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_pictures_are_the_same_in_batches_of_any_size(base, data, batch_size):
+    """No pass is larger than asked for, and each is followed by a call."""
+    prompt = data.prompts[0]
+    common = dict(height=4, width=4, steps=2, seeds=range(5), guidance=1.0)
+    whole = sample(base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, **common)
+    sizes, calls = [], []
+    hook = base.transformer.x_embedder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    parts = sample(
+        base,
+        prompt.prompt_embeds,
+        prompt.pooled_prompt_embeds,
+        batch_size=batch_size,
+        after_step=lambda: calls.append(None),
+        **common,
+    )
+    hook.remove()
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    assert max(sizes) == batch_size and sum(sizes) == 5 * 2 and len(calls) == len(sizes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_held_out_loss_looks_at_a_few_pictures_that_are_drawn(base, batch_size):
+    """Sixteen of all, whatever the batch, and not the first of a folder that may be sorted."""
+    data = make_data(count=60, held_out=50)
+    seen = []
+    loss = held_out_flow_loss(base, data, 1.0, batch_size=batch_size, after_step=lambda: seen.append(None))
+    names = [name for batch in held_out_batches(data, 50, most=16) for name in batch.names]
+    assert len(names) == 16 and len(seen) == -(-16 // batch_size) * len(HELD_OUT_SIGMAS)
+    places = tuple(i for i in data.held_out if data.samples[i].name in names)
+    assert places != data.held_out[:16] and max(places) >= data.held_out[32]
+    alone = dataclasses.replace(data, held_out=places)
+    assert loss == pytest.approx(held_out_flow_loss(base, alone, 1.0, batch_size=4), rel=1e-5)
+    assert loss != pytest.approx(held_out_flow_loss(base, data, 1.0, batch_size=4, most=50), rel=1e-5)
+
+
 def test_sampling_can_be_ended_between_steps(base, data):
     calls = []
 
@@ -111,8 +148,9 @@ def test_held_out_loss_is_its_definition(base, data):
                     x_t, torch.tensor([sigma]), prompt.prompt_embeds[None], prompt.pooled_prompt_embeds[None], 1.0
                 )
             expected.append((velocity - (noise - held_out.mean)).square().mean().item())
-    assert held_out_flow_loss(base, data, 1.0) == pytest.approx(np.mean(expected), rel=1e-5)
-    assert held_out_flow_loss(base, data, 1.0, batch_size=1) == pytest.approx(np.mean(expected), rel=1e-5)
+    for batch_size in (1, 2, 4):
+        got = held_out_flow_loss(base, data, 1.0, batch_size=batch_size)
+        assert got == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_held_out_loss_of_a_model_that_says_nothing_is_known(base, monkeypatch):
@@ -120,11 +158,11 @@ def test_held_out_loss_of_a_model_that_says_nothing_is_known(base, monkeypatch):
     wide = make_data(count=6, held_out=4, side=16)
     monkeypatch.setattr(base, "velocity", lambda x_t, *a: torch.zeros_like(x_t))
     power = torch.stack([wide.samples[i].mean for i in wide.held_out]).square().mean().item()
-    assert held_out_flow_loss(base, wide, 1.0) == pytest.approx(1 + power, rel=0.02)
+    assert held_out_flow_loss(base, wide, 1.0, batch_size=4) == pytest.approx(1 + power, rel=0.02)
 
 
 def test_nothing_held_out_is_nan(base, data):
-    assert np.isnan(held_out_flow_loss(base, dataclasses.replace(data, held_out=()), 1.0))
+    assert np.isnan(held_out_flow_loss(base, dataclasses.replace(data, held_out=()), 1.0, batch_size=4))
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():

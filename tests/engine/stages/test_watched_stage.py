@@ -18,6 +18,7 @@ from fluxduel.tests.engine.stages.test_adversarial_stage import CONFIG, JUDGE
 from fluxduel.training.base import sampler
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.config import AdversarialStageConfig
+from fluxduel.training.data.real_latents import drawn
 from fluxduel.training.evidence import latent_metrics
 from fluxduel.training.evidence.random_features import FeatureSpace
 from fluxduel.training.lora import adapter as lora
@@ -307,7 +308,7 @@ def test_health_is_that_of_the_samples(base, data):
     for factor in (1.0, 3.0):
         strengthen(base, factor)
         health = examiner.examine(base, None, lambda: None)
-        shown = [data.samples[i] for i in data.held_out + data.training][:4]
+        shown = [data.samples[i] for i in data.held_out + drawn(data.training, 2, "watch/captions")]
         samples = [
             sampler.sample(
                 base, data.prompts[s.prompt].prompt_embeds, data.prompts[s.prompt].pooled_prompt_embeds,
@@ -325,6 +326,50 @@ def test_health_is_that_of_the_samples(base, data):
         assert health.high_frequency == pytest.approx(ratio, rel=1e-4)
     assert health.score == pytest.approx(distances[1] / distances[0], rel=1e-4)
     assert examiner.diversity_real == pytest.approx(latent_metrics.diversity(space(reals)))
+
+
+@pytest.mark.parametrize("captions", [1, 6])
+def test_the_numbers_do_not_depend_on_the_batch(base, captions):
+    """One caption for all pictures would otherwise be sampled with in one pass."""
+    data = make_data(count=12, held_out=4)
+    samples = tuple(dataclasses.replace(s, prompt=s.prompt % captions) for s in data.samples)
+    data = dataclasses.replace(data, samples=samples)
+    found, largest = [], []
+    for batch_size in (1, 2, 4):
+        examiner = Examiner(data, examiner_config(batch_size=batch_size, watch_pictures=6))
+        sizes = []
+        hook = base.transformer.x_embedder.register_forward_pre_hook(lambda _, args, s=sizes: s.append(len(args[0])))
+        found.append(examiner._sample(base, examiner._samplers[0], lambda: None))
+        hook.remove()
+        largest.append(max(sizes))
+    assert all(size <= most for size, most in zip(largest, (1, 2, 4), strict=True))
+    if captions == 1:
+        assert largest == [1, 2, 4]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_captions_and_reals_are_drawn_from_the_whole_folder(base, monkeypatch):
+    """A folder is often sorted, and then its first pictures stand for nothing but themselves."""
+    monkeypatch.setattr(health, "MOST_REALS", 12)
+    data = make_data(count=80, held_out=40)
+    means = [float(sample.mean.sum()) for sample in data.samples]
+    for count, held_out in ((8, 40), (50, 40), (50, 0)):
+        kept = dataclasses.replace(data, held_out=data.held_out[:held_out])
+        examiner = Examiner(kept, examiner_config(watch_pictures=count))
+        assert len(examiner._reals) == 12
+        places = [means.index(float(real.sum())) for real in examiner._reals]
+        of = kept.held_out or kept.training
+        assert set(places) <= set(of) and max(places) >= of[len(of) // 2] and places != list(of[:12])
+        captions = [int(prompt.caption.split()[1]) for prompt in examiner._samplers[0].prompts]
+        assert len(set(captions)) == count, "a caption comes twice before all have come"
+        assert len(set(captions) & set(kept.held_out)) == min(count, held_out)
+        rest = sorted(set(captions) - set(kept.held_out))
+        assert not rest or max(rest) >= kept.training[len(kept.training) // 2]
+        assert captions == [
+            int(p.caption.split()[1])
+            for p in Examiner(kept, examiner_config(watch_pictures=count))._samplers[0].prompts
+        ]
 
 
 @pytest.mark.parametrize("few_step_guidance", [0.0, 4.0])

@@ -299,6 +299,27 @@ def test_held_out_repeats_come_once_per_caption() -> None:
     assert batch.prompt_embeds[:, 0, 0].tolist() == [0.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_of_many_held_out_samples_some_are_drawn(batch_size: int) -> None:
+    """Different ones, however often each repeats, and the same with the same draws in any batch size."""
+    samples = [make_sample(index // 3, (4, 6) if index % 2 else (6, 4)) for index in range(120)]
+    samples = [dataclasses.replace(sample, prompt=0) for sample in samples]
+    data = make_data(samples, held_out=range(120))
+
+    def found(batch_size: int, most: int | None) -> dict[tuple[str, tuple[int, ...]], int]:
+        return {
+            (name, tuple(batch.x0.shape[1:])): position
+            for batch in held_out_batches(data, batch_size, most=most)
+            for name, position in zip(batch.names, batch.positions, strict=True)
+        }
+
+    chosen = found(batch_size, 10)
+    assert len(chosen) == 10 and sorted(chosen.values()) == list(range(10)) and chosen == found(7, 10)
+    assert max(int(name.split()[1]) for name, _ in chosen) >= 20
+    everything = found(batch_size, None)
+    assert len(everything) == 80 == len(found(batch_size, 80)) and set(chosen) < set(everything)
+
+
 def test_no_held_out_samples_no_batches() -> None:
     assert list(held_out_batches(two_sizes(), 4)) == []
 

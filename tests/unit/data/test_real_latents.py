@@ -19,7 +19,7 @@ from fluxduel.training.data.batches import held_out_batches, micro_batches
 from fluxduel.training.data.buckets import buckets, fit, latent_mask, nearest, window
 from fluxduel.training.data.data_error import DataError
 from fluxduel.training.data.encode import encode
-from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents, with_phrase
+from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents, drawn, with_phrase
 
 
 def pooled_pixels(pixels: Tensor) -> Tensor:
@@ -764,3 +764,18 @@ def test_the_training_deviation_is_that_within_channels() -> None:
 
 def test_the_deviation_of_pictures_of_one_value_is_no_division_by_zero() -> None:
     assert 0 < known([torch.full((16, 4, 4), 0.5)] * 3).training_deviation < 1e-3
+
+
+def test_what_is_drawn_stands_for_a_sorted_folder():
+    """The share of the first half is that of a fair draw, which the first ones and a regular grid would fail."""
+    indices = range(1000, 1400)
+    found = [drawn(indices, 16, f"use {number}") for number in range(50)]
+    for places in found:
+        assert len(set(places)) == 16 and list(places) == sorted(places) and set(places) <= set(indices)
+    assert len(set(found)) == 50, "each use has draws of its own"
+    assert found[0] == drawn(indices, 16, "use 0")
+    first_half = sum(place < 1200 for places in found for place in places) / 800
+    assert 0.43 < first_half < 0.57
+    odd = sum(place % 2 for places in found for place in places) / 800
+    assert 0.43 < odd < 0.57
+    assert drawn(indices[:16], 16, "use 0") == tuple(indices[:16]) and drawn((), 3, "use 0") == ()
