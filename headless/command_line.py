@@ -205,7 +205,8 @@ def _workflow_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _workflow(options: argparse.Namespace) -> int:
     from ..training.atomic_file import write_whole
-    from .workflow_config import from_workflow, read_workflow
+    from .workflow_config import from_workflow
+    from .workflow_graph import read_workflow
 
     config, notes = from_workflow(read_workflow(options.graph.expanduser()), options.models)
     for note in notes:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from fluxduel.headless.run_config import RunConfig
-from fluxduel.headless.workflow_config import from_workflow, read_workflow
+from fluxduel.headless.workflow_config import from_workflow
+from fluxduel.headless.workflow_graph import read_workflow
 from fluxduel.training.config import (
     TINY_BASE,
     AdversarialStageConfig,
