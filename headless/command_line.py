@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ..training.failure_words import in_words
 from .option_flags import add_flags, configuration, did_you_mean
 from .run_config import RunConfig
 
@@ -42,7 +43,7 @@ def _run(arguments: Sequence[str]) -> int:
     except ValueError as error:
         return _complain(str(error), WRONG_INPUT)
     except OSError as error:
-        return _complain(str(error), FAILED)
+        return _complain(in_words(error), FAILED)
 
 
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

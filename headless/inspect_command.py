@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..training.failure_words import reason
 from ..training.lora import files as lora_files
 from ..training.lora.value import LoRAError
 from ..training.runs.checkpoints import Checkpoints
@@ -88,7 +89,7 @@ def describe_json(path: Path | str) -> dict[str, Any]:
             return _lora(file, content, metadata)
     except (SafetensorError, OSError) as error:
         raise LoRAError(
-            f"{file} cannot be read as safetensors ({error}). Download it again, or choose another file."
+            f"{file} cannot be read as safetensors ({reason(error)}). Download it again, or choose another file."
         ) from error
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..training.failure_words import reason
 from .run_config import RunConfig
 
 # Short name -> the options that it sets. Most are what other trainers call the same thing. ``seed`` leaves data.seed as
@@ -179,7 +180,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError as error:
         raise ValueError(f"There is no configuration file {file}. Check its path.") from error
     except OSError as error:
-        raise ValueError(f"The configuration file {file} cannot be read: {error}.") from error
+        raise ValueError(f"The configuration file {file} cannot be read: {reason(error)}.") from error
     except ValueError as error:
         raise ValueError(f"The configuration file {file} is no JSON: {error}.") from error
     if not isinstance(values, dict):

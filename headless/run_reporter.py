@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..training.evidence.picture_files import save_preview, side_by_side
+from ..training.failure_words import reason
 from .run_config import RunConfig
 from .stop_signals import StopSignals
 from .terminal import Progress, warn
@@ -47,7 +48,7 @@ class RunReporter:
             save_preview(picture, self._folder, step)
         except (OSError, torch.OutOfMemoryError) as error:
             # A picture less is no reason to end a run.
-            self.note(step, f"The preview could not be made or written: {error}")
+            self.note(step, f"The preview could not be made or written: {reason(error)}.")
             return
         self._trackers.picture(step, picture)
 

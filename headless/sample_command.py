@@ -13,6 +13,7 @@ from ..training.base.sampler import sample
 from ..training.config import AdversarialStageConfig
 from ..training.data.encoders import load_encoders
 from ..training.evidence.picture_files import single_pictures
+from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, attach, load_file
 from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of
 from .launched import joined
@@ -31,7 +32,7 @@ def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
         try:
             lines = file.expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--prompts: {file} cannot be read as UTF-8 text: {error}.") from error
+            raise ValueError(f"--prompts: {file} cannot be read as UTF-8 text: {reason(error)}.") from error
     prompts = [*given, *(line.strip() for line in lines if line.strip())]
     if not prompts:
         raise ValueError("There is no prompt. Give one with --prompt TEXT, or several as lines of --prompts FILE.")

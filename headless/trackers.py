@@ -19,6 +19,7 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTrack
 from PIL import Image
 
 from ..training.data.latent_cache import digest
+from ..training.failure_words import reason
 from .run_config import RunConfig, TrackersConfig
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Trackers:
     def _give_up(self, name: str, error: Exception) -> None:
         log.warning(
             "%s failed and gets no more of the %s stage, which goes on: %s: %s",
-            name, self._stage, type(error).__name__, error,
+            name, self._stage, type(error).__name__, reason(error),
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ..training.data.fits import check_fits
 from ..training.data.images import open_folder
 from ..training.data.real_latents import RealLatents
 from ..training.evidence.training_log import TrainingLog
+from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import sampling_advice
@@ -162,7 +163,7 @@ class _Run:
             try:
                 self.output.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ValueError(f"output.folder {self.output} cannot be made: {error}. Choose another one.") from error
+                raise ValueError(f"output.folder {self.output} cannot be made: {reason(error)}.") from error
 
     def say(self, text: str) -> None:
         if self.place.ranks.first:

@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from ..training.failure_words import reason
+
 LOAD = "FluxDuelLoadFluxLoRA"
 IMAGES = "FluxDuelLoadTrainingImages"
 ENCODE = "FluxDuelEncodeRealLatents"
@@ -74,7 +76,7 @@ def read_workflow(path: Path | str) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is neither text nor a PNG picture. {_EXPECTED}") from error
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. {_EXPECTED}") from error
+        raise ValueError(f"{path} cannot be read: {reason(error)}. {_EXPECTED}") from error
     for name in ("prompt", "workflow"):
         if name in chunks:
             return chunks[name]

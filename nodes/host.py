@@ -33,6 +33,7 @@ from ..training.base.base_model import TINY_BASE_FOLDER, BaseReference
 from ..training.base.families import flux1
 from ..training.config import TINY_BASE
 from ..training.evidence.picture_files import save_preview, side_by_side
+from ..training.failure_words import reason
 from ..training.runs.run_directory import Choice
 from .run_history import Run, RunHistory, progress_text
 from .tiny_clip import TinyClipTarget
@@ -272,7 +273,7 @@ class HostReporter:
         try:
             save_preview(picture, self._folder, step)
         except OSError as error:
-            log.warning("The preview of step %d is not kept: %s.", step, error)
+            log.warning("The preview of step %d is not kept: %s.", step, reason(error))
 
     def note(self, step: int, text: str) -> None:
         self._run.notes.append((step, text))

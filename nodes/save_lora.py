@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 
+from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
 from ..training.lora.files import FORMATS
@@ -95,7 +96,7 @@ def _verify(path: Path, names: set[str]) -> None:
         with safe_open(path, framework="pt") as file:
             found = set(file.keys())
     except (OSError, SafetensorError) as error:
-        raise LoRAError(f"Save FLUX LoRA: {path} cannot be read back ({error}). Is the disk full?") from error
+        raise LoRAError(f"Save FLUX LoRA: {path} cannot be read back ({reason(error)}). Is the disk full?") from error
     if found != names:
         raise LoRAError(
             f"Save FLUX LoRA: {path} holds {len(found)} tensors where {len(names)} were written. "

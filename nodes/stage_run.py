@@ -9,6 +9,7 @@ import torch
 
 from ..training.data.fits import check_fits
 from ..training.data.real_latents import RealLatents
+from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
 from ..training.runs import run_directory
@@ -83,5 +84,5 @@ def _kept(result: StageResult, run: str) -> str:
     try:
         saved = adapters.save(result.lora, host.interrupted_file(run), metadata=host.metadata_allowed())
     except (LoRAError, OSError) as error:
-        return f"{again}{error}"
+        return f"{again}{reason(error)}."
     return f"{again}The LoRA up to there is in {saved}."

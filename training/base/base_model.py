@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import flow
 from ..config import TINY_BASE
+from ..failure_words import reason
 from . import checkpoint_files
 from .checkpoint_files import (
     TINY_BASE_FOLDER,
@@ -234,7 +235,7 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise BaseModelError(f"{reference.path} could not be loaded as FLUX.1: {error}") from error
+        raise BaseModelError(f"{reference.path} could not be loaded as FLUX.1: {reason(error)}.") from error
     empty = [name for name, weight in transformer.named_parameters() if weight.is_meta]
     if empty:
         raise BaseModelError(f"{reference.path} lacks {len(empty)} weights, the first is {empty[0]}. Is it complete?")

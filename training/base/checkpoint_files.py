@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..config import TINY_BASE
+from ..failure_words import reason
 from .families import flux1
 
 TINY_BASE_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "tiny_base"
@@ -39,7 +40,7 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise BaseModelError(
-            f"{path} cannot be read as safetensors ({error}). Download it again, or choose another file."
+            f"{path} cannot be read as safetensors ({reason(error)}). Download it again, or choose another file."
         ) from error
 
 
@@ -109,7 +110,7 @@ def _config_of_folder(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{folder / 'config.json'} cannot be read: {error}.") from error
+        raise BaseModelError(f"{folder / 'config.json'} cannot be read: {reason(error)}.") from error
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         raise BaseModelError(f"{folder} holds a {config['_class_name']}, not a FLUX.1 transformer.")
     config.setdefault("in_channels", flux1.LATENT_CHANNELS * flux1.PATCH**2)

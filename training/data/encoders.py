@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from ..base.checkpoint_files import TINY_BASE_FOLDER
 from ..base.families import flux1
 from ..config import TINY_BASE, EncodersConfig
+from ..failure_words import reason
 from .tiny_text import TinyTextEncoder
 
 logger = logging.getLogger(__name__)
@@ -484,9 +485,9 @@ def _check_vae_channels(path: Path, channels: object) -> None:
 
 
 def _damaged(path: Path, what: str, error: object) -> str:
-    reason = str(error).strip().rstrip(".")
+    why = reason(error) if isinstance(error, Exception) else error
     return (
-        f"{_option_of(path)}: {path} could not be loaded as {what}: {reason}. Download it again, or choose another one."
+        f"{_option_of(path)}: {path} could not be loaded as {what}: {why}. Download it again, or choose another one."
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..failure_words import reason
 from .buckets import MAX_RESOLUTION, resize
 from .data_error import DataError, listed
 from .image_sources import FileSequence, FileState, file_state
@@ -192,7 +193,9 @@ def _state(found: _Folder, path: Path, way: str) -> FileState:
     try:
         return file_state(path, way)
     except OSError as error:
-        raise ImageFolderError(f"The file '{found.name(path)}' in {found.root} cannot be read: {error}.") from error
+        raise ImageFolderError(
+            f"The file '{found.name(path)}' in {found.root} cannot be read: {reason(error)}."
+        ) from error
 
 
 def _selected(
@@ -235,7 +238,9 @@ def folder_fingerprint(folder: Path | str) -> str:
                 while block := file.read(1 << 20):
                     content.update(block)
         except OSError as error:
-            raise ImageFolderError(f"The file '{found.name(path)}' in {found.root} cannot be read: {error}.") from error
+            raise ImageFolderError(
+            f"The file '{found.name(path)}' in {found.root} cannot be read: {reason(error)}."
+        ) from error
         total.update(len(name).to_bytes(8, "little") + name + content.digest())
     return total.hexdigest()
 
@@ -338,7 +343,7 @@ def _caption_file(found: _Folder, path: Path) -> str:
             "Save it again as UTF-8."
         ) from error
     except OSError as error:
-        raise ImageFolderError(f"The caption file '{found.name(file)}' cannot be read: {error}.") from error
+        raise ImageFolderError(f"The caption file '{found.name(file)}' cannot be read: {reason(error)}.") from error
 
 
 def _require_captions(found: _Folder, used: Sequence[Path]) -> None:
@@ -384,7 +389,7 @@ def _read(path: Path, name: str) -> tuple[Tensor, Tensor | None]:
             values = np.asarray(image.convert("RGBA" if transparent else "RGB"))
     except _UNREADABLE as error:
         raise ImageFolderError(
-            f"The picture '{name}' in {path.parent} cannot be read: {error}. Repair, replace or remove it."
+            f"The picture '{name}' in {path.parent} cannot be read: {reason(error)}. Repair, replace or remove it."
         ) from error
     pixels = torch.from_numpy(values.astype(np.float32) / 255)
     return pixels[..., :3].contiguous(), pixels[..., 3].clone() if transparent else None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from ..failure_words import reason
 from .image_sources import FileState
 
 logger = logging.getLogger(__name__)
@@ -98,15 +99,14 @@ class KnownFiles:
                 return question(self._connection)
             except sqlite3.OperationalError as error:
                 # Locked for long, not writable, a full disk, or a file system without locks.
-                logger.warning("%s cannot be used (%s); picture files are read again instead.", self._file, error)
-                self._close_for_good()
+                self._give_up(error)
                 return []
             except (sqlite3.DatabaseError, OSError) as error:
                 if attempt == 2 or isinstance(error, OSError):
-                    logger.warning("%s cannot be used (%s); picture files are read again instead.", self._file, error)
-                    self._close_for_good()
+                    self._give_up(error)
                     return []
-                logger.warning("%s is damaged (%s); it is made anew, and pictures are read again.", self._file, error)
+                words = reason(error)
+                logger.warning("%s is damaged (%s); it is made anew, and pictures are read again.", self._file, words)
                 self._throw_away()
         return []
 
@@ -119,7 +119,8 @@ class KnownFiles:
         for file in (self._file, self._file.with_name(f"{self._file.name}-journal")):
             file.unlink(missing_ok=True)
 
-    def _close_for_good(self) -> None:
+    def _give_up(self, error: Exception) -> None:
+        logger.warning("%s cannot be used (%s); picture files are read again instead.", self._file, reason(error))
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -20,6 +20,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..failure_words import reason
+
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
@@ -106,7 +108,9 @@ class LatentCache:
             os.replace(unfinished, self.path(key))
         except OSError as error:
             self.failure = error
-            logger.warning("Encodings are not cached from here on: %s cannot be written (%s).", self.folder, error)
+            logger.warning(
+                "Encodings are not cached from here on: %s cannot be written (%s).", self.folder, reason(error)
+            )
             if unfinished is not None:
                 Path(unfinished).unlink(missing_ok=True)
         return contents
@@ -138,7 +142,7 @@ class LatentCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("The cached encoding %s cannot be read (%s); it is encoded again.", path, error)
+            logger.warning("The cached encoding %s cannot be read (%s); it is encoded again.", path, reason(error))
         except DamagedEncoding as error:
             logger.warning("The cached encoding %s is damaged (%s); it is encoded again.", path, error)
         return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base.families import flux1
+from ..failure_words import reason
 from .data_error import DataError
 from .latent_cache import DamagedEncoding, LatentCache, digest, read_tensors
 
@@ -83,8 +84,8 @@ class Shelf:
             ) from error
         except OSError as error:
             raise DataError(
-                f"{what}: its encoding {path} cannot be read: {error}. Make the file readable, or encode the data "
-                "again with another cache folder."
+                f"{what}: its encoding {path} cannot be read: {reason(error)}. Make the file readable, or encode "
+                "the data again with another cache folder."
             ) from error
         except DamagedEncoding as error:
             with contextlib.suppress(OSError):

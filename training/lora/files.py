@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..atomic_file import write_whole
 from ..base.base_model import BaseModelError
+from ..failure_words import reason
 from . import kohya as lora_kohya
 from .sampling_advice import advice_of
 from .value import DOWN, UP, FluxLoRA, LoRAError, module_names
@@ -122,15 +122,7 @@ def save(
         # Not save_file, whose files only their owner can read, and whose errors do not say which error it was.
         write_whole(path, serialise(tensors, metadata=texts))
     except OSError as error:
-        raise LoRAError(_write_advice(path, error)) from error
+        raise LoRAError(
+            f"The LoRA could not be written to {path}: {reason(error)}. A file that was there before is unchanged."
+        ) from error
     return path
-
-
-def _write_advice(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        advice = "The disk is full: make room, or choose a folder on another disk."
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "The folder cannot be written to: choose another one, or change its permissions."
-    else:
-        advice = "Check the folder, or choose another one."
-    return f"The LoRA could not be written to {path} ({error}). {advice} A file that was there before is unchanged."

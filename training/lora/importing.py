@@ -19,6 +19,7 @@ from torch import Tensor
 from ..base.base_model import BaseReference
 from ..base.families import flux1
 from ..config import LoRAConfig
+from ..failure_words import reason
 from . import kohya as lora_kohya
 from .files import DIFFUSERS_PREFIX, METADATA_KEY
 from .value import DOWN, UP, FluxLoRA, LoRAError, base_layers, check_fit, module_names, target_layers
@@ -86,7 +87,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise LoRAError(
-            f"{path} cannot be read as safetensors ({error}). Download it again, or choose another file."
+            f"{path} cannot be read as safetensors ({reason(error)}). Download it again, or choose another file."
         ) from error
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..atomic_file import check_space, flush_folder, make_folder, write_flushed
+from ..failure_words import reason
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ class Checkpoints:
             return Snapshot(
                 state["step"], tensors, state["numbers"], stats, state["unmeasured"], state["score"]
             )
-        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{folder} cannot be read: {Path(error.filename).name} is missing.") from error
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be read: {error}.") from error
 
     def newest(self, most: int | None = None) -> tuple[Snapshot | None, list[str]]:
@@ -159,7 +162,7 @@ class Checkpoints:
         try:
             names = self.names()
         except OSError as error:
-            log.warning("Old checkpoints in %s cannot be removed: %s.", self.folder, error)
+            log.warning("Old checkpoints in %s cannot be removed: %s.", self.folder, reason(error))
             return
         kept = set(names[-keep_last:])
         if keep_every:
@@ -192,7 +195,7 @@ class Checkpoints:
             os.replace(folder, gone)
             shutil.rmtree(gone)
         except OSError as error:
-            log.warning("The old checkpoint %s cannot be removed: %s.", folder, error)
+            log.warning("The old checkpoint %s cannot be removed: %s.", folder, reason(error))
 
     def sweep(self) -> None:
         """Remove what an earlier process left half: one run has one writer at a time."""

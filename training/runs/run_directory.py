@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..atomic_file import make_folder, write_whole
 from ..data.latent_cache import digest
+from ..failure_words import reason
 from ..lora.adapter import FluxLoRA, LoRAError, load_file
 from .checkpoints import STATS_FILE, Checkpoints
 from .fingerprints import Fingerprint, fingerprint, identity
@@ -80,7 +81,7 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
         try:
             furthest = Checkpoints(folder / CHECKPOINTS).furthest()
         except OSError as error:
-            unread = unread or f"A new run: {folder.name} cannot be read ({error})."
+            unread = unread or f"A new run: {folder.name} cannot be read ({reason(error)})."
             continue
         if manifest["finished"] is None and furthest <= wanted.total:
             more = "" if manifest["steps"] == wanted.steps else f", now to {wanted.steps} steps"
@@ -121,7 +122,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):  # no run
         return None
     except (OSError, ValueError) as error:
-        log.warning("%s is passed over: %s", path, error)
+        log.warning("%s is passed over: %s.", path, reason(error))
         return None
 
 
@@ -229,7 +230,7 @@ class RunDirectory:
             tensors = load_file(self.folder / RESULT, start.base).tensors
             stats = (self.folder / STATS_FILE).read_text(encoding="utf-8")
         except (LoRAError, OSError, UnicodeDecodeError) as error:
-            log.warning("The result of %s is made anew from its checkpoint: %s", self.folder, error)
+            log.warning("The result of %s is made anew from its checkpoint: %s.", self.folder, reason(error))
             return None
         if (identity(tensors), digest(stats)) != (told["lora"], told["stats"]):
             log.warning("The result of %s is made anew from its checkpoint: its files were changed.", self.folder)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..base import sampler
 from ..evidence.training_log import TrainingLog
+from ..failure_words import reason
 from ..lora import files as lora_files
 from ..lora.adapter import FluxLoRA, LoRAError
 from ..stages.optimiser import NonFiniteError
@@ -202,8 +203,10 @@ class _Loop:
             self.saved_at = self.step
         except (OSError, CheckpointError, LoRAError) as error:
             kept = "There is none yet" if self.saved_at is None else f"The one of step {self.saved_at} is kept"
-            text = f"The checkpoint of step {self.step} could not be written ({error}). {kept}; the run goes on."
-            self.reporter.note(self.step, text)
+            self.reporter.note(
+                self.step,
+                f"The checkpoint of step {self.step} could not be written ({reason(error)}). {kept}; the run goes on.",
+            )
 
     def _lora_file(self) -> bytes:
         lora = self._result(stopped=True).lora
@@ -223,8 +226,8 @@ class _Loop:
         except (OSError, LoRAError) as error:
             self.reporter.note(
                 self.step,
-                f"The result could not be kept in {self.directory.folder} ({error}). The same run would end anew from "
-                "its last checkpoint.",
+                f"The result could not be kept in {self.directory.folder} ({reason(error)}). The same run would end "
+                "anew from its last checkpoint.",
             )
 
     def _write_result(self, directory: RunDirectory, result: StageResult) -> None:
@@ -240,7 +243,7 @@ class _Loop:
 
     def _message(self, error: Exception) -> str:
         at = self.step if self.pending is not None else self.step + 1
-        message = f"{self.stage.name} stage, step {at} of {self.stage.total}: {str(error).rstrip('.')}."
+        message = f"{self.stage.name} stage, step {at} of {self.stage.total}: {reason(error)}."
         if isinstance(error, NonFiniteError):
             message += (
                 " The weights from before this step are kept. Lower the learning rate or the adversarial weight, and "

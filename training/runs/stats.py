@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_file import write_whole
+from ..failure_words import reason
 
 log = logging.getLogger(__name__)
 
@@ -81,5 +82,6 @@ class Stats:
             self._fails(error)
 
     def _fails(self, error: OSError) -> None:
-        log.warning("%s cannot be written (%s). The lines are kept in memory and written later.", self.path, error)
+        words = reason(error)
+        log.warning("%s cannot be written (%s). The lines are kept in memory and written later.", self.path, words)
         self._complete = False

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..atomic_file import write_whole
 from ..config import DiscriminatorConfig
+from ..failure_words import reason
 
 METADATA_KEY = "fluxduel_discriminator"
 # What may differ between the file's settings and those of the run that goes on with it: all that is no shape.
@@ -46,7 +47,9 @@ def load(path: Path, config: DiscriminatorConfig) -> dict[str, Tensor]:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (OSError, safetensors.SafetensorError) as error:
-        raise DiscriminatorFileError(f"{path.name} cannot be read ({error}). Choose another file, or new.") from error
+        raise DiscriminatorFileError(
+            f"{path.name} cannot be read ({reason(error)}). Choose another file, or new."
+        ) from error
     try:
         theirs = dict(json.loads(text or "{}")["config"])
     except (ValueError, KeyError, TypeError) as error:

@@ -535,7 +535,7 @@ def test_a_full_disk(narrow: BaseReference, tmp_path: Path, disk: Callable) -> N
     with disk(tmp_path):
         path = lora.save(small, tmp_path / "file.safetensors")
         before = path.read_bytes()
-        with pytest.raises(LoRAError, match="disk is full") as caught:
+        with pytest.raises(LoRAError, match="the disk is full|larger than this disk") as caught:
             lora.save(large, path)
         assert str(path) in str(caught.value)
         assert path.read_bytes() == before
@@ -550,7 +550,7 @@ def test_a_folder_that_cannot_be_written_to(narrow: BaseReference, tmp_path: Pat
     if root:
         os.seteuid(65534)  # root may write anywhere
     try:
-        with pytest.raises(LoRAError, match="cannot be written to"):
+        with pytest.raises(LoRAError, match="could not be written to .*: the system does not permit it"):
             lora.save(some, folder / "file.safetensors", metadata=False)
     finally:
         if root:
