@@ -18,7 +18,8 @@ from fluxduel.tests.comfy_host import HostError, host_folder
 from fluxduel.tests.engine.flux_encoders import CLIP_SIZES, T5_SIZES, make_folder
 from fluxduel.training.base.families import flux1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
-from fluxduel.training.data.encoders import Encoders, clip_tokens, load_encoders, t5_tokens
+from fluxduel.training.data.encoders import Encoders, load_encoders
+from fluxduel.training.data.text_readers import clip_tokens, t5_tokens
 
 SIZES = [(64, 96), (128, 128), (70, 83)]
 CAPTIONS = [

@@ -48,7 +48,9 @@ def arrows(names: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
             start = package[: len(package) - node.level + 1]
             target = ".".join([*start, *([node.module] if node.module else [])])
             for alias in node.names:
-                found = next((n for n in (f"{target}.{alias.name}", target, f"{target}.__init__") if n in names), None)
+                inside = f"{target}.{alias.name}"
+                ways = (inside, f"{inside}.__init__", target, f"{target}.__init__")
+                found = next((way for way in ways if way in names), None)
                 assert found, f"{name}: {ast.unparse(node)} leads nowhere"
                 if found != name:
                     yield name, found

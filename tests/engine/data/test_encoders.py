@@ -18,8 +18,9 @@ from torch import Tensor
 from fluxduel.tests.engine.flux_encoders import make_folder
 from fluxduel.training.base.families import flux1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
-from fluxduel.training.data import encoders as module
-from fluxduel.training.data.encoders import Encoders, EncodersError, load_encoders
+from fluxduel.training.data import text_readers
+from fluxduel.training.data.encoder_files import EncodersError
+from fluxduel.training.data.encoders import Encoders, load_encoders
 
 BASE = "flux1-dev.safetensors"
 START, END = 49406, 49407
@@ -101,7 +102,7 @@ def test_a_caption_over_max_tokens_is_cut_and_a_warning_says_so(
         long, _ = encoders.encode_prompt(cats(300))
         exact, _ = encoders.encode_prompt(cats(259))
     assert long.shape == (260, 24) and long.equal(exact), "the end token must stay"
-    warnings = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+    warnings = [record.getMessage() for record in caplog.records if record.name == text_readers.__name__]
     assert len(warnings) == 1 and "301 tokens" in warnings[0] and "max_tokens = 260" in warnings[0]
     assert flux(original, max_tokens=32).encode_prompt("a cat")[0].shape == (32, 24)
 

@@ -151,7 +151,7 @@ def test_the_tiny_example_asks_for_nothing_but_the_pictures_folder() -> None:
 
 
 def test_labels_are_those_of_the_nodes() -> None:
-    host = (ROOT / "nodes" / "host.py").read_text()
+    host = (ROOT / "nodes" / "host" / "folders.py").read_text()
     assert 'TINY_BASE_LABEL = "tiny base (built in)"' in host
     assert 'NO_LORA = "none"' in (ROOT / "nodes" / "load_flux_lora.py").read_text()
     assert 'NEW = "new"' in (ROOT / "nodes" / "latent_discriminator.py").read_text()

@@ -1,0 +1,71 @@
+"""The only package that talks to ComfyUI itself: folders, memory, encoders, progress, messages to the page, MODELs."""
+
+from __future__ import annotations
+
+from .encoders import (
+    check_vae,
+    clip_key,
+    encode_image,
+    encode_prompt,
+    load_tiny_clip,
+    load_tiny_vae,
+    prompt_of,
+    vae_key,
+)
+from .folders import (
+    TINY_BASE_LABEL,
+    cache_folder,
+    checkpoints,
+    choose,
+    discriminator_files,
+    file_identity,
+    interrupted_file,
+    lora_files,
+    metadata_allowed,
+    next_file,
+    prefix_problem,
+    runs_folder,
+    training_folders,
+)
+from .memory import interrupted, raise_interruption, stop_if_interrupted, with_device
+from .model_lora import apply_lora
+from .pictures import image_tensor, preview_decoder
+from .progress import Progress, show_text, text_ui
+from .reporting import HostReporter, history, register_routes
+
+__all__ = [
+    "TINY_BASE_LABEL",
+    "HostReporter",
+    "Progress",
+    "apply_lora",
+    "cache_folder",
+    "check_vae",
+    "checkpoints",
+    "choose",
+    "clip_key",
+    "discriminator_files",
+    "encode_image",
+    "encode_prompt",
+    "file_identity",
+    "history",
+    "image_tensor",
+    "interrupted",
+    "interrupted_file",
+    "load_tiny_clip",
+    "load_tiny_vae",
+    "lora_files",
+    "metadata_allowed",
+    "next_file",
+    "prefix_problem",
+    "preview_decoder",
+    "prompt_of",
+    "raise_interruption",
+    "register_routes",
+    "runs_folder",
+    "show_text",
+    "stop_if_interrupted",
+    "text_ui",
+    "training_folders",
+    "vae_key",
+    "with_device",
+]

@@ -1,0 +1,123 @@
+"""The host's VAE and CLIP objects: loading the tiny ones, encoding with any, and naming them by their weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
+from torch import Tensor
+
+from ...training.base.base_model import TINY_BASE_FOLDER
+from ...training.base.families import flux1
+from ...training.data.encoder_keys import weights_key
+from ..tiny_clip import TinyClipTarget
+from ..values import outside_inference_mode
+from ..widgets import supported
+
+log = logging.getLogger(__name__)
+
+
+def load_tiny_clip() -> Any:
+    """The tiny base's text encoder as a CLIP of the host."""
+    options = {"dtype": torch.float32}
+    return comfy.sd.CLIP(
+        TinyClipTarget, model_options=options, **supported(comfy.sd.CLIP.__init__, disable_dynamic=True)
+    )
+
+
+def load_tiny_vae() -> Any:
+    """The tiny base's VAE as a VAE of the host."""
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(TINY_BASE_FOLDER / "vae.safetensors")), dtype=torch.float32)
+    vae.throw_exception_if_invalid()
+    return vae
+
+
+def check_vae(vae: Any, where: str) -> None:
+    """Raises ``ValueError`` for a VAE that is not FLUX's kind."""
+    vae.throw_exception_if_invalid()
+    if (vae.latent_channels, vae.latent_dim) != (flux1.LATENT_CHANNELS, 2):
+        raise ValueError(
+            f"{where}: this VAE makes latents of {vae.latent_channels} channels; FLUX.1 needs {flux1.LATENT_CHANNELS}. "
+            "Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX Encoders for the tiny base."
+        )
+
+
+@torch.inference_mode()
+def encode_image(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(1, H, W, 3) in [0, 1] -> the posterior's raw mean (1, 16, H/8, W/8) and its deviation, if the VAE has one.
+
+    The host's VAE keeps the mean alone, so the moments are read where they enter its regulariser. When a picture had
+    to be encoded in tiles for want of memory, the tiles' moments do not add up to the picture's, and the mean is all
+    there is.
+    """
+    moments: list[Tensor] = []
+    regulariser = getattr(vae.first_stage_model, "regularization", None)
+    handle = None
+    if isinstance(regulariser, DiagonalGaussianRegularizer):
+        handle = regulariser.register_forward_pre_hook(lambda _, inputs: moments.append(inputs[0].detach()))
+    try:
+        encoded = vae.encode(pixels).float().cpu()
+    finally:
+        if handle is not None:
+            handle.remove()
+    if handle is None:
+        return encoded, None
+    if len(moments) != 1 or moments[0].shape[2:] != encoded.shape[2:]:
+        log.warning("A picture of %d x %d was encoded in tiles; its posterior is not sampled.", *pixels.shape[2:0:-1])
+        return encoded, None
+    mean, log_variance = moments[0].float().cpu().chunk(2, dim=1)
+    # The clamp is the host's own (and Stable Diffusion's): a bound against overflow.
+    return mean, torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
+
+
+@torch.inference_mode()
+def encode_prompt(clip: Any, caption: str) -> tuple[Tensor, Tensor]:
+    """A caption -> (L, D) and (P,). Raises ``ValueError`` for a text encoder that FLUX cannot use."""
+    return prompt_of(clip.encode_from_tokens_scheduled(clip.tokenize(caption)), "CLIP")
+
+
+def prompt_of(conditioning: Sequence[Any], where: str) -> tuple[Tensor, Tensor]:
+    """A CONDITIONING of one prompt -> (L, D) and (P,), fp32 on the CPU."""
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"{where}: holds {len(conditioning)} prompts. Connect one CLIP Text Encode, without Combine or schedules."
+        )
+    embeds, extras = conditioning[0]
+    pooled = extras.get("pooled_output")
+    if pooled is None:
+        raise ValueError(
+            f"{where}: gives no pooled output, which FLUX needs. Use DualCLIPLoader of type flux (CLIP-L and T5-XXL), "
+            "or the CLIP of Load Tiny FLUX Encoders for the tiny base."
+        )
+    if embeds.ndim != 3 or embeds.shape[0] != 1 or pooled.reshape(-1).shape[0] != pooled.shape[-1]:
+        raise ValueError(
+            f"{where}: expected one prompt of shape (1, length, width), got {tuple(embeds.shape)} and a pooled output "
+            f"{tuple(pooled.shape)}. Connect the text encoder of FLUX, not of a video or 3D model."
+        )
+    with outside_inference_mode():
+        return embeds[0].float().cpu().clone(), pooled.reshape(-1).float().cpu().clone()
+
+
+def vae_key(vae: Any) -> str:
+    """Names a VAE by its weights, for the cache of encodings."""
+    return _weights_of(vae.first_stage_model) + f"/{vae.vae_dtype}" + _patches_key(vae.patcher)
+
+
+def clip_key(clip: Any) -> str:
+    """Names a text encoder by its weights and its settings."""
+    settings = f"/{clip.layer_idx}/{sorted(clip.tokenizer_options.items())!r}"
+    return _weights_of(clip.cond_stage_model) + settings + _patches_key(clip.patcher)
+
+
+def _weights_of(model: torch.nn.Module) -> str:
+    return weights_key(type(model).__name__, model.state_dict().items())
+
+
+def _patches_key(patcher: Any) -> str:
+    # Such as a LoRA on the text encoder. Their identity holds for this process only, so a restart encodes again.
+    return f"/{patcher.patches_uuid}" if patcher.patches else ""

@@ -1,0 +1,109 @@
+"""The host's folders. What a graph names is looked up in the host's own listing again: no path comes from outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import folder_paths
+from comfy.cli_args import args
+
+from ...training.config import TINY_BASE
+
+TINY_BASE_LABEL = "tiny base (built in)"
+WEIGHT_SUFFIXES = (".safetensors", ".sft")
+
+Listed = TypeVar("Listed")
+
+
+def checkpoints() -> dict[str, str]:
+    """Label -> path of each transformer that may be a base."""
+    found = {TINY_BASE_LABEL: TINY_BASE}
+    for kind in ("diffusion_models", "checkpoints"):
+        for label, path in _weights(kind).items():
+            found[label if label not in found else f"{label} [{kind}]"] = path
+    return found
+
+
+def lora_files() -> dict[str, Path]:
+    """Label -> path of each LoRA file that the host lists."""
+    return {label: Path(path) for label, path in _weights("loras").items()}
+
+
+def _weights(kind: str) -> dict[str, str]:
+    names = [name for name in folder_paths.get_filename_list(kind) if name.endswith(WEIGHT_SUFFIXES)]
+    return {name: path for name in names if (path := folder_paths.get_full_path(kind, name)) is not None}
+
+
+def training_folders() -> dict[str, Path]:
+    """Label -> path of each folder below the host's input folder, and below its datasets folder where it has one."""
+    inputs = Path(folder_paths.get_input_directory())
+    found = {name: inputs / name for name in folder_paths.get_input_subfolders()}
+    for root in folder_paths.folder_names_and_paths.get("datasets", ([], set()))[0]:
+        for parent, folders, _ in os.walk(root):
+            for folder in sorted(folders):
+                path = Path(parent) / folder
+                found[f"{path.relative_to(root).as_posix()} [datasets]"] = path
+    return found
+
+
+def choose(choices: Mapping[str, Listed], name: str, where: str) -> Listed:
+    """``choices[name]``. Raises ``ValueError`` that names the input where the host lists no such thing (any more)."""
+    if name not in choices:
+        raise ValueError(f"{where}: the host lists no {name!r} (any more). Refresh the page (R) and choose again.")
+    return choices[name]
+
+
+def file_identity(path: Path) -> str:
+    """Changes when the file does."""
+    status = path.stat()
+    return f"{path}/{status.st_size}/{status.st_mtime_ns}"
+
+
+def cache_folder() -> Path:
+    """Where encodings are kept, by content."""
+    return runs_folder() / "cache"
+
+
+def discriminator_files() -> dict[str, Path]:
+    """Label -> path of each discriminator that a run of stage 2 left, the newest first."""
+    parent = runs_folder()
+    # A link may lead nowhere, and a file that cannot be asked for its age would take the whole node off the host.
+    found = [path for path in parent.glob("*/discriminator.safetensors") if path.is_file()]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return {path.relative_to(parent).as_posix(): path for path in found}
+
+
+def runs_folder() -> Path:
+    """Where the runs of stages are kept, each in a folder of its own (see ``training.runs.run_directory``)."""
+    return Path(folder_paths.get_output_directory()) / "fluxduel"
+
+
+def interrupted_file(run: str) -> Path:
+    """Where the LoRA of a run that did not finish goes: a folder whose files the host's LoRA loaders list."""
+    folder = Path(folder_paths.get_output_directory()) / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"fluxduel-interrupted-{run}.safetensors"
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """What is wrong with a file prefix below the output folder; ``None`` when nothing is."""
+    output = Path(folder_paths.get_output_directory()).resolve()
+    if not prefix.strip() or prefix.endswith(("/", "\\")):
+        return f"Save FLUX LoRA: prefix {prefix!r} has no file name. Give one such as loras/fluxduel."
+    if not (output / prefix).resolve().is_relative_to(output):
+        return f"Save FLUX LoRA: prefix {prefix!r} leaves the output folder {output}. Give one such as loras/fluxduel."
+    return None
+
+
+def next_file(prefix: str, suffix: str) -> Path:
+    """The next free numbered file for a prefix below the output folder, as the host names its own files."""
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
+def metadata_allowed() -> bool:
+    """False where the host was started with --disable-metadata."""
+    return not args.disable_metadata

@@ -1,0 +1,62 @@
+"""The device, and the Cancel button."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
+
+import comfy.model_management as memory
+import torch
+
+from ..values import outside_inference_mode
+
+Result = TypeVar("Result")
+
+
+def with_device(work: Callable[[torch.device], Result]) -> Result:
+    """``work(device)`` outside inference mode, with all the host's models out of the way; frees what it leaves."""
+    memory.unload_all_models()
+    _collect()
+    try:
+        # Some packs turn gradients off for the whole process.
+        with outside_inference_mode(), torch.enable_grad(), _in_training():
+            return work(memory.get_torch_device())
+    finally:
+        _collect()
+
+
+def _collect() -> None:
+    gc.collect()
+    memory.soft_empty_cache()
+
+
+@contextmanager
+def _in_training() -> Iterator[None]:
+    # Hosts from 0.14 on swap some operations for ones without a backward pass unless they are told.
+    if not hasattr(memory, "in_training"):
+        yield
+        return
+    memory.in_training = True
+    try:
+        yield
+    finally:
+        memory.in_training = False
+
+
+def interrupted() -> bool:
+    """Whether the user pressed Cancel. Unlike the host's own check it leaves the request standing."""
+    return memory.processing_interrupted()
+
+
+def raise_interruption() -> NoReturn:
+    """End the graph as cancelled."""
+    memory.interrupt_current_processing(False)
+    raise memory.InterruptProcessingException()
+
+
+def stop_if_interrupted() -> None:
+    """Ends the graph as cancelled where the user pressed Cancel. The progress bar asks only now and then."""
+    if interrupted():
+        raise_interruption()

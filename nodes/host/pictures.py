@@ -1,0 +1,51 @@
+"""Latents and pictures for the page and for IMAGE sockets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import comfy.latent_formats
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...training.base.base_model import BaseReference
+from ...training.base.families import flux1
+from ...training.config import TINY_BASE
+from ...training.evidence.picture_files import side_by_side
+from .encoders import load_tiny_vae
+
+
+def image_tensor(picture: Image.Image) -> Tensor:
+    """An IMAGE (1, H, W, 3) in [0, 1]."""
+    return torch.from_numpy(numpy.asarray(picture.convert("RGB"), dtype=numpy.float32) / 255).unsqueeze(0)
+
+
+def preview_decoder(base: BaseReference) -> Callable[[Tensor], Image.Image]:
+    """What turns model-space latents (n, 16, h, w) into one picture of all n side by side."""
+    if base.path == TINY_BASE:
+        return lambda latents: side_by_side(_tiny_pictures(latents))
+    return lambda latents: side_by_side(_latent_colours(latents))
+
+
+@torch.inference_mode()
+def _tiny_pictures(latents: Tensor) -> Tensor:
+    return _preview_vae().decode(flux1.denormalise(latents))
+
+
+@functools.cache
+def _preview_vae() -> Any:
+    return load_tiny_vae()
+
+
+def _latent_colours(latents: Tensor) -> Tensor:
+    """(n, 8h, 8w, 3) in [0, 1]: the host's own linear map from FLUX's latents to colours."""
+    layout = comfy.latent_formats.Flux()
+    factors = torch.tensor(layout.latent_rgb_factors)
+    colours = torch.einsum("nchw,ck->nkhw", latents.float().cpu(), factors)
+    colours = colours + torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
+    enlarged = torch.nn.functional.interpolate((colours + 1) / 2, scale_factor=flux1.VAE_FACTOR, mode="bilinear")
+    return enlarged.clamp(0, 1).permute(0, 2, 3, 1)

@@ -1,0 +1,35 @@
+"""A node's progress bar, and its texts."""
+
+from __future__ import annotations
+
+import comfy.model_management as memory
+import comfy.utils
+from PIL import Image
+from server import PromptServer
+
+PREVIEW_SIDE = 512
+
+
+class Progress:
+    """The node's progress bar. ``update`` never raises: Cancel is left to ``interrupted``."""
+
+    def __init__(self, node: str) -> None:
+        self._bar = comfy.utils.ProgressBar(1, node_id=node)
+
+    def update(self, done: int, total: int, picture: Image.Image | None = None) -> None:
+        preview = None if picture is None else ("JPEG", picture, PREVIEW_SIDE)
+        try:
+            self._bar.update_absolute(done, total, preview)
+        except memory.InterruptProcessingException:
+            # The bar's own check took the request down; whoever polls for it still has to see it.
+            memory.interrupt_current_processing(True)
+
+
+def show_text(node: str, text: str) -> None:
+    """Show a text in a node of the page that is open, in place of its line about the progress."""
+    PromptServer.instance.send_progress_text(text, node)
+
+
+def text_ui(text: str) -> dict[str, list[str]]:
+    """What makes the host keep a text with the node that gave it."""
+    return {"text": [text]}

@@ -1,0 +1,154 @@
+"""What a running stage tells the page: events, texts, pictures, and its history for a page that opens later."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ...training.evidence.picture_files import save_preview
+from ...training.failure_words import reason
+from ...training.runs.run_directory import Choice
+from ..run_history import Run, RunHistory, progress_text
+from .memory import interrupted
+from .progress import Progress
+
+log = logging.getLogger(__name__)
+
+EVENTS_A_SECOND = 5
+
+history = RunHistory()
+
+
+class HostReporter:
+    """A stage's ``Reporter``: progress bar, preview picture, text, events and history of one run of one node."""
+
+    def __init__(self, node: str, stage: str, choice: Choice, decode: Callable[[Tensor], Image.Image]) -> None:
+        """``choice``: the run's folder, whose name is the run's, and why it was chosen."""
+        self._node, self._stage, self._decode, self._folder = node, stage, decode, choice.folder
+        self._run = Run(choice.folder.name, stage, message=choice.text)
+        self._progress = Progress(node)
+        self._step = 0
+        self._pending: dict[str, Any] | None = None
+        self._sent_at = 0.0
+        history.start(node, self._run)
+        log.info("%s stage: %s", stage, choice.text)
+        PromptServer.instance.send_progress_text(choice.text, node)
+        self._state()
+
+    @property
+    def running(self) -> bool:
+        return self._run.state == "running"
+
+    @property
+    def message(self) -> str:
+        return self._run.message
+
+    @property
+    def notes_text(self) -> str:
+        """Such as ``2 notes``; empty where nothing was noted."""
+        count = len(self._run.notes)
+        return f"{count} {'note' if count == 1 else 'notes'}" if count else ""
+
+    @property
+    def steps_text(self) -> str:
+        """Such as ``step 3 of 300``."""
+        return f"step {self._step} of {self._run.total}"
+
+    def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        self._step = step
+        finite = self._run.add(step, total, values)
+        self._pending = {
+            "node": self._node,
+            "run": self._run.run,
+            "stage": stage,
+            "step": step,
+            "total": total,
+            "scalars": {name: value for name, value in finite.items() if name != "seconds_per_step"},
+            "seconds_per_step": finite.get("seconds_per_step", 0.0),
+        }
+        self._progress.update(step, total)
+        # A measurement comes too seldom to be left to chance.
+        due = time.monotonic() - self._sent_at >= 1 / EVENTS_A_SECOND
+        if due or step >= total or "held_out_loss" in values:
+            self._send()
+
+    def preview(self, step: int, latents: Tensor) -> None:
+        picture = self._decode(latents)
+        self._progress.update(step, self._run.total, picture)
+        try:
+            save_preview(picture, self._folder, step)
+        except OSError as error:
+            log.warning("The preview of step %d is not kept: %s.", step, reason(error))
+
+    def note(self, step: int, text: str) -> None:
+        self._run.notes.append((step, text))
+        log.info("%s stage, step %d: %s", self._stage, step, text)
+        self._state()
+
+    def resumed(
+        self, stage: str, total: int, records: Sequence[Mapping[str, float]], notes: Sequence[tuple[int, str]]
+    ) -> None:
+        for record in records:
+            self._step = int(record["step"])
+            values = {name: value for name, value in record.items() if name not in ("step", "total")}
+            self._run.add(self._step, total, values)
+        self._run.notes = [*notes, *self._run.notes]
+        self._progress.update(self._step, total)
+        self._state(earlier=len(records))
+
+    def should_stop(self) -> bool:
+        return interrupted()
+
+    def finish(self, state: str, message: str) -> None:
+        """``state``: finished, stopped or failed. Sends what the throttle held back, then the state."""
+        self._send()
+        self._run.state, self._run.message = state, message
+        log.log(logging.INFO if state == "finished" else logging.WARNING, "%s stage: %s", self._stage, message)
+        self._state()
+
+    def _send(self) -> None:
+        if self._pending is None:
+            return
+        PromptServer.instance.send_sync("fluxduel.step", self._pending)
+        PromptServer.instance.send_progress_text(progress_text(self._pending), self._node)
+        self._pending, self._sent_at = None, time.monotonic()
+
+    def _state(self, earlier: int = 0) -> None:
+        """``earlier``: how many records of earlier sittings the page is to fetch."""
+        run = self._run
+        PromptServer.instance.send_sync(
+            "fluxduel.state",
+            {
+                "node": self._node,
+                "run": run.run,
+                "stage": run.stage,
+                "state": run.state,
+                "message": run.message,
+                "notes": [list(note) for note in run.notes],
+                "earlier": earlier,
+            },
+        )
+
+
+def register_routes() -> None:
+    """``GET /fluxduel/history?node=<id>``, for a page that opens while a run is going on.
+
+    A node that was not trained since the host started has no content (204): that is no error, and a page asks for
+    every training node that it opens.
+    """
+
+    @PromptServer.instance.routes.get("/fluxduel/history")
+    async def get_history(request: web.Request) -> web.Response:
+        run = history.latest(request.query.get("node", ""))
+        if run is None:
+            return web.Response(status=204)
+        return web.json_response(run.as_json())
+
+

@@ -1,0 +1,108 @@
+"""Which files a headless run's encoders are read from, and that they are there and FLUX.1's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..base.families import flux1
+from ..config import EncodersConfig
+from ..failure_words import reason
+
+_COMPLETE = "Download that part of FLUX.1 in diffusers' layout, or set encoders.folder to a complete one."
+_TOKENIZER_FILES = {
+    "tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt")),
+    "tokenizer_2": (("tokenizer.json",), ("spiece.model",)),
+}
+
+
+class EncodersError(ValueError):
+    """VAE or text encoders that are missing, damaged or not FLUX.1's. The message names the path and the option."""
+
+
+def encoders_folder(config: EncodersConfig, checkpoint: str) -> Path | None:
+    if config.folder:
+        folder = Path(config.folder)
+        if not folder.is_dir():
+            raise EncodersError(
+                f"encoders.folder: {folder} is no folder. Set it to a folder of FLUX.1 in diffusers' layout that is on "
+                "this machine."
+            )
+        return folder
+    base = Path(checkpoint)
+    # A base may be named by its transformer folder too; the encoders lie beside that.
+    for folder in (base, base.parent) if base.is_dir() else ():
+        if (folder / "text_encoder_2").is_dir():
+            return folder
+    return None
+
+
+def text_files(folder: Path) -> list[Path]:
+    """All files that the encoding of a caption depends on. Raises ``EncodersError`` where one is missing."""
+    files = []
+    for part in ("text_encoder", "text_encoder_2"):
+        files += model_files(folder, part, None)
+    for part, ways in _TOKENIZER_FILES.items():
+        if not any(all((folder / part / name).is_file() for name in names) for names in ways):
+            raise EncodersError(
+                f"encoders.folder: {folder / part} holds no tokenizer: it needs "
+                f"{' or '.join(' and '.join(names) for names in ways)}. {_COMPLETE}"
+            )
+        files += sorted(path for path in (folder / part).iterdir() if path.is_file())
+    return files
+
+
+def model_files(folder: Path, part: str, other: str | None) -> list[Path]:
+    """config.json and weights of one model. ``other`` is the option that could name it instead."""
+    location = folder / part
+    weights = sorted(location.glob("*.safetensors"))
+    if not weights or not (location / "config.json").is_file():
+        lack = "config.json" if weights else "a .safetensors file"
+        advice = f" Or name it by {other}." if other else ""
+        raise EncodersError(f"encoders.folder: {location} lacks {lack}. {_COMPLETE}{advice}")
+    return [location / "config.json", *weights]
+
+
+def vae_file(path: str) -> Path:
+    file = Path(path)
+    if not file.is_file() or file.suffix not in (".safetensors", ".sft"):
+        raise EncodersError(
+            f"encoders.vae: {file} is no .safetensors file on this machine. Name FLUX.1's ae.safetensors, or leave the "
+            "option empty to take the VAE in encoders.folder."
+        )
+    try:
+        with safe_open(file, framework="pt") as weights:
+            channels = weights.get_slice("decoder.conv_in.weight").get_shape()[1]
+    except (OSError, SafetensorError) as error:
+        raise EncodersError(damaged(file, "FLUX.1's VAE", error)) from error
+    _check_vae_channels(file, channels)
+    return file
+
+
+def check_vae_config(folder: Path) -> None:
+    try:
+        channels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("latent_channels")
+    except (OSError, ValueError, AttributeError) as error:
+        raise EncodersError(damaged(folder, "FLUX.1's VAE", error)) from error
+    _check_vae_channels(folder, channels)
+
+
+def _check_vae_channels(path: Path, channels: object) -> None:
+    if channels != flux1.LATENT_CHANNELS:
+        raise EncodersError(
+            f"{_option_of(path)}: the VAE {path} makes latents of {channels} channels; FLUX.1 needs "
+            f"{flux1.LATENT_CHANNELS}. Set encoders.folder to a FLUX.1, or encoders.vae to its ae.safetensors."
+        )
+
+
+def damaged(path: Path, what: str, error: object) -> str:
+    why = reason(error) if isinstance(error, Exception) else error
+    return (
+        f"{_option_of(path)}: {path} could not be loaded as {what}: {why}. Download it again, or choose another one."
+    )
+
+
+def _option_of(path: Path) -> str:
+    return "encoders.vae" if path.is_file() else "encoders.folder"

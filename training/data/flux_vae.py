@@ -1,0 +1,64 @@
+"""FLUX.1's VAE from a folder in diffusers' layout, or from a file of weights alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+
+from ..base.families import flux1
+from .encoder_files import EncodersError, damaged
+
+# Of FLUX.1's ae.safetensors, which holds weights alone.
+_CONFIG = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "force_upcast": True,
+    "in_channels": 3,
+    "latent_channels": flux1.LATENT_CHANNELS,
+    "layers_per_block": 2,
+    "mid_block_add_attention": True,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 1024,
+    "scaling_factor": flux1.VAE_SCALE,
+    "shift_factor": flux1.VAE_SHIFT,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "use_post_quant_conv": False,
+    "use_quant_conv": False,
+}
+
+
+def load_vae(file: Path, folder: Path | None) -> AutoencoderKL:
+    try:
+        if folder is not None:
+            vae = AutoencoderKL.from_pretrained(
+                folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+        else:
+            vae = _load_vae_file(file)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise EncodersError(damaged(folder or file, "FLUX.1's VAE", error)) from error
+    empty = [name for name, weight in vae.named_parameters() if weight.is_meta]
+    if empty:
+        raise EncodersError(
+            damaged(folder or file, "FLUX.1's VAE", f"{len(empty)} weights are missing, the first is {empty[0]}")
+        )
+    return vae
+
+
+def _load_vae_file(file: Path) -> AutoencoderKL:
+    # diffusers would fetch the configuration from the network unless it is given one in a folder.
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(_CONFIG))
+        return AutoencoderKL.from_single_file(
+            str(file), config=folder, local_files_only=True, torch_dtype=torch.float32
+        )

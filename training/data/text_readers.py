@@ -1,0 +1,116 @@
+"""CLIP-L and T5: captions into prompt embeddings, as FLUX reads them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from .encoder_files import EncodersError, damaged
+
+logger = logging.getLogger(__name__)
+
+CLIP_TOKENS = 77
+T5_LEAST_TOKENS = 256
+
+
+class TextReaders:
+    """CLIP-L and T5 with their tokenizers, in memory."""
+
+    def __init__(self, folder: Path, precision: torch.dtype, device: torch.device) -> None:
+        try:
+            from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+        except ImportError as error:
+            raise EncodersError(
+                f"The text encoders need the library transformers: pip install transformers ({error})."
+            ) from error
+        self._device = device
+        self._clip_tokenizer = _load_tokenizer(CLIPTokenizer, folder / "tokenizer")
+        self._t5_tokenizer = _load_tokenizer(T5TokenizerFast, folder / "tokenizer_2")
+        # CLIP is small: nothing is saved by rounding it.
+        self._clip = _load_text_model(CLIPTextModel, folder / "text_encoder", torch.float32).to(device)
+        self._t5 = _load_text_model(T5EncoderModel, folder / "text_encoder_2", precision).to(device)
+        _compute_in_fp32(self._t5)
+
+    def read(self, caption: str, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """(L, D) and (P,), fp32 on the CPU."""
+        clip = self._clip(input_ids=self._batch(clip_tokens(self._clip_tokenizer, caption))).pooler_output
+        tokens = self._batch(t5_tokens(self._t5_tokenizer, caption, max_tokens))
+        embeds = self._t5(inputs_embeds=self._t5.get_input_embeddings()(tokens).float()).last_hidden_state
+        return embeds[0].float().cpu(), clip[0].float().cpu()
+
+    def _batch(self, tokens: Sequence[int]) -> Tensor:
+        return torch.tensor([tokens], device=self._device)
+
+
+def clip_tokens(tokenizer: Any, caption: str) -> list[int]:
+    """The 77 ids that CLIP reads: a longer caption is cut, a shorter one padded with the end token."""
+    end = tokenizer.eos_token_id
+    ids = _cut(tokenizer(caption, verbose=False)["input_ids"], end, CLIP_TOKENS)
+    return ids + [end] * (CLIP_TOKENS - len(ids))
+
+
+def t5_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[int]:
+    """The ids that T5 reads: 256, or more where the caption needs them, but no more than ``max_tokens``.
+
+    Logs a warning where a caption has to be cut.
+    """
+    full = tokenizer(caption, verbose=False)["input_ids"]
+    if len(full) > max_tokens:
+        logger.warning(
+            "The caption '%s…' has %d tokens and is cut to encoders.max_tokens = %d. Shorten it, or raise the option.",
+            caption[:60],
+            len(full),
+            max_tokens,
+        )
+    ids = _cut(full, tokenizer.eos_token_id, max_tokens)
+    return ids + [tokenizer.pad_token_id] * (min(T5_LEAST_TOKENS, max_tokens) - len(ids))
+
+
+def _cut(ids: list[int], end: int, most: int) -> list[int]:
+    return ids if len(ids) <= most else [*ids[: most - 1], end]
+
+
+def _compute_in_fp32(t5: nn.Module) -> None:
+    """Has each block compute in fp32, whatever its weights are kept in: one block at a time is enlarged."""
+    kept = next(t5.parameters()).dtype
+    t5.encoder.final_layer_norm.float()
+    if kept == torch.float32:
+        return
+    for block in t5.encoder.block:
+        block.register_forward_pre_hook(lambda module, _: _cast(module, torch.float32))
+        block.register_forward_hook(lambda module, _inputs, _outputs: _cast(module, kept))
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    # A hook's result would replace what goes in or comes out, and Module.to returns the module.
+    module.to(dtype)
+
+
+def _load_tokenizer(kind: Any, folder: Path) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncodersError(damaged(folder, "a tokenizer of FLUX.1", error)) from error
+
+
+def _load_text_model(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    what = f"a {kind.__name__}"
+    try:
+        model, info = kind.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise EncodersError(damaged(folder, what, error)) from error
+    # transformers gives random values to what a file lacks, and says so in a log line alone.
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise EncodersError(damaged(folder, what, f"{len(missing)} weights are missing, the first is {missing[0]}"))
+    return model.to(dtype).eval().requires_grad_(False)
