@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..training.failure_words import in_words
+from ..training.step_counts import step_counts
 from .option_flags import add_flags, configuration, did_you_mean
 from .run_config import RunConfig
 
 FAILED, WRONG_INPUT, STOPPED_AT_ONCE = 1, 2, 130
-MOST_STEPS = 1000
 SEED_LIMIT = 2**63 - 1 - 4096
 
 
@@ -119,7 +119,7 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{side}", type=_number(16, 4096), help="in pixels, a multiple of 16 (default: data.resolution)"
         )
     parser.add_argument(
-        "--steps", type=step_counts, help="sampling steps, such as 4 or 4,25 (default: what the LoRA was trained for)"
+        "--steps", type=_step_counts, help="sampling steps, such as 4 or 4,25 (default: what the LoRA was trained for)"
     )
     parser.add_argument("--count", type=_number(1, 4096), default=1, help="pictures for each prompt (default: 1)")
     _add_sampling(parser, "pictures")
@@ -154,7 +154,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--bare_base", action="store_true", help="compare with the base without a LoRA too")
     parser.add_argument(
-        "--step_counts", type=step_counts, default=(4, 25), help="numbers of sampling steps (default: 4,25)"
+        "--step_counts", type=_step_counts, default=(4, 25), help="numbers of sampling steps (default: 4,25)"
     )
     parser.add_argument(
         "--count", type=_number(4, 1024), default=32, help="pictures for each LoRA and number of steps (default: 32)"
@@ -245,14 +245,11 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def step_counts(text: str) -> tuple[int, ...]:
-    """``"1,4,25"`` -> (1, 4, 25)."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= MOST_STEPS for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"takes whole numbers from 1 to {MOST_STEPS} with commas between them, such as 4,25; got {text!r}."
-        )
-    return tuple(int(part) for part in parts)
+def _step_counts(text: str) -> tuple[int, ...]:
+    try:
+        return step_counts(text, "numbers of steps")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _unknown(argument: str, parser: argparse.ArgumentParser) -> str:

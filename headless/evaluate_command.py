@@ -10,10 +10,11 @@ from pathlib import Path
 from ..training.atomic_file import write_whole
 from ..training.config import LoRAConfig
 from ..training.data.encoders import load_encoders
-from ..training.evidence.evaluation import evaluate, steps_text
+from ..training.evidence.evaluation import evaluate
 from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
 from ..training.evidence.picture_files import side_by_side
 from ..training.lora.adapter import create, load_file
+from ..training.step_counts import steps_text
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say

@@ -7,22 +7,17 @@ from pathlib import Path
 
 import torch
 
-from ..training.base.base_model import load_base
-from ..training.base.families import flux1
-from ..training.base.sampler import sample
 from ..training.config import AdversarialStageConfig
 from ..training.data.encoders import load_encoders
 from ..training.evidence.picture_files import single_pictures
+from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
-from ..training.lora.adapter import FluxLoRA, attach, load_file
+from ..training.lora.adapter import FluxLoRA, load_file
 from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
 from .train_command import base_reference
-
-# As many pictures go through the base at once as fill one picture of 1024 x 1024: more gains no speed there.
-TOKENS_AT_ONCE = 4096
 
 
 def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
@@ -59,55 +54,38 @@ def sample_pictures(
 
     Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other.
     """
-    for name, side in (("width", width), ("height", height)):
-        if side % flux1.PIXELS_PER_TOKEN:
-            raise ValueError(f"--{name} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {side}.")
+    latent_height, latent_width = latent_side(height, "--height"), latent_side(width, "--width")
     lora = load_file(lora_file.expanduser(), base_reference(config))
-    counts = step_counts or (trained_steps(lora),)
+    counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
     with joined(config.base.device) as place:
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoded = [encoders.encode_prompt(prompt) for prompt in prompts]
         encoders.free()
-        latent_height, latent_width = height // flux1.VAE_FACTOR, width // flux1.VAE_FACTOR
-        together = max(1, TOKENS_AT_ONCE // flux1.num_tokens(latent_height, latent_width))
-        groups = [range(first, min(first + together, seed + count)) for first in range(seed, seed + count, together)]
         progress = Progress("sampling")
-        total, done = sum(counts) * len(groups) * len(prompts), 0
-
-        def after_step() -> None:
-            nonlocal done
-            done += 1
-            progress.update(done, total, {})
-
-        base = load_base(lora.base, place.device)
-        attach(base, lora)
-        latents = {}
-        for number, (embeds, pooled) in enumerate(encoded, 1):
-            for steps in counts:
-                for seeds in groups:
-                    latents[number, steps, seeds] = sample(
-                        base,
-                        embeds,
-                        pooled,
-                        height=latent_height,
-                        width=latent_width,
-                        steps=steps,
-                        seeds=seeds,
-                        guidance=guidance,
-                        after_step=after_step,
-                    ).cpu()
+        seeds = range(seed, seed + count)
+        latents = sample_lora(
+            lora,
+            encoded,
+            height=latent_height,
+            width=latent_width,
+            step_counts=counts,
+            seeds=seeds,
+            guidance=guidance,
+            device=place.device,
+            after_step=lambda done, total: progress.update(done, total, {}),
+        )
         progress.close()
-        # The VAE may find no room beside the base.
-        del base
+        # The VAE may find no room beside what the base has left.
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
         folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
-        for (number, steps, seeds), batch in latents.items():
-            for own_seed, picture in zip(seeds, single_pictures(encoders.decode(batch)), strict=True):
-                paths.append(folder / f"{number:02}-steps{steps}-seed{own_seed}.png")
-                picture.save(paths[-1])
+        for number, of_prompt in enumerate(latents, 1):
+            for steps, batch in zip(counts, of_prompt, strict=True):
+                for own_seed, picture in zip(seeds, single_pictures(encoders.decode(batch)), strict=True):
+                    paths.append(folder / f"{number:02}-steps{steps}-seed{own_seed}.png")
+                    picture.save(paths[-1])
     advice, _ = advice_of(lora.provenance)
     say(f"Wrote {len(paths)} pictures to {folder}, the first is {paths[0].name}. {advice}".rstrip())
     return paths

@@ -12,13 +12,16 @@ from torch import Tensor
 from ..training.base.families import flux1
 from ..training.data.data_error import DataError
 from ..training.data.real_latents import RealLatents
-from ..training.evidence.evaluation import Evaluation, changes_nothing, evaluate, row_names, steps_text
+from ..training.evidence.evaluation import evaluate
+from ..training.evidence.evaluation_result import Evaluation
+from ..training.evidence.lora_names import changes_nothing, row_names
 from ..training.lora.adapter import FluxLoRA
+from ..training.step_counts import step_counts as numbers_of
+from ..training.step_counts import steps_text
 from . import host
-from .sample_flux_lora import step_counts as numbers_of
 from .sockets import FluxLoRASocket, RealLatentsSocket
 from .values import owned
-from .widgets import supported
+from .widgets import step_counts_problem, supported
 
 NODE = "Evaluate FLUX LoRA"
 MOST_PICTURES = 1024
@@ -106,13 +109,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, step_counts: str | None = None) -> bool | str:
-        if step_counts is None:
-            return True
-        try:
-            _numbers(step_counts)
-        except ValueError as error:
-            return str(error)
-        return True
+        return step_counts is None or step_counts_problem(step_counts, f"{NODE}: step_counts")
 
     @classmethod
     def execute(
@@ -131,16 +128,12 @@ class EvaluateFluxLoRA(io.ComfyNode):
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
         from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
 
-        counts = _numbers(step_counts)
+        counts = numbers_of(step_counts, f"{NODE}: step_counts")
         if vae is not None:
             host.check_vae(vae, NODE)
         others = {"flux_lora_2": flux_lora_2, "flux_lora_3": flux_lora_3}
         named = _named(flux_lora, {name: lora for name, lora in others.items() if lora is not None})
         progress = host.Progress(str(cls.hidden.unique_id))
-
-        def after_step(done: int, total: int) -> None:
-            progress.update(done, total)
-            host.stop_if_interrupted()
 
         def evaluate_all(device: torch.device) -> Evaluation:
             return evaluate(
@@ -152,7 +145,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
                 guidance=guidance,
                 device=device,
                 keep=pictures,
-                after_step=after_step,
+                after_step=progress.update_or_stop,
             )
 
         try:
@@ -168,17 +161,6 @@ class EvaluateFluxLoRA(io.ComfyNode):
         sources = ", ".join(f"{name} is {socket} ({lora.base.name})" for name, socket, lora in named)
         report = f"Rows: {sources}.\n{evaluation.report()}"
         return io.NodeOutput(chart, grid, report, ui=host.text_ui(report))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """``"4, 25"`` -> (4, 25). Raises ``ValueError`` that names this node."""
-    try:
-        return numbers_of(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{NODE}: step_counts must be one or more whole numbers from 1 to 1000 with commas between them, such as "
-            f"4, 25; got {text!r}."
-        ) from error
 
 
 def _named(judged: FluxLoRA, others: dict[str, FluxLoRA]) -> list[tuple[str, str, FluxLoRA]]:

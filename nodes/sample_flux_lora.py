@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +9,17 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..training.base.base_model import load_base
 from ..training.base.families import flux1
-from ..training.base.sampler import sample
-from ..training.lora import adapter as adapters
+from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.lora.adapter import FluxLoRA
+from ..training.step_counts import step_counts
 from . import host
 from .fits import check_prompt
 from .sockets import FluxLoRASocket
 from .values import owned
-from .widgets import supported
+from .widgets import step_counts_problem, supported
 
-# As many pictures go through the base at once as fill one picture of 1024 x 1024: more gains no speed there.
-TOKENS_AT_ONCE = 4096
+NODE = "Sample FLUX LoRA"
 
 
 class SampleFluxLoRA(io.ComfyNode):
@@ -31,7 +28,7 @@ class SampleFluxLoRA(io.ComfyNode):
         side = {"default": 1024, "min": flux1.PIXELS_PER_TOKEN, "max": 4096, "step": flux1.PIXELS_PER_TOKEN}
         return io.Schema(
             node_id="FluxDuelSampleFluxLoRA",
-            display_name="Sample FLUX LoRA",
+            display_name=NODE,
             category="FluxDuel",
             description="Sample with the LoRA on its own base, for one or more numbers of steps. Pictures of the same "
             "place in the batch start from the same noise, so that LoRAs and step counts can be compared.",
@@ -86,13 +83,7 @@ class SampleFluxLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, steps: str | None = None) -> bool | str:
-        if steps is None:
-            return True
-        try:
-            step_counts(steps)
-        except ValueError as error:
-            return str(error)
-        return True
+        return steps is None or step_counts_problem(steps, f"{NODE}: steps")
 
     @classmethod
     def execute(
@@ -106,56 +97,23 @@ class SampleFluxLoRA(io.ComfyNode):
         seed: int,
         guidance: float,
     ) -> io.NodeOutput:
-        counts = step_counts(steps)
-        for name, side in (("width", width), ("height", height)):
-            if side % flux1.PIXELS_PER_TOKEN:
-                raise ValueError(
-                    f"Sample FLUX LoRA: {name} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {side}."
-                )
-        prompt_embeds, pooled = host.prompt_of(conditioning, "Sample FLUX LoRA: conditioning")
-        check_prompt(flux_lora.base, prompt_embeds, pooled, "Sample FLUX LoRA: conditioning")
-        latent_height, latent_width = height // flux1.VAE_FACTOR, width // flux1.VAE_FACTOR
-        seeds = range(seed, seed + count)
-        together = max(1, TOKENS_AT_ONCE // flux1.num_tokens(latent_height, latent_width))
-        groups = [seeds[start : start + together] for start in range(0, count, together)]
+        counts = step_counts(steps, f"{NODE}: steps")
+        latent_height, latent_width = latent_side(height, f"{NODE}: height"), latent_side(width, f"{NODE}: width")
+        prompt_embeds, pooled = host.prompt_of(conditioning, f"{NODE}: conditioning")
+        check_prompt(flux_lora.base, prompt_embeds, pooled, f"{NODE}: conditioning")
         progress = host.Progress(str(cls.hidden.unique_id))
-        evaluations = sum(counts) * len(groups)
-        done = itertools.count(1)
-
-        def after_step() -> None:
-            progress.update(next(done), evaluations)
-            host.stop_if_interrupted()
 
         def sample_all(device: torch.device) -> Tensor:
-            base = load_base(flux_lora.base, device)
-            adapters.attach(base, owned(flux_lora))
-            return torch.cat(
-                [
-                    sample(
-                        base,
-                        prompt_embeds,
-                        pooled,
-                        height=latent_height,
-                        width=latent_width,
-                        steps=number,
-                        seeds=group,
-                        guidance=guidance,
-                        after_step=after_step,
-                    ).cpu()
-                    for number in counts
-                    for group in groups
-                ]
+            return sample_lora(
+                owned(flux_lora),
+                [(prompt_embeds, pooled)],
+                height=latent_height,
+                width=latent_width,
+                step_counts=counts,
+                seeds=range(seed, seed + count),
+                guidance=guidance,
+                device=device,
+                after_step=progress.update_or_stop,
             )
 
-        return io.NodeOutput({"samples": flux1.denormalise(host.with_device(sample_all))})
-
-
-def step_counts(text: str) -> tuple[int, ...]:
-    """``"1, 4, 25"`` -> (1, 4, 25). Raises ``ValueError`` for anything but whole numbers from 1 to 1000."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1000 for part in parts):
-        raise ValueError(
-            f"Sample FLUX LoRA: steps must be one or more whole numbers from 1 to 1000 with commas between them, "
-            f"such as 1, 4, 25; got {text!r}."
-        )
-    return tuple(int(part) for part in parts)
+        return io.NodeOutput({"samples": flux1.denormalise(host.with_device(sample_all).flatten(0, 2))})

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 
 from ..training.config import Config
+from ..training.step_counts import step_counts
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 
@@ -66,3 +67,12 @@ def configuration(config: type[ConfigType], values: Mapping[str, Any]) -> Config
     Raises ``ValueError`` for a value out of range, which can only come in through a wire.
     """
     return config(**{field.name: values[field.name] for field in dataclasses.fields(config) if field.name in values})
+
+
+def step_counts_problem(text: str, where: str) -> bool | str:
+    """What ``validate_inputs`` answers about numbers of sampling steps: ``True``, or what is wrong with them."""
+    try:
+        step_counts(text, where)
+    except ValueError as error:
+        return str(error)
+    return True

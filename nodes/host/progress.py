@@ -7,11 +7,13 @@ import comfy.utils
 from PIL import Image
 from server import PromptServer
 
+from .memory import stop_if_interrupted
+
 PREVIEW_SIDE = 512
 
 
 class Progress:
-    """The node's progress bar. ``update`` never raises: Cancel is left to ``interrupted``."""
+    """The node's progress bar. ``update`` never raises: Cancel is left to whoever asks for it."""
 
     def __init__(self, node: str) -> None:
         self._bar = comfy.utils.ProgressBar(1, node_id=node)
@@ -23,6 +25,11 @@ class Progress:
         except memory.InterruptProcessingException:
             # The bar's own check took the request down; whoever polls for it still has to see it.
             memory.interrupt_current_processing(True)
+
+    def update_or_stop(self, done: int, total: int) -> None:
+        """``update``, and then the end of the graph where the user pressed Cancel."""
+        self.update(done, total)
+        stop_if_interrupted()
 
 
 def show_text(node: str, text: str) -> None:

@@ -26,7 +26,7 @@ class TinyEncoders:
 
     @functools.cached_property
     def vae_key(self) -> str:
-        # The names of class, weights and number type are those of the host's VAE: nodes/host/encoders.py makes the same key.
+        # Names of class, weights and number type are those of the host's VAE: nodes/host/encoders.py has the same key.
         return f"{weights_key('TAESD', _tiny_vae_weights())}/{torch.float32}"
 
     @functools.cached_property

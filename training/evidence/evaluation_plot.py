@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .evaluation import Evaluation
+from .evaluation_result import Evaluation
 from .latent_metrics import Measurement
 from .plot import drawn, new_figure
 

@@ -18,9 +18,10 @@ from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
 from fluxduel.training.data.data_error import DataError
 from fluxduel.training.data.real_latents import Prompt, RealLatents
 from fluxduel.training.evidence import evaluation as module
-from fluxduel.training.evidence import latent_metrics
-from fluxduel.training.evidence.evaluation import changes_nothing, evaluate, row_names
+from fluxduel.training.evidence import evaluation_reals, latent_metrics, sample_lora
+from fluxduel.training.evidence.evaluation import evaluate
 from fluxduel.training.evidence.evaluation_plot import picture_grid, plot_evaluation
+from fluxduel.training.evidence.lora_names import changes_nothing, row_names
 from fluxduel.training.evidence.metrics import held_out_flow_loss
 from fluxduel.training.evidence.random_features import FeatureSpace
 from fluxduel.training.lora import adapter as lora
@@ -68,7 +69,7 @@ def sampled(monkeypatch) -> list[dict[str, object]]:
         calls.append({"embeds": embeds, **options})
         return sample(base, embeds, pooled, **options)
 
-    monkeypatch.setattr(module.sampler, "sample", spy)
+    monkeypatch.setattr(sample_lora, "sample", spy)
     return calls
 
 
@@ -119,7 +120,7 @@ def test_the_floor_is_of_as_many_pictures_as_a_row(start, real, monkeypatch):
         floors.append((len(train), len(held_out)))
         return latent_metrics.Measurement(**dict.fromkeys(FIELDS, 0.25))
 
-    monkeypatch.setattr(module.latent_metrics, "floor", spy)
+    monkeypatch.setattr(evaluation_reals.latent_metrics, "floor", spy)
     found = evaluate([("one", start)], real, **SETTINGS)
     assert floors == [(COUNT, 5)] and found.floor is not None and found.floor.frechet == 0.25
 
@@ -160,7 +161,7 @@ def test_pictures_of_one_caption_go_through_the_base_together(start, real, sampl
     whole = evaluate([("one", start)], one_caption, **SETTINGS | {"step_counts": (1,)}, keep=COUNT)
     assert [call["seeds"] for call in sampled] == [[40, 41, 42, 43, 44, 45]]
     # As many as fill one picture of 1024 x 1024, and no more.
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 4 * 16)
+    monkeypatch.setattr(sample_lora, "TOKENS_AT_ONCE", 4 * 16)
     parts = evaluate([("one", start)], one_caption, **SETTINGS | {"step_counts": (1,)}, keep=COUNT)
     assert [call["seeds"] for call in sampled[1:]] == [[40, 41, 42, 43], [44, 45]]
     torch.testing.assert_close(whole.results[0].latents, parts.results[0].latents, rtol=1e-4, atol=1e-5)
