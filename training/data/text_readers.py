@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .encoder_files import EncodersError, damaged
 
@@ -20,7 +20,7 @@ T5_LEAST_TOKENS = 256
 
 
 class TextReaders:
-    """CLIP-L and T5 with their tokenizers, in memory."""
+    """CLIP-L and T5 with their tokenizers, in memory: CLIP on the device, T5 not (see ``compute_by_blocks``)."""
 
     def __init__(self, folder: Path, precision: torch.dtype, device: torch.device) -> None:
         try:
@@ -34,18 +34,16 @@ class TextReaders:
         self._t5_tokenizer = _load_tokenizer(T5TokenizerFast, folder / "tokenizer_2")
         # CLIP is small: nothing is saved by rounding it.
         self._clip = _load_text_model(CLIPTextModel, folder / "text_encoder", torch.float32).to(device)
-        self._t5 = _load_text_model(T5EncoderModel, folder / "text_encoder_2", precision).to(device)
-        _compute_in_fp32(self._t5)
+        self._t5 = _load_text_model(T5EncoderModel, folder / "text_encoder_2", precision)
+        compute_by_blocks(self._t5, device)
 
     def read(self, caption: str, max_tokens: int) -> tuple[Tensor, Tensor]:
         """(L, D) and (P,), fp32 on the CPU."""
-        clip = self._clip(input_ids=self._batch(clip_tokens(self._clip_tokenizer, caption))).pooler_output
-        tokens = self._batch(t5_tokens(self._t5_tokenizer, caption, max_tokens))
-        embeds = self._t5(inputs_embeds=self._t5.get_input_embeddings()(tokens).float()).last_hidden_state
+        clip_ids = torch.tensor([clip_tokens(self._clip_tokenizer, caption)], device=self._device)
+        clip = self._clip(input_ids=clip_ids).pooler_output
+        words = self._t5.get_input_embeddings()(torch.tensor([t5_tokens(self._t5_tokenizer, caption, max_tokens)]))
+        embeds = self._t5(inputs_embeds=words.to(self._device, torch.float32)).last_hidden_state
         return embeds[0].float().cpu(), clip[0].float().cpu()
-
-    def _batch(self, tokens: Sequence[int]) -> Tensor:
-        return torch.tensor([tokens], device=self._device)
 
 
 def clip_tokens(tokenizer: Any, caption: str) -> list[int]:
@@ -76,20 +74,27 @@ def _cut(ids: list[int], end: int, most: int) -> list[int]:
     return ids if len(ids) <= most else [*ids[: most - 1], end]
 
 
-def _compute_in_fp32(t5: nn.Module) -> None:
-    """Has each block compute in fp32, whatever its weights are kept in: one block at a time is enlarged."""
-    kept = next(t5.parameters()).dtype
-    t5.encoder.final_layer_norm.float()
-    if kept == torch.float32:
-        return
-    for block in t5.encoder.block:
-        block.register_forward_pre_hook(lambda module, _: _cast(module, torch.float32))
-        block.register_forward_hook(lambda module, _inputs, _outputs: _cast(module, kept))
+class _Visitor(nn.Module):
+    """A block that computes in fp32 on ``device``, and is there for as long as it computes."""
+
+    def __init__(self, block: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.block = block
+        self._device = device
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        visiting = {name: weight.to(self._device, torch.float32) for name, weight in self.block.named_parameters()}
+        return functional_call(self.block, visiting, inputs, options)
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    # A hook's result would replace what goes in or comes out, and Module.to returns the module.
-    module.to(dtype)
+def compute_by_blocks(t5: nn.Module, device: torch.device) -> None:
+    """Has T5's encoder compute in fp32 on ``device``, whatever type and place its weights are kept in.
+
+    One block at a time is copied there and enlarged: of T5-XXL 0.8 GB, where all of it would be 19 GB. The table of
+    embeddings stays where it is.
+    """
+    t5.encoder.final_layer_norm.to(device, torch.float32)
+    t5.encoder.block = nn.ModuleList(_Visitor(block, device) for block in t5.encoder.block)
 
 
 def _load_tokenizer(kind: Any, folder: Path) -> Any:

@@ -129,6 +129,30 @@ def test_bf16_is_how_t5_is_kept_and_not_how_it_computes(folder: Path) -> None:
     assert not torch.allclose(rounded, flux(folder, precision="fp32").encode_prompt("a small red cat")[0], atol=1e-5)
 
 
+def test_one_block_of_t5_at_a_time_is_where_it_computes(original: Path) -> None:
+    """On the meta device, where weights have a place and no values: all else of T5 stays in ordinary memory."""
+    from transformers import T5EncoderModel
+
+    t5 = T5EncoderModel.from_pretrained(original / "text_encoder_2", torch_dtype=torch.bfloat16).eval()
+    meta = torch.device("meta")
+    text_readers.compute_by_blocks(t5, meta)
+    there: list[set[int]] = []
+
+    def look(module: torch.nn.Module, _: object) -> None:
+        moved = [weight for weight in module.parameters() if weight.device == meta]
+        assert all(weight.dtype == torch.float32 for weight in moved)
+        there.append({id(weight) for weight in moved})
+
+    for number, visitor in enumerate(t5.encoder.block):
+        visitor.block.register_forward_pre_hook(look)
+        assert {weight.device.type for weight in visitor.parameters()} == {"cpu"}, f"block {number}"
+    embeds = t5(inputs_embeds=torch.zeros(1, 256, 24, device=meta)).last_hidden_state
+    assert (embeds.device, embeds.dtype, embeds.shape) == (meta, torch.float32, (1, 256, 24))
+    assert len(there) == len(t5.encoder.block) == 2 and all(there)
+    still = {name for name, weight in t5.named_parameters() if weight.device == meta}
+    assert still == {"encoder.final_layer_norm.weight"}
+
+
 def test_the_posterior_is_the_vaes_own_and_raw(original: Path) -> None:
     mean, std = flux(original).encode_image(pixels(32, 48))
     vae = AutoencoderKL.from_pretrained(original / "vae").eval()
