@@ -58,7 +58,8 @@ class Head(nn.Module):
 class FluxFeatures(Discriminator):
     """Heads on the feature maps that ``features(latents, sigma, conditioning)`` gives: one map of logits for each.
 
-    The function is held, but is no part of the module: ``parameters()`` are the heads' alone, in fp32.
+    The function is held, but is no part of the module: ``parameters()`` are the heads' alone, in fp32. The maps stay in
+    the type that they come in; each head enlarges its own.
     """
 
     def __init__(

@@ -166,7 +166,8 @@ class FluxBase:
         """What the frozen base, adapter off, makes of ``latents``: the image tokens after each block of ``taps``.
 
         Arguments as of ``velocity``; ``taps`` are indices into ``blocks``, rising. Each feature map is (batch, width,
-        h / 2, w / 2), in fp32. Blocks after the last tap do not run. Gradients flow through to ``latents``.
+        h / 2, w / 2), in the base's type: whoever computes with it enlarges it when its turn comes. Blocks after the
+        last tap do not run. Gradients flow through to ``latents``.
         """
         height, width = latents.shape[-2:]
         transformer, dtype, device = self.transformer, self.dtype, latents.device
@@ -185,7 +186,7 @@ class FluxBase:
                 text, image = self._checkpoint(block, *arguments) if recompute else block(*arguments)
                 if index in taps:
                     maps.append(flux1.token_map(image, height, width))
-        return [feature.to(torch.promote_types(dtype, torch.float32)) for feature in maps]
+        return maps
 
     def _guidance(self, guidance: float | Tensor, sigma: Tensor) -> Tensor | None:
         if not self.guidance_embeds:

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..base.base_model import BaseReference, FluxBase
 from ..config import LoRAConfig
@@ -56,7 +57,10 @@ def create(reference: BaseReference, config: LoRAConfig) -> FluxLoRA:
 
 
 def attach(base: FluxBase, lora: FluxLoRA) -> None:
-    """Put ``lora`` on ``base``, in fp32 and trainable, in place of an adapter that may be there.
+    """Put ``lora`` on ``base``, trainable, in place of an adapter that may be there.
+
+    The weights are kept, and their gradients collected, in fp32; each layer computes in the type of the base's
+    activations, so that a base in bf16 keeps none of them in fp32.
 
     The value is copied: training the base leaves ``lora`` as it is. Draws nothing from the global random state.
 
@@ -78,12 +82,25 @@ def attach(base: FluxBase, lora: FluxLoRA) -> None:
     # On the meta device: the weights come from the value, and initial ones would be drawn from the global generator.
     inject_adapter_in_model(config, base.transformer, ADAPTER, low_cpu_mem_usage=True)
     for name, layer in _lora_layers(base):
+        # PEFT would copy each layer's input to the factors' fp32, once for each of q, k and v.
+        layer.cast_input_dtype_enabled = False
         device = layer.get_base_layer().weight.device
         for part, suffix in ((layer.lora_A, DOWN), (layer.lora_B, UP)):
             weight = lora.tensors[name + suffix].detach().to(device=device, dtype=torch.float32, copy=True)
-            part[ADAPTER].weight = nn.Parameter(weight)
+            part[ADAPTER] = _Factor(weight)
     base.transformer.eval()
     base.find_adapter()
+
+
+class _Factor(nn.Linear):
+    """One of a layer's two matrices: kept in fp32, multiplied in the type of its input."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.to(x.dtype))
 
 
 def snapshot(base: FluxBase) -> dict[str, Tensor]:

@@ -37,7 +37,14 @@ class Optimiser:
     ) -> None:
         self.parameters = list(parameters)
         self._max_grad_norm = max_grad_norm or math.inf
-        self._adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        # Fused, where there are kernels for it: otherwise CUDA's updates hold one more fp32 copy of all weights.
+        self._adamw = torch.optim.AdamW(
+            self.parameters,
+            lr=learning_rate,
+            betas=betas,
+            weight_decay=weight_decay,
+            fused=True if all(parameter.is_cuda for parameter in self.parameters) else None,
+        )
         name = "constant_with_warmup" if schedule == "constant" else schedule
         self._schedule = get_scheduler(name, self._adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
 

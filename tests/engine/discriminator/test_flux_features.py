@@ -68,11 +68,11 @@ def test_features_are_the_blocks_own_in_a_pass_of_the_transformer(start, dtype, 
         same = without_lora.features(**looked_at(), taps=taps)
     assert len(maps) == len(taps)
     for tap, got, unadapted in zip(taps, maps, same, strict=True):
-        assert got.dtype == torch.float32 and got.shape == (2, base.width, 2, 3)
+        assert got.dtype == dtype and got.shape == (2, base.width, 2, 3)
         assert outputs[tap].shape == (2, 6, base.width), "image tokens without the prompt's"
         for row in range(2):
             for column in range(3):
-                assert torch.equal(got[:, :, row, column], outputs[tap][:, row * 3 + column].float())
+                assert torch.equal(got[:, :, row, column], outputs[tap][:, row * 3 + column])
         assert torch.equal(got, unadapted)
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import Parameter
 
 from fluxduel.training.stages.optimiser import NonFiniteError, Optimiser, RunningAverage
@@ -25,6 +26,19 @@ def test_the_norm_is_over_all_parameters_and_clipped():
     a.grad, b.grad = torch.full((2,), 3.0), torch.full((3,), 4.0)
     assert optimiser.step() == pytest.approx(math.sqrt(2 * 9 + 3 * 16))
     assert a.grad is None and b.grad is None
+
+
+def test_updates_are_fused_on_cuda_alone():
+    """Counted on tensors that have a device and a shape, and no values; the CPU keeps its own loop, bit for bit."""
+    with FakeTensorMode():
+        weight = Parameter(torch.zeros(3, device="cuda"))
+        optimiser = make([weight])
+        weight.grad = torch.ones(3, device="cuda")
+        optimiser.apply()
+        group, moments = optimiser._adamw.param_groups[0], optimiser._adamw.state[weight]
+    assert group["fused"] and moments["step"].device.type == "cuda"
+    optimiser = make([Parameter(torch.zeros(3))])
+    assert not optimiser._adamw.param_groups[0]["fused"]
 
 
 def test_a_bad_gradient_updates_nothing():
