@@ -25,16 +25,18 @@ from ..evidence import metrics
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from . import discriminator_files
-from .balance import GradientRatio
 from .endpoints import Levels, draw_levels, judged_endpoints
+from .gradient_ratio import GradientRatio
+from .gradient_watch import GradientWatch
 from .health import Examiner
 from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits
-from .monitor import GradientWatch, Monitor, Verdict
+from .monitor import Monitor
 from .optimiser import Optimiser
 from .ranks import ALONE, Ranks
 from .replay import Replay
 from .schedules import annealed
 from .stage import Stage, check_finite, sigma_statistics
+from .watch import Verdict
 
 # Updates between two looks at held-out reals, by which the augmentation is steered.
 OVERFITTING_EVERY = 8

@@ -18,7 +18,7 @@ from ..evidence import latent_metrics
 from ..evidence.random_features import SMALLEST_SIDE, FeatureSpace
 from ..lora.sampling_advice import FEW_STEPS, ORDINARY_STEPS
 from .endpoints import judged_endpoints
-from .monitor import Health
+from .watch import Health
 
 # A distance to fewer pictures than these says little; training pictures then take the place of held-out ones.
 FEWEST_HELD_OUT = 8

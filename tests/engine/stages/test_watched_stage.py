@@ -27,8 +27,8 @@ from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.stages import health
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.health import Examiner
-from fluxduel.training.stages.monitor import Health, Verdict
 from fluxduel.training.stages.stage import StageResult
+from fluxduel.training.stages.watch import Health, Verdict
 
 WATCHED = dataclasses.replace(
     CONFIG, watch=True, validate_every=2, steps=8, learning_rate=1e-4, watch_pictures=4, target_steps=2,
