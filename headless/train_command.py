@@ -26,8 +26,8 @@ from ..training.runs import run_directory
 from ..training.runs.run_directory import Fingerprint
 from ..training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 from ..training.stages import discriminator_files
-from ..training.stages.adversarial_stage import check_target
 from ..training.stages.stage import StageFailure, StageResult
+from ..training.stages.target_checks import check_target
 from .launched import Place, joined
 from .run_config import RunConfig
 from .run_reporter import STAGE_NAMES, QuietReporter, RunReporter

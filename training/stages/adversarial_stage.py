@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,35 +12,28 @@ import torch
 from torch import Tensor
 
 from ...discriminator import augment
-from ...discriminator import losses as gan
 from ...discriminator.interface import Conditioning, Seen
 from .. import draws, flow
-from ..base.base_model import read_transformer_config
 from ..base.families import flux1
 from ..config import AdversarialStageConfig, DiscriminatorConfig
-from ..data.batches import Batch, held_out_batches, in_few_step_mode
-from ..data.data_error import DataError
-from ..data.real_latents import RealLatents, drawn
-from ..evidence import metrics
-from ..lora import adapter as adapters
+from ..data.batches import Batch
+from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
 from . import discriminator_files
 from .endpoints import Levels, draw_levels, judged_endpoints
 from .gradient_ratio import GradientRatio
 from .gradient_watch import GradientWatch
-from .health import Examiner
 from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits
 from .monitor import Monitor
 from .optimiser import Optimiser
+from .overfitting import Overfitting
 from .ranks import ALONE, Ranks
 from .replay import Replay
 from .schedules import annealed
 from .stage import Stage, check_finite, sigma_statistics
-from .watch import Verdict
-
-# Updates between two looks at held-out reals, by which the augmentation is steered.
-OVERFITTING_EVERY = 8
-OVERFITTING_SAMPLES = 16
+from .stage_watch import StageWatch
+from .target_checks import check_target
+from .update_statistics import gradient_statistics, sample_verdicts, verdict_statistics
 
 
 class Prediction(NamedTuple):
@@ -100,19 +93,12 @@ class AdversarialStage(Stage):
             total_steps=config.discriminator_warmup + config.steps * config.discriminator_updates,
         )
         self.gradient_ratio = GradientRatio(config.gradient_ratio, config.adversarial_weight)
-        self.augmentation = augment.AdaptiveProbability(
-            0.0 if discriminator.augmentation == "off" else discriminator.augmentation_probability
-        )
+        self.overfitting = Overfitting(data, discriminator, two_samplers=len(self.endpoints) > 1)
         self.replay = Replay(config.seed)
         self.made: list[Tensor] = []
         self.taught = 0
         self.monitor = Monitor()
-        self.examiner = Examiner(data, config)
-        self.best: Mapping[str, Tensor] = start.tensors
-        self.begun = False
-        # Updates of the LoRA that were due, left-out ones included: the number that notes give.
-        self.attempted = 0
-        self.first_losses: tuple[float, float] | None = None
+        self.watch = StageWatch(self, config, self.monitor)
 
     @property
     def total(self) -> int:
@@ -140,7 +126,7 @@ class AdversarialStage(Stage):
         for draw in spare[: max(0, updates - 1)]:
             values |= self.update_discriminator(draw)
         values |= self.update_both(last, step - warmup, teach=updates > 0)
-        return values | self.watch_updates(values, step - warmup)
+        return values | self.watch.after_update(step - warmup + 1, values["pair_accuracy"])
 
     def update_both(self, draw: int, update: int, teach: bool) -> dict[str, float]:
         """One update of the LoRA and, with ``teach``, one of the discriminator on the same fakes."""
@@ -183,15 +169,18 @@ class AdversarialStage(Stage):
         means = check_finite(batches, losses, self.ranks)
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.apply(self.optimiser, self.monitor.lora)
+        measured = gradient_statistics(gradients, self.ranks)
+        self.gradient_ratio.update(measured["diffusion_velocity_grad"], measured["adversarial_velocity_grad"])
+        told = sample_verdicts(verdicts, self.ranks)
         return {
             **means,
             **weights,
-            **self.gradient_statistics(gradients),
-            **self.verdict_statistics(verdicts),
+            **measured,
+            **verdict_statistics(self.judge.loss, *told),
             **sigma_statistics(sigmas, self.ranks),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
-            **(self.teach_discriminator(verdicts, draw) if teach else {}),
+            **(self.teach_discriminator(verdicts, told, draw) if teach else {}),
             "images_seen": float((update + 1) * self.images_per_update),
         }
 
@@ -213,10 +202,20 @@ class AdversarialStage(Stage):
             _collect(losses, discriminator_loss=loss, discriminator_penalty=penalty)
             verdicts.append(told)
         means = check_finite(batches, losses, self.ranks)
-        return {**means, **self.verdict_statistics(verdicts), **self.teach_discriminator(verdicts, draw)}
+        samples = sample_verdicts(verdicts, self.ranks)
+        return {
+            **means,
+            **verdict_statistics(self.judge.loss, *samples),
+            **self.teach_discriminator(verdicts, samples, draw),
+        }
 
-    def teach_discriminator(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
-        """Apply the gradient that the discriminator has collected."""
+    def teach_discriminator(
+        self, verdicts: list[tuple[Verdicts, Verdicts]], samples: list[Tensor], draw: int
+    ) -> dict[str, float]:
+        """Apply the gradient that the discriminator has collected.
+
+        ``verdicts``: on real and on fake, of each micro-batch; ``samples``: each sample's mean of them, over all ranks.
+        """
         learning_rate = self.discriminator_optimiser.learning_rate
         norm = self.apply(self.discriminator_optimiser, self.monitor.discriminator)
         self.taught += 1
@@ -229,10 +228,23 @@ class AdversarialStage(Stage):
             everywhere = itertools.chain(*self.ranks.gather_objects([tuple(map(on_cpu, pair)) for pair in verdicts]))
             self.judges.update_lecam(*zip(*everywhere, strict=True))
         return {
-            **self.steer_augmentation(verdicts, draw),
+            **self.steer_augmentation(samples, draw),
             "discriminator_grad_norm": norm,
             "discriminator_learning_rate": learning_rate,
         }
+
+    def steer_augmentation(self, samples: list[Tensor], draw: int) -> dict[str, float]:
+        """Now and then compare held-out reals with training reals; augment more while only the latter pass."""
+        if not self.overfitting.due(self.taught):
+            return {}
+        batch = self.overfitting.reals(draw).to(self.device)
+        with torch.no_grad():
+            shown = self.shown(batch, self.levels(batch, draw), batch.x0, draw)
+            seen = self.judges.look(shown.real, shown.level, shown.conditioning)
+            judged = self.judges.verdicts(seen, shown.rows)
+        held_out = self.ranks.agreed(torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item())
+        real, fake = (side.mean().item() for side in samples)
+        return self.overfitting.answer(real, held_out, fake, self.monitor.balance)
 
     def apply(self, optimiser: Optimiser, watch: GradientWatch) -> float:
         """One network's update, left out where its gradient is far out of line. Returns the gradient's norm."""
@@ -254,133 +266,6 @@ class AdversarialStage(Stage):
         """How often the discriminator is updated before and with the next update of the LoRA."""
         base = self.config.discriminator_updates
         return base if self.config.discriminator_ratio == "fixed" else self.monitor.balance.discriminator_updates(base)
-
-    def watch_updates(self, values: dict[str, float], update: int) -> dict[str, float]:
-        """Let the monitor see an update of the LoRA, and do as it says."""
-        self.attempted = update + 1
-        self.monitor.balance.update(values["pair_accuracy"])
-        if not self.config.watch:
-            return {}
-        self.obey(self.monitor.after_update(self.attempted))
-        return self.monitor.scalars()
-
-    def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
-        """Also sample with the weights that would be delivered, and let the monitor judge."""
-        values = super().validate(after_step)
-        if not self.watches_samples or (self.begun and not self.attempted):
-            return values
-        with self.delivered_weights():
-            health = self.examiner.examine(self.base, self.flow_drift(values, after_step), after_step)
-        health = self.ranks.from_first(health)
-        if not self.begun:
-            self.monitor.checkups.begin(health, self.examiner.diversity_real)
-            self.begun = True
-        else:
-            self.obey(self.monitor.examine(self.attempted, health))
-        measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
-        return values | measured
-
-    def flow_drift(self, values: dict[str, float], after_step: Callable[[], None]) -> float | None:
-        """The held-out flow loss as far as the adversarial loss may be to blame for it.
-
-        Where the flow loss on training pictures has risen by less, or has even fallen, the LoRA overfits, for which a
-        lower adversarial weight is no cure: then the rise on training pictures counts.
-        """
-        if "held_out_loss" not in values:
-            return None
-        seen = drawn(self.data.training, min(len(self.data.held_out), metrics.MOST_PICTURES), "watch/training")
-        losses = (
-            values["held_out_loss"],
-            self.ranks.agreed(
-                metrics.held_out_flow_loss(
-                    self.base,
-                    replace(self.data, held_out=seen),
-                    self.config.guidance,
-                    batch_size=self.config.batch_size,
-                    after_step=after_step,
-                )
-            ),
-        )
-        self.first_losses = self.first_losses or losses
-        return self.first_losses[0] * min(now / first for now, first in zip(losses, self.first_losses, strict=True))
-
-    def obey(self, verdict: Verdict) -> None:
-        """Keep, restore or end, as the monitor decided."""
-        if verdict.kind == "best":
-            self.best = self.delivered()
-        elif verdict.kind in ("roll back", "stop"):
-            self.return_to_best()
-
-    def return_to_best(self) -> None:
-        """Put back the best state so far, which is the start where none was better."""
-        adapters.restore(self.base, self.best)
-        self.optimiser.forget()
-        if self.average is not None:
-            self.average.restart()
-
-    @property
-    def watches_samples(self) -> bool:
-        """Whether the LoRA is sampled with at each validation."""
-        return self.config.watch and self.examiner.possible
-
-    @property
-    def ended(self) -> bool:
-        return self.monitor.checkups.stopped
-
-    @property
-    def updates(self) -> int:
-        return self.lora_updates + self.taught
-
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        tensors, numbers = super().state()
-        moments, judging = self.discriminator_optimiser.state()
-        tensors |= {
-            "discriminator": {name: t.detach().to("cpu", copy=True) for name, t in self.judges.state_dict().items()},
-            "discriminator_optimiser": moments,
-            "replay": self.replay.state(),
-        }
-        if self.best is not self.start.tensors:
-            tensors["best"] = dict(self.best)
-        return tensors, numbers | {
-            "discriminator_optimiser": judging,
-            "lecam": {endpoint: means.state_dict() for endpoint, means in self.judges.lecam.items()},
-            "gradient_ratio": self.gradient_ratio.state_dict(),
-            "augmentation": self.augmentation.state_dict(),
-            "monitor": self.monitor.state(),
-            "first_scores": self.examiner.first_scores,
-            "first_losses": self.first_losses,
-            "begun": self.begun,
-            "attempted": self.attempted,
-            "taught": self.taught,
-        }
-
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
-        super().restore(tensors, numbers)
-        discriminator_files.restore(self.judges, tensors["discriminator"])
-        self.discriminator_optimiser.restore(tensors["discriminator_optimiser"], numbers["discriminator_optimiser"])
-        self.replay.restore(tensors["replay"])
-        self.best = tensors.get("best", self.start.tensors)
-        for endpoint, means in self.judges.lecam.items():
-            means.load_state_dict(numbers["lecam"][endpoint])
-        self.gradient_ratio.load_state_dict(numbers["gradient_ratio"])
-        self.augmentation.load_state_dict(numbers["augmentation"])
-        self.monitor.restore(numbers["monitor"])
-        self.examiner.first_scores = list(numbers["first_scores"])
-        first = numbers["first_losses"]
-        self.first_losses = None if first is None else (first[0], first[1])
-        self.begun, self.attempted, self.taught = (numbers[name] for name in ("begun", "attempted", "taught"))
-
-    def take_notes(self) -> list[str]:
-        return self.monitor.take_lines() if self.config.watch else []
-
-    def keep(self, run_folder: Path) -> None:
-        path = run_folder / "discriminator.safetensors"
-        discriminator_files.save(self.judges.state_dict(), self.judge, self.base.reference.name, path)
-
-    def conclude(self) -> None:
-        if self.begun:
-            self.monitor.checkups.conclude()
-            self.return_to_best()
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
         batches = super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
@@ -429,9 +314,9 @@ class AdversarialStage(Stage):
         fake_noise = draws.normals(seed, draw, positions, "fake noise", shape).to(batch.x0)
         real = flow.interpolate(batch.x0, real_noise, levels.seen)
         fake = flow.renoise(endpoint, levels.end, levels.seen, fake_noise)
-        if self.augmentation.probability > 0:
+        if self.overfitting.augmentation.probability > 0:
             uniforms = draws.uniforms(seed, draw, positions, "augmentation", (augment.UNIFORMS,))
-            drawn = augment.draw(len(positions), *shape[1:], self.augmentation.probability, uniforms)
+            drawn = augment.draw(len(positions), *shape[1:], self.overfitting.augmentation.probability, uniforms)
             real, fake = augment.apply(real, drawn), augment.apply(fake, drawn)
         few_step = self.few_step(batch)
         rows = {name: [row for row, few in enumerate(few_step) if few == (name == "x0")] for name in self.endpoints}
@@ -460,27 +345,6 @@ class AdversarialStage(Stage):
             shown = self.shown(batch, prediction.levels, mixed, shown.draw)
             return shown, self.judges.look(shown.fake, shown.level, shown.conditioning)
 
-    def steer_augmentation(self, verdicts: list[tuple[Verdicts, Verdicts]], draw: int) -> dict[str, float]:
-        """Now and then compare held-out reals with training reals; augment more while only the latter pass."""
-        if (self.taught - 1) % OVERFITTING_EVERY or not self.data.held_out:
-            return {}
-        batch = next(held_out_batches(self.data, OVERFITTING_SAMPLES, few_step=False)).to(self.device)
-        batch = replace(batch, few_step=in_few_step_mode(draw, batch.positions) if len(self.endpoints) > 1 else ())
-        with torch.no_grad():
-            levels = self.levels(batch, draw)
-            shown = self.shown(batch, levels, batch.x0, draw)
-            seen = self.judges.look(shown.real, shown.level, shown.conditioning)
-            judged = self.judges.verdicts(seen, shown.rows)
-        held_out = self.ranks.agreed(torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item())
-        real, fake = (side.mean().item() for side in self.samples(verdicts))
-        values = {"held_out_logits": held_out}
-        if self.judge.augmentation == "adaptive":
-            self.augmentation.update(real, held_out, fake)
-            values["augmentation_probability"] = self.augmentation.probability
-        at_limit = self.judge.augmentation != "adaptive" or self.augmentation.probability >= self.augmentation.ceiling
-        self.monitor.balance.check_overfit(real, held_out, fake, at_limit)
-        return values
-
     def weights(self, update: int) -> dict[str, float]:
         """Both weights at this update of the LoRA, counted from 0."""
         config = self.config
@@ -500,74 +364,57 @@ class AdversarialStage(Stage):
             "diffusion_weight": diffusion if config.objective == "hybrid" else 0.0,
         }
 
-    def gradient_statistics(self, gradients: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Norms of both losses' gradients at the velocity, over the whole batch, and the cosine between them."""
-        products = [torch.stack([(a * a).sum(), (b * b).sum(), (a * b).sum()]) for a, b in gradients]
-        everywhere = self.ranks.gather(torch.cat(products)).view(-1, 3)
-        diffusion, adversarial, inner = everywhere.sum(0)
-        norms = [(value.sqrt() / len(everywhere)).item() for value in (diffusion, adversarial)]
-        self.gradient_ratio.update(*norms)
-        cosine = inner / (diffusion * adversarial).sqrt().clamp_min(1e-30)
-        return {
-            "diffusion_velocity_grad": norms[0],
-            "adversarial_velocity_grad": norms[1],
-            "velocity_grad_cosine": cosine.item(),
+    def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
+        """Also sample with the weights that would be delivered, and let the monitor judge."""
+        values = super().validate(after_step)
+        return values | self.watch.examine(values, after_step)
+
+    def conclude(self) -> None:
+        self.watch.conclude()
+
+    @property
+    def ended(self) -> bool:
+        return self.monitor.checkups.stopped
+
+    @property
+    def updates(self) -> int:
+        return self.lora_updates + self.taught
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        tensors, numbers = super().state()
+        moments, judging = self.discriminator_optimiser.state()
+        tensors |= {
+            "discriminator": {name: t.detach().to("cpu", copy=True) for name, t in self.judges.state_dict().items()},
+            "discriminator_optimiser": moments,
+            "replay": self.replay.state(),
+        }
+        kept, decided = self.watch.state()
+        return tensors | kept, numbers | decided | {
+            "discriminator_optimiser": judging,
+            "lecam": {endpoint: means.state_dict() for endpoint, means in self.judges.lecam.items()},
+            "gradient_ratio": self.gradient_ratio.state_dict(),
+            "augmentation": self.overfitting.state(),
+            "taught": self.taught,
         }
 
-    def verdict_statistics(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> dict[str, float]:
-        """Mean logits and accuracy on real and on fake, over all samples of one update."""
-        real, fake = self.samples(verdicts)
-        maps = [[side.reshape(-1, 1, 1, 1)] for side in (real, fake)]
-        real_accuracy, fake_accuracy = gan.accuracy(self.judge.loss, *maps)
-        return {
-            "real_logits": real.mean().item(),
-            "fake_logits": fake.mean().item(),
-            "real_accuracy": real_accuracy,
-            "fake_accuracy": fake_accuracy,
-            "pair_accuracy": gan.pair_accuracy(*maps),
-        }
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
+        super().restore(tensors, numbers)
+        discriminator_files.restore(self.judges, tensors["discriminator"])
+        self.discriminator_optimiser.restore(tensors["discriminator_optimiser"], numbers["discriminator_optimiser"])
+        self.replay.restore(tensors["replay"])
+        for endpoint, means in self.judges.lecam.items():
+            means.load_state_dict(numbers["lecam"][endpoint])
+        self.gradient_ratio.load_state_dict(numbers["gradient_ratio"])
+        self.overfitting.restore(numbers["augmentation"])
+        self.watch.restore(tensors, numbers)
+        self.taught = numbers["taught"]
 
-    def samples(self, verdicts: list[tuple[Verdicts, Verdicts]]) -> list[Tensor]:
-        """Each sample's mean logit, for real and for fake, over the micro-batches of one update and all ranks."""
-        sides = zip(*verdicts, strict=True)
-        return self.ranks.gather_many(
-            *(torch.cat([sample_logits(maps) for batch in side for maps in batch.values()]) for side in sides)
-        )
+    def take_notes(self) -> list[str]:
+        return self.monitor.take_lines() if self.config.watch else []
 
-
-def check_target(
-    start: FluxLoRA, data: RealLatents, judge: DiscriminatorConfig, config: AdversarialStageConfig
-) -> None:
-    """Raises ``DataError`` or ``ValueError`` where the stage's settings do not go together, or not with the data."""
-    if judge.architecture == "flux_features":
-        if not config.renoise:
-            raise ValueError(
-                "flux_features cannot judge clean latents, which the base has never seen at a noise level. Turn "
-                "renoise on, or choose patch_cnn."
-            )
-        if judge.loss == "wgan-gp":
-            raise ValueError(
-                "wgan-gp needs second derivatives, which the base's attention does not give. Choose the relativistic "
-                "loss (r1 and r2 take the penalty's place), or patch_cnn."
-            )
-    elif judge.mismatched_share:
-        raise ValueError(
-            f"{judge.architecture} does not look at prompts, so it cannot learn from mismatched ones. Set "
-            "mismatched_share to 0, or choose flux_features."
-        )
-    if config.target != "two_samplers":
-        return
-    if config.few_step_guidance:
-        if not read_transformer_config(start.base.path)["guidance_embeds"]:
-            raise ValueError(
-                f"{start.base.name} has no guidance embedding, so few_step_guidance cannot tell it the sampler. Set it "
-                "to 0, and few_step_phrase in Encode Real Latents."
-            )
-    elif not data.few_step_prompts:
-        raise DataError(
-            "two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in Encode Real "
-            "Latents, or few_step_guidance in Train Adversarial Stage."
-        )
+    def keep(self, run_folder: Path) -> None:
+        path = run_folder / "discriminator.safetensors"
+        discriminator_files.save(self.judges.state_dict(), self.judge, self.base.reference.name, path)
 
 
 def _collect(losses: dict[str, list[Tensor]], **values: Tensor) -> None:

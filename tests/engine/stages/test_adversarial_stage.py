@@ -19,7 +19,7 @@ from fluxduel.training.data.batches import in_few_step_mode
 from fluxduel.training.data.data_error import DataError
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.runs.train_stages import train_adversarial_stage
-from fluxduel.training.stages import adversarial_stage
+from fluxduel.training.stages import overfitting
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.stage import StageFailure
 
@@ -397,7 +397,7 @@ def test_both_sides_of_a_pair_are_augmented_alike(start, data):
         levels = stage.levels(batch, draw)
         plain = make_shown(stage, batch, levels, draw, probability=0.0)
         shown = make_shown(stage, batch, levels, draw, probability=0.5)
-        assert stage.augmentation.probability == 0.5
+        assert stage.overfitting.augmentation.probability == 0.5
         for row in range(4):
             empty = [(side[row] == 0).all(0) for side in (shown.real, shown.fake)]
             assert torch.equal(*empty)
@@ -410,7 +410,7 @@ def test_both_sides_of_a_pair_are_augmented_alike(start, data):
 
 
 def make_shown(stage, batch, levels, draw, probability):
-    stage.augmentation.probability = probability
+    stage.overfitting.augmentation.probability = probability
     endpoint = batch.x0 + 0.5
     return stage.shown(batch, levels, endpoint, draw)
 
@@ -744,8 +744,8 @@ def test_augmentation_follows_overfitting(start, data, monkeypatch):
     changes = {"discriminator_warmup": 0, "steps": 24, "learning_rate": 1e-8, "target": "two_samplers"}
     stage = make(start, data, {"augmentation": "adaptive", "learning_rate": 1e-8}, **changes)
     seen = []
-    monkeypatch.setattr(stage.augmentation, "update", lambda *values: seen.append(values))
-    records = [stage.update_discriminator(draw) for draw in range(adversarial_stage.OVERFITTING_EVERY + 1)]
+    monkeypatch.setattr(stage.overfitting.augmentation, "update", lambda *values: seen.append(values))
+    records = [stage.update_discriminator(draw) for draw in range(overfitting.OVERFITTING_EVERY + 1)]
     assert len(seen) == 2 and all(math.isfinite(v) for values in seen for v in values)
     assert ["held_out_logits" in r for r in records] == [True] + [False] * 7 + [True]
     assert records[0]["held_out_logits"] == seen[0][1]

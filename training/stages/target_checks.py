@@ -1,0 +1,44 @@
+"""Whether stage 2's settings go together, and with the data: asked before anything is loaded."""
+
+from __future__ import annotations
+
+from ..base.base_model import read_transformer_config
+from ..config import AdversarialStageConfig, DiscriminatorConfig
+from ..data.data_error import DataError
+from ..data.real_latents import RealLatents
+from ..lora.adapter import FluxLoRA
+
+
+def check_target(
+    start: FluxLoRA, data: RealLatents, judge: DiscriminatorConfig, config: AdversarialStageConfig
+) -> None:
+    """Raises ``DataError`` or ``ValueError`` where the stage's settings do not go together, or not with the data."""
+    if judge.architecture == "flux_features":
+        if not config.renoise:
+            raise ValueError(
+                "flux_features cannot judge clean latents, which the base has never seen at a noise level. Turn "
+                "renoise on, or choose patch_cnn."
+            )
+        if judge.loss == "wgan-gp":
+            raise ValueError(
+                "wgan-gp needs second derivatives, which the base's attention does not give. Choose the relativistic "
+                "loss (r1 and r2 take the penalty's place), or patch_cnn."
+            )
+    elif judge.mismatched_share:
+        raise ValueError(
+            f"{judge.architecture} does not look at prompts, so it cannot learn from mismatched ones. Set "
+            "mismatched_share to 0, or choose flux_features."
+        )
+    if config.target != "two_samplers":
+        return
+    if config.few_step_guidance:
+        if not read_transformer_config(start.base.path)["guidance_embeds"]:
+            raise ValueError(
+                f"{start.base.name} has no guidance embedding, so few_step_guidance cannot tell it the sampler. Set it "
+                "to 0, and few_step_phrase in Encode Real Latents."
+            )
+    elif not data.few_step_prompts:
+        raise DataError(
+            "two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in Encode Real "
+            "Latents, or few_step_guidance in Train Adversarial Stage."
+        )
