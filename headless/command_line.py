@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from ..training.failure_words import in_words
 from ..training.step_counts import step_counts
+from .lasting_output import deliver, lasting_output
 from .option_flags import add_flags, configuration, did_you_mean
 from .run_config import RunConfig
 
@@ -24,13 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status.
 
     0: done; 1: training failed, or a file could not be written; 2: arguments, configuration, pictures or model files
-    are wrong; 130 and 143: stopped by SIGINT or SIGTERM.
+    are wrong; 128 and a signal's number: stopped by that, such as 130 by SIGINT, 143 by SIGTERM, 129 by SIGHUP.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:
-        return STOPPED_AT_ONCE
+    with lasting_output():
+        logging.basicConfig(format="%(levelname)s: %(message)s")
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        except KeyboardInterrupt:
+            return STOPPED_AT_ONCE
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -91,7 +93,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> int:
     config = configuration(options.config, options.settings)
     if options.print_config:
-        sys.stdout.write(config.to_json() + "\n")
+        deliver(config.to_json() + "\n")
         return 0
     # Here and not above: help and --print_config need no torch, which takes seconds.
     from ..training.runs.run_directory import RunDirectoryError
@@ -193,7 +195,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
     file = options.file.expanduser()
     text = json.dumps(describe_json(file), indent=2) if options.json else describe(file)
-    sys.stdout.write(f"{text}\n")
+    deliver(f"{text}\n")
     return 0
 
 
@@ -214,7 +216,7 @@ def _workflow(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{note}\n")
     text = config.to_json() + "\n"
     if options.out is None:
-        sys.stdout.write(text)
+        deliver(text)
     else:
         write_whole(options.out.expanduser(), text.encode())
     return 0

@@ -60,8 +60,8 @@ python -m fluxduel train config.json --adversarial.learning_rate 1e-5 --output.f
 file and make a configuration from a saved graph; each says with `--help` what it takes.
 
 The exit status is 0 when all is done, 1 when training failed or a file could not be written, 2 when the arguments, the
-configuration, the pictures or the model files are wrong, 130 and 143 when the run was stopped by Ctrl-C or SIGTERM. A
-stopped run goes on when the same command is given again.
+configuration, the pictures or the model files are wrong, and 128 plus a signal's number when that has stopped the
+run: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal. A stopped run goes on when the same command is given again.
 """
 
 GOES_ON = "A run may go on with another value."

@@ -1,14 +1,18 @@
-"""SIGINT and SIGTERM as a polite request: the work under way is brought to a good end first."""
+"""Signals that end a process as a polite request: the work under way is brought to a good end first."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = {signal.SIGINT: "Ctrl-C again stops at once.", signal.SIGTERM: ""}
+# Ctrl-C; kill, and a machine that shuts down; a terminal that is closed, or a connection that is lost; Windows' closed
+# console; what batch systems send when time is up. Not all systems have all of them.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class Interrupted(Exception):
@@ -39,8 +43,11 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.received and self._announce:
-            # Not through sys.stderr: the signal may have come while that was being written to.
-            os.write(2, f"\nStopping after this step. {STOPPING[signal.Signals(number)]}\n".encode())
+            again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
+            # Not through sys.stderr: the signal may have come while that was being written to. Where the terminal is
+            # gone, nobody reads it.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\nStopping after this step.{again}\n".encode())
         self.received = self.received or number
 
 
@@ -48,10 +55,12 @@ class StopSignals:
 def stop_on_signals(announce: bool) -> Iterator[StopSignals]:
     """Inside, signals are noted instead of ending the process; the handlers from before are put back at the end.
 
-    ``announce``: say on stderr that the signal has come.
+    A signal that the process was started to ignore, as SIGHUP by ``nohup``, stays ignored. ``announce``: say on stderr
+    that the signal has come.
     """
     signals = StopSignals(announce)
-    before = {number: signal.signal(number, signals.handle) for number in STOPPING}
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signals.handle) for number in heard}
     try:
         yield signals
     finally:

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..failure_words import reason
+from ..readable import readable
 from .buckets import MAX_RESOLUTION, resize
 from .data_error import DataError, listed
 from .image_sources import FileSequence, FileState, file_state
@@ -319,7 +320,7 @@ def _caption(found: _Folder, path: Path, rule: str, trigger_word: str) -> str:
         caption = path.stem.replace("_", " ").replace("-", " ")
     elif rule == "folder name":
         caption = _folder_caption(found, path)
-    caption = " ".join(caption.split())
+    caption = " ".join(readable(caption).split())
     if not trigger_word:
         if place := _PLACEHOLDER.search(caption):
             raise ImageFolderError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..atomic_file import write_whole
 from ..base.base_model import BaseModelError
 from ..failure_words import reason
+from ..readable import readable
 from . import kohya as lora_kohya
 from .sampling_advice import advice_of
 from .value import DOWN, UP, FluxLoRA, LoRAError, module_names
@@ -117,7 +118,7 @@ def save(
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")
     tensors = file_tensors(lora, format, dtype)
-    texts = {"format": "pt", **(file_metadata(lora, path.stem) if metadata else {})}
+    texts = {"format": "pt", **(file_metadata(lora, readable(path.stem)) if metadata else {})}
     try:
         # Not save_file, whose files only their owner can read, and whose errors do not say which error it was.
         write_whole(path, serialise(tensors, metadata=texts))
