@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability demo lint bench-step bench-quality bench-robust bench-ranks bench-memory host clean
+.PHONY: help test test-durability test-install demo lint bench-step bench-quality bench-robust bench-ranks bench-memory host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,6 +20,9 @@ test: host ## all tests, a real ComfyUI and a real browser included; PYTEST_ARGS
 
 test-durability: host ## runs that are killed, cancelled and starved of disk end as if nothing had happened (minutes)
 	$(PY) -m pytest tests/durability -m durability $(PYTEST_ARGS)
+
+test-install: .venv/installed ## what installing the requirements moves in hosts' environments, and the engine with what it brings
+	$(PY) -m pytest tests/unit/test_install.py -m "slow or not slow" -s $(PYTEST_ARGS)
 
 demo: host ## train both stages on the CPU in a real ComfyUI and show what changed
 	$(PY) -m fluxduel.demo.run $(ARGS)

@@ -287,7 +287,8 @@ def test_diffusers_loads_the_file(start: FluxLoRA, tmp_path: Path, random_transf
     alphas = {key: tensor for key, tensor in file.items() if key.endswith(".alpha")}
     weights = {key: tensor for key, tensor in file.items() if not key.endswith(".alpha")}
     theirs.load_lora_adapter(weights, network_alphas=alphas, prefix="transformer")
-    torch.testing.assert_close(velocity(FluxBase(theirs, start.base)), expected, rtol=1e-6, atol=1e-6)
+    # diffusers 0.35 multiplies in another order; a wrong alpha would differ in the first digit.
+    torch.testing.assert_close(velocity(FluxBase(theirs, start.base)), expected, rtol=1e-5, atol=1e-5)
 
 
 # The type it computes in
