@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -20,9 +19,10 @@ from ..evidence.training_log import TrainingLog
 from ..failure_words import reason
 from ..lora import files as lora_files
 from ..lora.adapter import FluxLoRA, LoRAError
+from ..stages.measurements import Stopped, share_of_time
 from ..stages.optimiser import NonFiniteError
 from ..stages.ranks import Ranks
-from ..stages.stage import Reporter, Stage, StageFailure, StageResult, Stopped
+from ..stages.stage import Reporter, Stage, StageFailure, StageResult
 from .checkpoints import STATS_FILE, CheckpointError, Snapshot
 from .fingerprints import Fingerprint
 from .run_directory import RESULT, RunDirectory
@@ -132,8 +132,11 @@ class _Loop:
         if every and (self.step % every == 0 or self.step == self.stage.total):
             measured = self.stage.validate(self._stop_if_asked)
             values = values | measured
-            score = measured.get("score", measured.get("held_out_loss", math.nan))
+            # Never one measure for want of another: they are not compared with each other.
+            score = measured.get(self.stage.scored_by, math.nan)
             self.score = score if math.isfinite(score) else None
+            if self.step == 0:
+                self._tell_cost()
         else:
             self.score = None
         self.pending = None
@@ -148,6 +151,16 @@ class _Loop:
             self.stats.note(self.step, text)
             self.reporter.note(self.step, text)
 
+    def _tell_cost(self) -> None:
+        """Say once what the measurements cost."""
+        stage, config = self.stage, self.stage.config
+        evaluations = stage.evaluations()
+        if evaluations:
+            # Each rank trains on its own pictures, and all of them measure with the same ones.
+            own = config.batch_size * config.gradient_accumulation
+            words = share_of_time(evaluations, config.validate_every, own * stage.evaluations_per_picture)
+            stage.measurements.notes.append(words)
+
     def _stop_if_asked(self) -> None:
         if self.stage.ranks.any(self.reporter.should_stop()):
             raise Stopped
@@ -156,13 +169,12 @@ class _Loop:
         every = self.stage.config.preview_every
         if not every or self.step % every:
             return
-        try:
-            latents = _preview(self.stage, self._stop_if_asked)
-        except torch.OutOfMemoryError as error:
-            # Sampling may need more than training does; a picture less is no reason to end a run.
-            self.reporter.note(self.step, f"No preview: out of memory while sampling ({error}).")
-            return
-        self.reporter.preview(self.step, latents)
+        latents = self.stage.measurements.take(
+            "preview", lambda: _preview(self.stage, self._stop_if_asked), "set preview_every to 0"
+        )
+        self._tell()
+        if latents is not None:
+            self.reporter.preview(self.step, latents)
 
     def _restored(self) -> tuple[Path | None, str]:
         """Bring the stage to where its last checkpoint was. Returns the path and the text of its statistics."""

@@ -23,7 +23,7 @@ from . import discriminator_files
 from .endpoints import Levels, draw_levels, judged_endpoints
 from .gradient_ratio import GradientRatio
 from .gradient_watch import GradientWatch
-from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits
+from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits, share_of_base
 from .monitor import Monitor
 from .optimiser import Optimiser
 from .overfitting import Overfitting
@@ -410,7 +410,22 @@ class AdversarialStage(Stage):
         self.taught = numbers["taught"]
 
     def take_notes(self) -> list[str]:
-        return self.monitor.take_lines() if self.config.watch else []
+        return super().take_notes() + (self.monitor.take_lines() if self.config.watch else [])
+
+    def evaluations(self) -> dict[str, int]:
+        return super().evaluations() | self.watch.evaluations()
+
+    @property
+    def evaluations_per_picture(self) -> float:
+        """Also the looks at real and at fake, through a part of the base's blocks, and updates of the discriminator
+        beyond one, with fakes of their own."""
+        look = share_of_base(self.judge, self.base)
+        more = max(0, self.config.discriminator_updates - 1) * (1 + 2 * look)
+        return super().evaluations_per_picture + look * (2 + self._backward) + more
+
+    @property
+    def scored_by(self) -> str:
+        return "score" if self.watch.samples else super().scored_by
 
     def keep(self, run_folder: Path) -> None:
         path = run_folder / "discriminator.safetensors"

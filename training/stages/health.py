@@ -73,6 +73,11 @@ class Examiner:
                 _Sampler(ORDINARY_STEPS, config.guidance, plain),
             ]
 
+    @property
+    def evaluations(self) -> int:
+        """For how many pictures an examination evaluates the base, each step of a picture counted."""
+        return sum(wanted.steps * len(wanted.prompts) for wanted in self._samplers)
+
     def examine(self, base: FluxBase, held_out_loss: float | None, after_step: Callable[[], None]) -> Health:
         """The health of the LoRA on ``base``. Of two samplers the worse counts, and the mean score.
 

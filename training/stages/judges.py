@@ -56,8 +56,7 @@ def build(config: DiscriminatorConfig, base: FluxBase, guidance: float) -> Discr
             channels=base.latent_channels,
         )
         return network.to(base.device)
-    doubles, singles = len(base.transformer.transformer_blocks), len(base.transformer.single_transformer_blocks)
-    taps = flux1.tap_blocks(config.taps, doubles, singles)
+    taps = _taps(config, base)
 
     def features(latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Sequence[Tensor]:
         return base.features(latents, sigma, *conditioning, guidance, taps)
@@ -71,6 +70,16 @@ def build(config: DiscriminatorConfig, base: FluxBase, guidance: float) -> Discr
         spectral_norm=config.spectral_norm,
         seed=config.seed,
     ).to(base.device)
+
+
+def share_of_base(config: DiscriminatorConfig, base: FluxBase) -> float:
+    """Which share of the base's blocks a look runs through: 0 for a network on latents."""
+    return (_taps(config, base)[-1] + 1) / len(base.blocks) if config.architecture == "flux_features" else 0.0
+
+
+def _taps(config: DiscriminatorConfig, base: FluxBase) -> tuple[int, ...]:
+    doubles, singles = len(base.transformer.transformer_blocks), len(base.transformer.single_transformer_blocks)
+    return flux1.tap_blocks(config.taps, doubles, singles)
 
 
 class Judges(nn.Module):

@@ -24,9 +24,13 @@ from ..evidence import metrics
 from ..evidence.training_log import TrainingLog
 from ..lora import adapter as lora
 from ..lora.adapter import FluxLoRA
+from .measurements import Measurements
 from .optimiser import NonFiniteError, Optimiser, RunningAverage
 from .ranks import ALONE, Ranks
 from .sharding import shard_base
+
+# Name of the measurement, for the user.
+HELD_OUT = "held-out flow loss"
 
 
 class Reporter(Protocol):
@@ -71,10 +75,6 @@ class StageFailure(RuntimeError):
         self.result = result
 
 
-class Stopped(Exception):
-    """The reporter asked to stop in the middle of a measurement or a preview."""
-
-
 class Stage(ABC):
     """The state that both stages train with; each adds its own ``step()``."""
 
@@ -92,6 +92,7 @@ class Stage(ABC):
     ) -> None:
         check_fits(start.base, data)
         self.start, self.data, self.config, self.ranks = start, data, config, ranks
+        self.measurements = Measurements(ranks)
         self.device = torch.device(device)
         shard = ranks.shard and ranks.count > 1
         self.base: FluxBase = load_base(start.base, "cpu" if shard else self.device)
@@ -130,14 +131,42 @@ class Stage(ABC):
         if not self.data.held_out:
             return {}
         with self.delivered_weights():
-            loss = metrics.held_out_flow_loss(
-                self.base,
-                self.data,
-                self.config.guidance,
-                batch_size=self.config.batch_size,
-                after_step=after_step,
+            loss = self.flow_loss(HELD_OUT, self.data, after_step)
+        return {} if loss is None else {"held_out_loss": loss}
+
+    def flow_loss(self, name: str, data: RealLatents, after_step: Callable[[], None]) -> float | None:
+        """Mean flow loss over what is held out in ``data``; ``None`` where memory does not suffice for it."""
+
+        def measure() -> float:
+            return metrics.held_out_flow_loss(
+                self.base, data, self.config.guidance, batch_size=self.config.batch_size, after_step=after_step
             )
-        return {"held_out_loss": self.ranks.agreed(loss)}
+
+        loss = self.measurements.take(name, measure, "set validate_every to 0 to go without measurements")
+        return None if loss is None else self.ranks.agreed(loss)
+
+    def evaluations(self) -> dict[str, int]:
+        """By measurement, how many pictures the base is evaluated for at each validation."""
+        pictures = min(len(self.data.held_out), metrics.MOST_PICTURES)
+        return {HELD_OUT: pictures * len(metrics.HELD_OUT_SIGMAS)} if pictures else {}
+
+    @property
+    def evaluations_per_picture(self) -> float:
+        """What training on one picture costs, in evaluations of the base.
+
+        A backward pass costs as much as a forward pass, since the frozen weights have no gradient; recomputing the
+        blocks costs one more.
+        """
+        return 1 + self._backward
+
+    @property
+    def _backward(self) -> int:
+        return 2 if self.config.gradient_checkpointing else 1
+
+    @property
+    def scored_by(self) -> str:
+        """Which of the measured values says how good a state is; lower is better."""
+        return "held_out_loss"
 
     @property
     def updates(self) -> int:
@@ -166,7 +195,7 @@ class Stage(ABC):
 
     def take_notes(self) -> list[str]:
         """What was noticed since the last call, in sentences for the user."""
-        return []
+        return self.measurements.take_notes()
 
     def conclude(self) -> None:  # noqa: B027 - a stage without a conclusion is a whole stage
         """Called after the last step, before the result is taken."""

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from ..config import AdversarialStageConfig
 from ..data.real_latents import drawn
-from ..evidence import metrics
+from ..evidence.metrics import HELD_OUT_SIGMAS, MOST_PICTURES
 from ..lora import adapter as adapters
 from .health import Examiner
 from .monitor import Monitor
 from .stage import Stage
 from .watch import Verdict
+
+# Names of the measurements, for the user.
+SAMPLES = "samples for the watch"
+DRIFT = "flow loss on training pictures"
 
 
 class StageWatch:
@@ -28,6 +32,8 @@ class StageWatch:
         # Updates of the LoRA that were due, left-out ones included: the number that notes give.
         self._attempted = 0
         self._begun = False
+        # Whether a state after the start was measured, and whether memory did not suffice for one or the start.
+        self._examined = self._left_out = False
         self._first_losses: tuple[float, float] | None = None
 
     def after_update(self, update: int, pair_accuracy: float) -> dict[str, float]:
@@ -43,26 +49,53 @@ class StageWatch:
         """Sample with the weights that would be delivered, let the monitor judge, and do as it says.
 
         ``values``: what is measured already; what is measured here is returned. Nothing in the warm-up, where the LoRA
-        is still what it was.
+        is still what it was; nor after a start that could not be measured, since there is nothing to compare with.
         """
         stage = self._stage
-        if not (self._watches and self._examiner.possible) or (self._begun and not self._attempted):
+        if not self.samples or self._begun != bool(self._attempted):
             return {}
         with stage.delivered_weights():
-            health = self._examiner.examine(stage.base, self._flow_drift(values, after_step), after_step)
+            drift = self._flow_drift(values, after_step)
+            health = stage.measurements.take(
+                SAMPLES,
+                lambda: self._examiner.examine(stage.base, drift, after_step),
+                "turn watch off, which samples with the LoRA",
+            )
+        if health is None:
+            self._left_out = True
+            return {}
         health = stage.ranks.from_first(health)
         if not self._begun:
             self.monitor.checkups.begin(health, self._examiner.diversity_real)
             self._begun = True
         else:
+            self._examined = True
             self._obey(self.monitor.examine(self._attempted, health))
         return {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
 
+    @property
+    def samples(self) -> bool:
+        """Whether the LoRA is sampled with."""
+        return self._watches and self._examiner.possible
+
+    def evaluations(self) -> dict[str, int]:
+        """By measurement, how many pictures the base is evaluated for at each validation."""
+        if not self.samples:
+            return {}
+        seen = {DRIFT: len(HELD_OUT_SIGMAS) * len(self._seen())} if self._stage.data.held_out else {}
+        return seen | {SAMPLES: self._examiner.evaluations}
+
     def conclude(self) -> None:
-        """Put the best state in place, and say which it is."""
-        if self._begun:
+        """Put the best state in place, and say which it is; the last one, where none could be measured."""
+        if self._begun and (self._examined or not self._left_out or self.monitor.checkups.stopped):
             self.monitor.checkups.conclude()
             self._return_to_best()
+        elif self._left_out:
+            missing = "No state after the start could" if self._begun else "The start could not"
+            self.monitor.lines.append(
+                f"{missing} be sampled with, for want of memory, so there is nothing to compare: the last state is "
+                "delivered, as without watch."
+            )
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """All that later decisions depend on: part -> name -> tensor on the CPU, and numbers as JSON."""
@@ -72,6 +105,8 @@ class StageWatch:
             "first_scores": self._examiner.first_scores,
             "first_losses": self._first_losses,
             "begun": self._begun,
+            "examined": self._examined,
+            "left_out": self._left_out,
             "attempted": self._attempted,
         }
 
@@ -83,6 +118,7 @@ class StageWatch:
         first = numbers["first_losses"]
         self._first_losses = None if first is None else (first[0], first[1])
         self._begun, self._attempted = numbers["begun"], numbers["attempted"]
+        self._examined, self._left_out = numbers["examined"], numbers["left_out"]
 
     def _flow_drift(self, values: Mapping[str, float], after_step: Callable[[], None]) -> float | None:
         """The held-out flow loss as far as the adversarial loss may be to blame for it.
@@ -92,22 +128,17 @@ class StageWatch:
         """
         if "held_out_loss" not in values:
             return None
-        stage = self._stage
-        seen = drawn(stage.data.training, min(len(stage.data.held_out), metrics.MOST_PICTURES), "watch/training")
-        losses = (
-            values["held_out_loss"],
-            stage.ranks.agreed(
-                metrics.held_out_flow_loss(
-                    stage.base,
-                    replace(stage.data, held_out=seen),
-                    stage.config.guidance,
-                    batch_size=stage.config.batch_size,
-                    after_step=after_step,
-                )
-            ),
-        )
+        loss = self._stage.flow_loss(DRIFT, replace(self._stage.data, held_out=self._seen()), after_step)
+        if loss is None:
+            return None
+        losses = (values["held_out_loss"], loss)
         self._first_losses = self._first_losses or losses
         return self._first_losses[0] * min(now / first for now, first in zip(losses, self._first_losses, strict=True))
+
+    def _seen(self) -> tuple[int, ...]:
+        """The training pictures whose flow loss is compared with that of the held-out ones: as many."""
+        data = self._stage.data
+        return drawn(data.training, min(len(data.held_out), MOST_PICTURES), "watch/training")
 
     def _obey(self, verdict: Verdict) -> None:
         """Keep, restore or end, as the monitor decided."""

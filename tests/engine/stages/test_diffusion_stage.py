@@ -163,7 +163,10 @@ def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
     config = dataclasses.replace(CONFIG, steps=4, validate_every=2, preview_every=3, preview_steps=2)
     result = train_diffusion_stage(start, data, config, device="cpu", reporter=recorder, run_folder=tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "stats.jsonl").read_text().splitlines()]
+    notes = [(line["step"], line["note"]) for line in lines if "note" in line]
+    lines = [line for line in lines if "note" not in line]
     assert tuple(lines) == result.log.records
+    assert tuple(notes) == result.log.notes == tuple(recorder.notes) and [step for step, _ in notes] == [0]
     assert [record["step"] for record in lines] == [0, 1, 2, 3, 4]
     assert [record["step"] for record in lines if "held_out_loss" in record] == [0, 2, 4]
     assert {"diffusion_loss", "sigma_mean", "sigma_std", "grad_norm", "learning_rate"} <= set(lines[1])
