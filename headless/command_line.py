@@ -9,12 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..training.failure_words import in_words
 from ..training.step_counts import step_counts
+from .config_file import configuration, did_you_mean
 from .lasting_output import deliver, lasting_output
-from .option_flags import add_flags, configuration, did_you_mean
+from .option_flags import Once, add_flags
 from .run_config import RunConfig
 
 FAILED, WRONG_INPUT, STOPPED_AT_ONCE = 1, 2, 130
@@ -76,7 +77,11 @@ _COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line on stderr for what is wrong: the usage would be a page."""
+    """One line on stderr for what is wrong: the usage would be a page. No flag may be given twice."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("action", None, Once)
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_INPUT, f"{self.prog}: {message}\n")
@@ -211,7 +216,11 @@ def _workflow(options: argparse.Namespace) -> int:
     from .workflow_config import from_workflow
     from .workflow_graph import read_workflow
 
-    config, notes = from_workflow(read_workflow(options.graph.expanduser()), options.models)
+    text = read_workflow(options.graph.expanduser())
+    try:
+        config, notes = from_workflow(text, options.models)
+    except ValueError as error:
+        raise ValueError(f"{options.graph}: {error}") from error
     for note in notes:
         sys.stderr.write(f"{note}\n")
     text = config.to_json() + "\n"

@@ -1,17 +1,12 @@
-"""Every option of a ``RunConfig`` as a flag, short names beside them, and what a file and flags together give."""
+"""Every option of a ``RunConfig`` as a flag, and short names beside them."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..training.failure_words import reason
 from .run_config import RunConfig
 
 # Short name -> the options that it sets. Most are what other trainers call the same thing. ``seed`` leaves data.seed as
@@ -48,18 +43,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "seed": ("lora.seed", "diffusion.seed", "discriminator.seed", "adversarial.seed"),
 }
 
-# The options that name a file or a folder: ~ in them is the user's home, as a shell has it.
-PATHS = (
-    "base.checkpoint",
-    "start.lora",
-    "start.discriminator",
-    "images.folder",
-    "encoders.folder",
-    "encoders.vae",
-    "output.folder",
-    "output.cache",
-)
-
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -71,9 +54,10 @@ def aliases_of(option: str) -> list[str]:
 def add_flags(parser: argparse.ArgumentParser, sections: Iterable[str]) -> None:
     """Give ``parser`` a flag for each option of ``sections``, and the short names that set nothing but such options.
 
-    What is given is collected in ``settings`` of the parsed arguments, ``section.option`` -> value; the last one wins.
+    What is given is collected in ``settings`` of the parsed arguments, ``section.option`` -> value. An option that is
+    given twice is refused; but its own flag may follow a short name for several.
     """
-    parser.set_defaults(settings={})
+    parser.set_defaults(settings={}, given={})
     known = dict(RunConfig.options())
     wanted = list(sections)
     for section in wanted:
@@ -114,8 +98,37 @@ class _Setting(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
-        # A new dict each time: the parser's own default would be changed otherwise.
+        for option in self._options:
+            before = namespace.given.get(option)
+            refines = before in ALIASES and len(ALIASES[before]) > len(self._options)
+            if before is not None and not refines:
+                raise argparse.ArgumentError(self, twice(option, before, option_string.removeprefix("--")))
+        # New dicts each time: the parser's own defaults would be changed otherwise.
         namespace.settings = {**namespace.settings, **dict.fromkeys(self._options, values)}
+        namespace.given = {**namespace.given, **dict.fromkeys(self._options, option_string.removeprefix("--"))}
+
+
+class Once(argparse.Action):
+    """Stores the value of any other flag; refuses it a second time."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        if option_string is not None:
+            given, flag = getattr(namespace, "given", {}), option_string.removeprefix("--")
+            if self.dest in given:
+                raise argparse.ArgumentError(self, twice(self.dest, given[self.dest], flag))
+            namespace.given = {**given, self.dest: flag}
+
+
+def twice(option: str, first: str, second: str) -> str:
+    """What is said of an option that the flags ``first`` and ``second`` both give."""
+    if first == second:
+        return "is given twice. Leave one out."
+    if len(ALIASES.get(second, ())) > 1:
+        return f"would take back --{first}. Put it before that, or leave one out."
+    return f"and --{first} both give {option}. Leave one out."
 
 
 def _help(field: dataclasses.Field) -> str:
@@ -155,55 +168,3 @@ _READERS: dict[type, Callable[[str], Any]] = {
     float: _number(float, "a number"),
     str: str,
 }
-
-
-def configuration(file: Path | None, settings: Mapping[str, Any]) -> RunConfig:
-    """That of ``file``, where one is given, with ``settings`` (``section.option`` -> value) on top.
-
-    Raises ``ValueError`` that names the file or the option for what is missing, no JSON, unknown or out of range.
-    """
-    values = {} if file is None else _read(file)
-    for option, value in settings.items():
-        section, name = option.split(".")
-        values.setdefault(section, {})[name] = value
-    for option in PATHS:
-        section, name = option.split(".")
-        path = values.get(section, {}).get(name)
-        if isinstance(path, str):
-            values[section][name] = os.path.expanduser(path)
-    return RunConfig.from_values(values)
-
-
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        values = json.loads(file.expanduser().read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no configuration file {file}. Check its path.") from error
-    except OSError as error:
-        raise ValueError(f"The configuration file {file} cannot be read: {reason(error)}.") from error
-    except ValueError as error:
-        raise ValueError(f"The configuration file {file} is no JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: expected a JSON object of sections, got {type(values).__name__}.")
-    sections = RunConfig.sections()
-    known = [option for option, _ in RunConfig.options()]
-    for section, given in values.items():
-        if section not in sections:
-            raise ValueError(f"{file}: there is no section {section}.{did_you_mean(section, list(sections))}")
-        if not isinstance(given, dict):
-            raise ValueError(f"{file}: section {section} must be a JSON object of options, got {given!r}.")
-        for name in given:
-            if (option := f"{section}.{name}") not in known:
-                raise ValueError(f"{file}: there is no option {option}.{did_you_mean(option, known)}")
-    return values
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`` Did you mean x?``, with the known name that is most like ``name``; empty where none is.
-
-    A name that is right but for its section comes first.
-    """
-    section, _, tail = name.rpartition(".")
-    elsewhere = [each for each in known if section and each.rpartition(".")[2] == tail]
-    found = difflib.get_close_matches(name, elsewhere or known, n=1, cutoff=0.0 if elsewhere else 0.6)
-    return f" Did you mean {found[0]}?" if found else ""

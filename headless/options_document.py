@@ -46,10 +46,12 @@ A run without ComfyUI takes them from a JSON file of sections, from flags, or fr
 python -m fluxduel train config.json --adversarial.learning_rate 1e-5 --output.folder output/second
 ```
 
-- **Precedence.** A flag wins over the file, the file over the default. Of two flags for one option the last wins.
+- **Precedence.** A flag wins over the file, the file over the default. Two flags for one option are an error, but its
+  own flag may follow a short name for several.
 - **The file** is an object of sections, each an object of options; see
-  [`config/config.json.example`](../config/config.json.example). What is left out takes its default. An unknown section
-  or option, and a value out of range, is an error.
+  [`config/config.json.example`](../config/config.json.example). What is left out takes its default. What is
+  unknown, out of range, given twice or no JSON is an error, told with its line. Paths of Windows are written with
+  slashes, `C:/pictures`, or with each backslash twice.
 - **Flags** are `--section.option value` or `--section.option=value`. true and false are written out; a flag alone means
   true. The config file comes before such a flag.
 - `python -m fluxduel train config.json --print_config` prints the whole configuration and trains nothing.

@@ -162,7 +162,7 @@ class RunConfig:
             try:
                 made[name] = sections[name].from_json(json.dumps(given))
             except ValueError as error:
-                raise ValueError(f"Section {name}: {error}") from error
+                raise ValueError(str(error).replace(sections[name].__name__, name)) from error
         return cls(**made)
 
     @classmethod

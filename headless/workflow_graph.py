@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from ..training.failure_words import reason
+from .json_text import JSONTextError, decoded, parsed
 
 LOAD = "FluxDuelLoadFluxLoRA"
 IMAGES = "FluxDuelLoadTrainingImages"
@@ -70,10 +71,10 @@ def read_workflow(path: Path | str) -> str:
     try:
         content = path.read_bytes()
         if not content.startswith(_PNG):
-            return content.decode("utf-8")
+            return decoded(content)
         with Image.open(path) as picture:
             chunks = getattr(picture, "text", {})
-    except UnicodeDecodeError as error:
+    except JSONTextError as error:
         raise ValueError(f"{path} is neither text nor a PNG picture. {_EXPECTED}") from error
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ValueError(f"{path} cannot be read: {reason(error)}. {_EXPECTED}") from error
@@ -85,8 +86,8 @@ def read_workflow(path: Path | str) -> str:
 
 def read_graph(text: str) -> Graph:
     try:
-        content = json.loads(text)
-    except ValueError as error:
+        content = parsed(text).value
+    except JSONTextError as error:
         raise ValueError(f"This is no JSON: {error}. {_EXPECTED}") from error
     if isinstance(content, dict) and isinstance(content.get("prompt"), dict) and not _is_api_node(content["prompt"]):
         content = content["prompt"]  # what the API's own POST /prompt takes
@@ -122,9 +123,10 @@ def _editor_graph(content: Mapping[str, Any]) -> Graph:
             for key, node in raw.items()
             if node.get("mode", 0) not in (_MUTED, _BYPASSED) and node["type"] != _REROUTE
         }
+        nested = _in_subgraphs(content)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"This workflow is damaged ({type(error).__name__}: {error}). {_EXPECTED}") from error
-    if not any(node.kind in STAGES for node in graph.values()) and _in_subgraphs(content):
+    if nested and not any(node.kind in STAGES for node in graph.values()):
         raise ValueError(
             "The training nodes of this workflow are inside a subgraph. Use File > Export (API), which has none, or "
             "unpack the subgraph and save again."
@@ -135,8 +137,8 @@ def _editor_graph(content: Mapping[str, Any]) -> Graph:
 def _link(link: Any) -> tuple[int, Source]:
     """Link id -> (node id, output), in the older format a list, in the newer an object."""
     if isinstance(link, Mapping):
-        return link["id"], (str(link["origin_id"]), int(link["origin_slot"]))
-    return link[0], (str(link[1]), int(link[2]))
+        return link["id"], (str(link["origin_id"]), operator.index(link["origin_slot"]))
+    return link[0], (str(link[1]), operator.index(link[2]))
 
 
 def _editor_node(key: str, node: Mapping[str, Any], raw: Mapping[str, Any], links: Mapping[int, Source]) -> Node:

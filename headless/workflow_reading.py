@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -99,9 +100,9 @@ def made(node: Node, config: type[ConfigType], options: Mapping[str, Any]) -> Co
 def _first_there(folder: Path | None, places: Sequence[str]) -> Path | None:
     if folder is None:
         return None
-    # A graph that was saved on Windows separates by backslashes.
+    # A graph that was saved on Windows separates by backslashes; a name may be one that no disk can have.
     paths = (folder / PureWindowsPath(place).as_posix() for place in places)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if os.path.exists(path)), None)
 
 
 def _fitted(value: Any, default: Any) -> Any:

@@ -10,11 +10,15 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Self
 
 # The name of the built-in base where a checkpoint is asked for.
 TINY_BASE = "tiny"
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_LARGEST = sys.float_info.max
 
 
 def option(
@@ -39,6 +43,15 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}..."
+
+
+def _shown(value: float) -> str:
+    return f"{value:g}" if abs(value) <= _LARGEST else "a number of more than 300 digits"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Validation and JSON for all the configurations below."""
@@ -52,19 +65,21 @@ class Config:
         where = f"{type(self).__name__}.{field.name}"
         expected = type(field.default)
         if expected is float and type(value) is int:
+            if abs(value) > _LARGEST:
+                raise ValueError(f"{where} must be a finite number, got a larger one than there are.")
             object.__setattr__(self, field.name, float(value))
             value = float(value)
         if type(value) is not expected:
-            raise ValueError(f"{where} must be {expected.__name__}, got {value!r}.")
+            raise ValueError(f"{where} must be {_KINDS[expected]}, got {_short(value)}.")
         if expected is float and not math.isfinite(value):
             raise ValueError(f"{where} must be a finite number, got {value!r}.")
         low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
         if choices is not None and value not in choices:
-            raise ValueError(f"{where} must be one of {', '.join(choices)}; got {value!r}.")
+            raise ValueError(f"{where} must be one of {', '.join(choices)}; got {_short(value)}.")
         if low is not None and value < low:
-            raise ValueError(f"{where} must be at least {low:g}, got {value:g}.")
+            raise ValueError(f"{where} must be at least {low:g}, got {_shown(value)}.")
         if high is not None and value > high:
-            raise ValueError(f"{where} must be at most {high:g}, got {value:g}.")
+            raise ValueError(f"{where} must be at most {high:g}, got {_shown(value)}.")
 
     def to_json(self) -> str:
         """The configuration as a JSON object, fields in order of declaration."""

@@ -49,14 +49,14 @@ def test_a_number_out_of_range_is_named(cls):
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [
-        (DiffusionStageConfig, {"steps": 1.5}, "steps must be int, got 1.5"),
-        (DiffusionStageConfig, {"steps": True}, "steps must be int, got True"),
+        (DiffusionStageConfig, {"steps": 1.5}, "steps must be a whole number, got 1.5"),
+        (DiffusionStageConfig, {"steps": True}, "steps must be a whole number, got True"),
         (DiffusionStageConfig, {"learning_rate": float("nan")}, "learning_rate must be a finite number"),
         (DiffusionStageConfig, {"lr_schedule": "wild"}, "lr_schedule must be one of constant, linear, cosine"),
         (DiscriminatorConfig, {"loss": "gan"}, "loss must be one of bce"),
         (LoRAConfig, {"targets": "regex"}, "target_regex is empty"),
         (LoRAConfig, {"targets": "regex", "target_regex": "("}, "is no valid expression"),
-        (LoRAConfig, {"targets": 3}, "targets must be str"),
+        (LoRAConfig, {"targets": 3}, "targets must be a text"),
     ],
 )
 def test_wrong_values_are_named(cls, values, message):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
 
+from fluxduel.headless.command_line import main
 from fluxduel.headless.run_config import RunConfig
 from fluxduel.headless.workflow_config import from_workflow
 from fluxduel.headless.workflow_graph import read_workflow
+from fluxduel.tests.unit.headless.damaged_json import DAMAGES
 from fluxduel.training.config import (
     TINY_BASE,
     AdversarialStageConfig,
@@ -428,3 +432,70 @@ def test_files_without_a_workflow_are_refused(tmp_path: Path) -> None:
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(ValueError, match="picture.jpg is neither text nor a PNG"):
         read_workflow(tmp_path / "picture.jpg")
+
+
+@pytest.mark.parametrize("form", ["editor", "api"])
+def test_damaged_workflows_are_told_in_a_line_that_names_the_file(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = example("two_stage_tiny.json") if form == "editor" else api_graph()
+    sound, chosen, told_of = json.dumps(graph, indent=1).encode(), random.Random(form), 0
+    for number in range(100):
+        content = DAMAGES[number % len(DAMAGES)](chosen, sound)
+        file = tmp_path / f"damaged{number}.json"
+        file.write_bytes(content)
+        status = main(["workflow", str(file)])
+        out, told = capsys.readouterr()
+        if status == 0:
+            RunConfig.from_json(out)
+        else:
+            assert (status, out) == (2, ""), told[:600]
+            assert str(file) in told and told.count("\n") == 1 and len(told) < 1000, told[:600]
+            told_of += 1
+    print(f"100 damaged workflows of the {form}: told of {told_of}")
+    assert told_of > 40
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda graph: graph["nodes"][0].update(type=["x"]),
+        lambda graph: graph["nodes"][0].update(id={"a": 1}),
+        lambda graph: graph["nodes"].append(3),
+        lambda graph: graph.update(links=[[1, 2, "x", 3, 4, 5]]),
+        lambda graph: graph.update(links=[1, None]),
+        lambda graph: graph.update(links={"a": 1}),
+        lambda graph: graph["nodes"][0].update(inputs=[3]),
+        lambda graph: graph["nodes"][0].update(inputs="abc"),
+        lambda graph: graph["nodes"][0].update(mode=[4]),
+        lambda graph: graph["nodes"][0].update(widgets_values=7),
+        lambda graph: graph.update(nodes=[], definitions=[1]),
+        lambda graph: graph.update(nodes=[], definitions={"subgraphs": [3]}),
+        lambda graph: graph.update(nodes=[], definitions={"subgraphs": [{"nodes": [None]}]}),
+    ],
+)
+def test_a_workflow_whose_parts_are_of_other_kinds_is_told(
+    change: Callable[[dict[str, Any]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = example("two_stage_tiny.json")
+    change(graph)
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(graph), encoding="utf-8")
+    status = main(["workflow", str(file)])
+    out, told = capsys.readouterr()
+    if status == 0:
+        RunConfig.from_json(out)
+    else:
+        assert status == 2 and str(file) in told and "invalid literal" not in told
+
+
+def test_a_workflow_of_windows_with_a_byte_order_mark_is_read_and_a_node_given_twice_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(json.dumps(api_graph()).encode("utf-16"))
+    assert main(["workflow", str(file)]) == 0
+    capsys.readouterr()
+    file.write_text(json.dumps(api_graph())[:-1] + ',\n"one": {}}', encoding="utf-8")
+    assert main(["workflow", str(file)]) == 2
+    assert f"{file}: This is no JSON: lines 1 and 2: one is given twice" in capsys.readouterr().err
