@@ -15,6 +15,7 @@ from ..training.data.data_error import DataError
 from ..training.data.encode import encode
 from ..training.data.latent_cache import digest
 from . import host
+from .conditioning import ignored_in, prompt_of
 from .sockets import RealLatentsSocket
 from .values import outside_inference_mode
 from .widgets import configuration, supported, widgets
@@ -140,6 +141,8 @@ class EncodeRealLatents(io.ComfyNode):
                 few_step_phrase=config.few_step_phrase,
                 report=report_progress,
             )
+        numbered = {f"conditioning {number}": value for number, value in enumerate(conditioning or [], 1)}
+        report = "\n".join([report, *(f"Warning: {sentence}" for sentence in ignored_in(numbered))])
         return io.NodeOutput(data, report, ui=host.text_ui(report))
 
 
@@ -182,7 +185,7 @@ def _from_conditioning(conditioning: list[Any], captions: list[str] | None, clip
             "or one for all."
         )
     prompts = {
-        f"conditioning {number}": host.prompt_of(value, f"{NODE}: conditioning {number}")
+        f"conditioning {number}": prompt_of(value, f"{NODE}: conditioning {number}")
         for number, value in enumerate(conditioning, 1)
     }
     key = digest("conditioning", *(tensor for pair in prompts.values() for tensor in pair))

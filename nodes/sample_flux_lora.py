@@ -14,6 +14,7 @@ from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.lora.adapter import FluxLoRA
 from ..training.step_counts import step_counts
 from . import host
+from .conditioning import ignored_in, prompt_of
 from .fits import check_prompt
 from .sockets import FluxLoRASocket
 from .values import owned
@@ -99,7 +100,7 @@ class SampleFluxLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         counts = step_counts(steps, f"{NODE}: steps")
         latent_height, latent_width = latent_side(height, f"{NODE}: height"), latent_side(width, f"{NODE}: width")
-        prompt_embeds, pooled = host.prompt_of(conditioning, f"{NODE}: conditioning")
+        prompt_embeds, pooled = prompt_of(conditioning, f"{NODE}: conditioning")
         check_prompt(flux_lora.base, prompt_embeds, pooled, f"{NODE}: conditioning")
         progress = host.Progress(str(cls.hidden.unique_id))
 
@@ -116,4 +117,6 @@ class SampleFluxLoRA(io.ComfyNode):
                 after_step=progress.update_or_stop,
             )
 
-        return io.NodeOutput({"samples": flux1.denormalise(host.with_device(sample_all).flatten(0, 2))})
+        latents = flux1.denormalise(host.with_device(sample_all).flatten(0, 2))
+        warnings = "\n".join(f"Warning: {sentence}" for sentence in ignored_in({"conditioning": conditioning}))
+        return io.NodeOutput({"samples": latents}, ui=host.text_ui(warnings) if warnings else None)

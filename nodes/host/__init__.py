@@ -9,7 +9,6 @@ from .encoders import (
     encode_prompt,
     load_tiny_clip,
     load_tiny_vae,
-    prompt_of,
     vae_key,
 )
 from .folders import (
@@ -58,7 +57,6 @@ __all__ = [
     "next_file",
     "prefix_problem",
     "preview_decoder",
-    "prompt_of",
     "raise_interruption",
     "register_routes",
     "runs_folder",

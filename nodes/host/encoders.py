@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import comfy.sd
@@ -15,8 +14,8 @@ from torch import Tensor
 from ...training.base.base_model import TINY_BASE_FOLDER
 from ...training.base.families import flux1
 from ...training.data.encoder_keys import weights_key
+from ..conditioning import prompt_of
 from ..tiny_clip import TinyClipTarget
-from ..values import outside_inference_mode
 from ..widgets import supported
 
 log = logging.getLogger(__name__)
@@ -79,28 +78,6 @@ def encode_image(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
 def encode_prompt(clip: Any, caption: str) -> tuple[Tensor, Tensor]:
     """A caption -> (L, D) and (P,). Raises ``ValueError`` for a text encoder that FLUX cannot use."""
     return prompt_of(clip.encode_from_tokens_scheduled(clip.tokenize(caption)), "CLIP")
-
-
-def prompt_of(conditioning: Sequence[Any], where: str) -> tuple[Tensor, Tensor]:
-    """A CONDITIONING of one prompt -> (L, D) and (P,), fp32 on the CPU."""
-    if len(conditioning) != 1:
-        raise ValueError(
-            f"{where}: holds {len(conditioning)} prompts. Connect one CLIP Text Encode, without Combine or schedules."
-        )
-    embeds, extras = conditioning[0]
-    pooled = extras.get("pooled_output")
-    if pooled is None:
-        raise ValueError(
-            f"{where}: gives no pooled output, which FLUX needs. Use DualCLIPLoader of type flux (CLIP-L and T5-XXL), "
-            "or the CLIP of Load Tiny FLUX Encoders for the tiny base."
-        )
-    if embeds.ndim != 3 or embeds.shape[0] != 1 or pooled.reshape(-1).shape[0] != pooled.shape[-1]:
-        raise ValueError(
-            f"{where}: expected one prompt of shape (1, length, width), got {tuple(embeds.shape)} and a pooled output "
-            f"{tuple(pooled.shape)}. Connect the text encoder of FLUX, not of a video or 3D model."
-        )
-    with outside_inference_mode():
-        return embeds[0].float().cpu().clone(), pooled.reshape(-1).float().cpu().clone()
 
 
 def vae_key(vae: Any) -> str:

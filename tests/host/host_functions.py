@@ -54,6 +54,7 @@ def tiny_clip(report: Report) -> None:
     import torch
 
     from fluxduel.nodes import host
+    from fluxduel.nodes.conditioning import prompt_of
     from fluxduel.training.base.base_model import TINY_BASE_FOLDER
     from fluxduel.training.data.tiny_text import TinyTextEncoder
 
@@ -69,7 +70,7 @@ def tiny_clip(report: Report) -> None:
     clip.clip_layer(-2)
     report["clip_key_follows_settings"] = host.clip_key(clip) != host.clip_key(host.load_tiny_clip())
     broken = [[torch.zeros(1, 4, 8), {}]]
-    report["no_pooled"] = message_of(lambda: host.prompt_of(broken, "here"))
+    report["no_pooled"] = message_of(lambda: prompt_of(broken, "here"))
 
 
 def ownership(report: Report) -> None:
