@@ -9,6 +9,7 @@ import torch
 
 from ..training.config import AdversarialStageConfig
 from ..training.data.encoders import load_encoders
+from ..training.data.fits import check_prompt_fits
 from ..training.evidence.picture_files import single_pictures
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
@@ -61,6 +62,8 @@ def sample_pictures(
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoded = [encoders.encode_prompt(prompt) for prompt in prompts]
         encoders.free()
+        for embeds, pooled in encoded:
+            check_prompt_fits(lora.base, embeds.shape[-1], pooled.shape[-1], "encoders.folder")
         progress = Progress("sampling")
         seeds = range(seed, seed + count)
         latents = sample_lora(

@@ -117,11 +117,6 @@ class EncodeRealLatents(io.ComfyNode):
             texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
         host.check_vae(vae[0], NODE)
         progress = host.Progress(str(cls.hidden.unique_id))
-
-        def report_progress(done: int, total: int) -> None:
-            progress.update(done, total)
-            host.stop_if_interrupted()
-
         with outside_inference_mode():
             data, report = encode(
                 pictures,
@@ -139,10 +134,11 @@ class EncodeRealLatents(io.ComfyNode):
                 seed=config.seed,
                 cache_folder=host.cache_folder(),
                 few_step_phrase=config.few_step_phrase,
-                report=report_progress,
+                report=progress.update_or_stop,
             )
         numbered = {f"conditioning {number}": value for number, value in enumerate(conditioning or [], 1)}
-        report = "\n".join([report, *(f"Warning: {sentence}" for sentence in ignored_in(numbered))])
+        warnings = [*ignored_in(numbered), *filter(None, [host.doubt_of(vae[0])])]
+        report = "\n".join([report, *(f"Warning: {sentence}" for sentence in warnings)])
         return io.NodeOutput(data, report, ui=host.text_ui(report))
 
 

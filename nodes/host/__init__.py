@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .encoders import (
-    check_vae,
     clip_key,
     encode_image,
     encode_prompt,
@@ -31,6 +30,7 @@ from .model_lora import apply_lora
 from .pictures import image_tensor, preview_decoder
 from .progress import Progress, show_text, text_ui
 from .reporting import HostReporter, history, register_routes
+from .vae_checks import check_vae, doubt_of
 
 __all__ = [
     "TINY_BASE_LABEL",
@@ -43,6 +43,7 @@ __all__ = [
     "choose",
     "clip_key",
     "discriminator_files",
+    "doubt_of",
     "encode_image",
     "encode_prompt",
     "file_identity",

@@ -12,7 +12,6 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from torch import Tensor
 
 from ...training.base.base_model import TINY_BASE_FOLDER
-from ...training.base.families import flux1
 from ...training.data.encoder_keys import weights_key
 from ..conditioning import prompt_of
 from ..tiny_clip import TinyClipTarget
@@ -34,16 +33,6 @@ def load_tiny_vae() -> Any:
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(TINY_BASE_FOLDER / "vae.safetensors")), dtype=torch.float32)
     vae.throw_exception_if_invalid()
     return vae
-
-
-def check_vae(vae: Any, where: str) -> None:
-    """Raises ``ValueError`` for a VAE that is not FLUX's kind."""
-    vae.throw_exception_if_invalid()
-    if (vae.latent_channels, vae.latent_dim) != (flux1.LATENT_CHANNELS, 2):
-        raise ValueError(
-            f"{where}: this VAE makes latents of {vae.latent_channels} channels; FLUX.1 needs {flux1.LATENT_CHANNELS}. "
-            "Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX Encoders for the tiny base."
-        )
 
 
 @torch.inference_mode()

@@ -21,6 +21,8 @@ VAE_BLOCKS = {
     "latent_channels": 16,
     "use_quant_conv": False,
     "use_post_quant_conv": False,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
 }
 CLIP_SIZES = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -45,9 +45,29 @@ def posterior(report: Report) -> None:
     report["std_spread"] = std.std().item()
     report["hooks_left"] = len(model.regularization._forward_pre_hooks)
     report["vae_key_is_stable"] = host.vae_key(vae) == key
+    report["doubt_of_random_weights"] = host.doubt_of(vae)
+    report["doubt_of_the_tiny_vae"] = host.doubt_of(host.load_tiny_vae())
     with torch.inference_mode():
         model.quant_conv.weight.add_(0.01)
     report["vae_key_follows_the_weights"] = host.vae_key(vae) != key
+
+
+def colours(report: Report) -> None:
+    """The least latents that show the chart to FLUX's map of colours and to Stable Diffusion 3's, and none at all."""
+    import comfy.latent_formats
+    import torch
+
+    from fluxduel.nodes.host.vae_checks import colour_chart, colour_share
+
+    chart = colour_chart()
+    small = torch.nn.functional.avg_pool2d(chart.movedim(-1, 1) * 2 - 1, 8)
+    flux, other = comfy.latent_formats.Flux(), comfy.latent_formats.SD3()
+    for name, layout in (("flux", flux), ("sd3", other)):
+        bias = torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
+        back = torch.linalg.pinv(torch.tensor(layout.latent_rgb_factors))
+        raw = layout.process_out(torch.einsum("nkhw,kc->nchw", small - bias, back))
+        report[f"colours_of_{name}"] = colour_share(flux.process_in(raw), chart)
+    report["colours_of_nothing"] = colour_share(torch.zeros(1, 16, 32, 32), chart)
 
 
 def tiny_clip(report: Report) -> None:
@@ -258,7 +278,7 @@ def main() -> None:
     import torch
 
     checks = (
-        posterior, tiny_clip, ownership, cancel, device, previews, discriminators, failures, long_history,
+        posterior, colours, tiny_clip, ownership, cancel, device, previews, discriminators, failures, long_history,
     )  # fmt: skip
     report: Report = {}
     with torch.inference_mode():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fluxduel.tests.comfy_host import ComfyHost, HostError
 from fluxduel.tests.host.two_stage_graph import (
@@ -28,6 +28,7 @@ from fluxduel.tests.host.two_stage_graph import (
     two_stage_graph,
     write_pictures,
 )
+from fluxduel.training.base.base_model import TINY_BASE_FOLDER
 
 SHOW = "20"
 
@@ -150,15 +151,31 @@ def test_a_size_that_cannot_be_packed(comfy_host: ComfyHost) -> None:
     assert "width must be a multiple of 16, got 72" in error_of(comfy_host, sample_graph(width=72))
 
 
-def test_a_vae_of_another_model(comfy_host: ComfyHost, folder: Path) -> None:
-    path = comfy_host.base / "models" / "vae" / "four.safetensors"
+def vae_files() -> dict[str, tuple[dict[str, torch.Tensor], str]]:
+    """Files that the host takes for VAEs of other models, and what is said of each."""
+    tiny = load_file(TINY_BASE_FOLDER / "vae.safetensors")
+    four = {"taesd_decoder.1.weight": torch.zeros(64, 4, 3, 3)}
+    shapes = {"decoder.middle.0.residual.0.gamma": (32, 1, 1, 1), "decoder.head.0.gamma": (8, 1, 1, 1)}
+    wan = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return {
+        "four": (four, "4 channels, as Stable Diffusion 1.5's or SDXL's"),
+        # What the host makes of taesd3: FLUX.1's channels, and another scale.
+        "sd3": (tiny | {"vae_scale": torch.tensor(1.5305)}, "scales latents by 1.53, as Stable Diffusion 3's"),
+        "wan": (wan, "is Wan 2.1's or Qwen-Image's, not FLUX.1's"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["four", "sd3", "wan"])
+def test_a_vae_of_another_model(comfy_host: ComfyHost, folder: Path, kind: str) -> None:
+    weights, words = vae_files()[kind]
+    path = comfy_host.base / "models" / "vae" / f"{kind}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"taesd_decoder.1.weight": torch.zeros(64, 4, 3, 3)}, path)
+    save_file(weights, path)
     graph = training_graph(folder.name)
-    graph["21"] = node("VAELoader", {"vae_name": "four.safetensors"})
+    graph["21"] = node("VAELoader", {"vae_name": path.name})
     graph[LATENTS]["inputs"]["vae"] = ["21", 0]
     message = error_of(comfy_host, graph)
-    assert "FluxDuelEncodeRealLatents" in message and "4 channels" in message and "ae.safetensors" in message
+    assert "FluxDuelEncodeRealLatents" in message and words in message and "ae.safetensors" in message
 
 
 def test_two_sources_of_prompts(comfy_host: ComfyHost, folder: Path) -> None:

@@ -34,6 +34,15 @@ def test_the_posterior_is_read_off_the_vae(report: dict[str, Any]) -> None:
     assert report["hooks_left"] == 0
 
 
+def test_another_vae_is_told_by_how_it_sees_colours(report: dict[str, Any]) -> None:
+    print({name: round(report[f"colours_of_{name}"], 3) for name in ("flux", "sd3", "nothing")})
+    assert report["colours_of_flux"] == pytest.approx(1, abs=1e-4)
+    assert abs(report["colours_of_sd3"]) < 0.2 and abs(report["colours_of_nothing"]) < 0.1
+    assert "Stable Diffusion 3's" in report["doubt_of_random_weights"]
+    assert "ae.safetensors" in report["doubt_of_random_weights"]
+    assert report["doubt_of_the_tiny_vae"] == ""
+
+
 def test_the_tiny_clip_is_the_tiny_text_encoder(report: dict[str, Any]) -> None:
     assert report["embeds_error"] < 1e-5 and report["pooled_error"] < 1e-5
     assert report["prompt_is_trainable"]

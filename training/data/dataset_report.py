@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .buckets import window
 from .data_error import listed, quoted
+from .encoder_warnings import encoder_warnings
 from .pictures import Picture
 from .real_latents import RealLatents
 
@@ -79,4 +80,4 @@ def _warnings(data: RealLatents, pictures: Sequence[Picture], captions: Sequence
         )
     if share > 0 and not data.held_out:
         warnings.append("nothing is held out, because there are not two different pictures.")
-    return warnings
+    return warnings + encoder_warnings(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ..base.families import flux1
 from ..config import EncodersConfig
 from ..failure_words import reason
+from .other_vaes import BY_CHANNELS, BY_CLASS, BY_KEY, whose_scale
 
 _COMPLETE = "Download that part of FLUX.1 in diffusers' layout, or set encoders.folder to a complete one."
 _TOKENIZER_FILES = {
@@ -42,8 +44,9 @@ def encoders_folder(config: EncodersConfig, checkpoint: str) -> Path | None:
 def text_files(folder: Path) -> list[Path]:
     """All files that the encoding of a caption depends on. Raises ``EncodersError`` where one is missing."""
     files = []
-    for part in ("text_encoder", "text_encoder_2"):
+    for part, kind in (("text_encoder", "clip_text_model"), ("text_encoder_2", "t5")):
         files += model_files(folder, part, None)
+        _check_kind(folder / part, kind)
     for part, ways in _TOKENIZER_FILES.items():
         if not any(all((folder / part / name).is_file() for name in names) for names in ways):
             raise EncodersError(
@@ -52,6 +55,18 @@ def text_files(folder: Path) -> list[Path]:
             )
         files += sorted(path for path in (folder / part).iterdir() if path.is_file())
     return files
+
+
+def _check_kind(folder: Path, expected: str) -> None:
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise EncodersError(damaged(folder, f"a model of the kind {expected}", error)) from error
+    if kind is not None and kind != expected:
+        raise EncodersError(
+            f"encoders.folder: {folder} holds a model of the kind {kind}; FLUX.1 has {expected} there (CLIP-L in "
+            "text_encoder, T5-XXL in text_encoder_2). The folder is another model's: set the option to a FLUX.1."
+        )
 
 
 def model_files(folder: Path, part: str, other: str | None) -> list[Path]:
@@ -74,27 +89,44 @@ def vae_file(path: str) -> Path:
         )
     try:
         with safe_open(file, framework="pt") as weights:
-            channels = weights.get_slice("decoder.conv_in.weight").get_shape()[1]
+            names = set(weights.keys())
+            other = next((whose for key, whose in BY_KEY.items() if key in names), None)
+            channels = None if other else weights.get_slice("decoder.conv_in.weight").get_shape()[1]
     except (OSError, SafetensorError) as error:
         raise EncodersError(damaged(file, "FLUX.1's VAE", error)) from error
-    _check_vae_channels(file, channels)
+    if other:
+        raise EncodersError(_not_flux(file, f"is {other}"))
+    _check_channels(file, channels)
     return file
 
 
 def check_vae_config(folder: Path) -> None:
+    """Raises ``EncodersError`` where the VAE's own configuration says that it is another model's."""
     try:
-        channels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("latent_channels")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, channels, scale = (config.get(key) for key in ("_class_name", "latent_channels", "scaling_factor"))
     except (OSError, ValueError, AttributeError) as error:
         raise EncodersError(damaged(folder, "FLUX.1's VAE", error)) from error
-    _check_vae_channels(folder, channels)
+    if kind in BY_CLASS:
+        raise EncodersError(_not_flux(folder, f"is {BY_CLASS[kind]}"))
+    _check_channels(folder, channels)
+    # Stable Diffusion 3's has FLUX.1's very build. Configurations of old may leave the scale out.
+    if isinstance(scale, int | float) and not math.isclose(scale, flux1.VAE_SCALE, rel_tol=0.01):
+        raise EncodersError(_not_flux(folder, f"scales latents by {scale:g}, as {whose_scale(scale)} does"))
 
 
-def _check_vae_channels(path: Path, channels: object) -> None:
+def _check_channels(path: Path, channels: object) -> None:
     if channels != flux1.LATENT_CHANNELS:
-        raise EncodersError(
-            f"{_option_of(path)}: the VAE {path} makes latents of {channels} channels; FLUX.1 needs "
-            f"{flux1.LATENT_CHANNELS}. Set encoders.folder to a FLUX.1, or encoders.vae to its ae.safetensors."
-        )
+        whose = BY_CHANNELS.get(channels)
+        as_whose = f", as {whose} does" if whose else ""
+        raise EncodersError(_not_flux(path, f"makes latents of {channels} channels{as_whose}"))
+
+
+def _not_flux(path: Path, fault: str) -> str:
+    return (
+        f"{_option_of(path)}: the VAE {path} {fault}; FLUX.1's makes latents of {flux1.LATENT_CHANNELS} channels and "
+        f"scales them by {flux1.VAE_SCALE}. Set encoders.folder to a FLUX.1, or encoders.vae to its ae.safetensors."
+    )
 
 
 def damaged(path: Path, what: str, error: object) -> str:

@@ -7,6 +7,7 @@ import torch
 from ..base.base_model import BaseReference, read_transformer_config
 from ..base.families import flux1
 from .data_error import DataError
+from .encoder_warnings import whose_prompt
 from .real_latents import RealLatents
 
 
@@ -21,11 +22,25 @@ def check_fits(base: BaseReference, data: RealLatents) -> None:
             ("pooled_prompt_embeds", prompt.pooled_width, config["pooled_projection_dim"]),
         ):
             if got != expected:
+                whose = whose_prompt(prompt.width, prompt.pooled_width)
                 raise DataError(
                     f"{name} of caption {prompt.caption!r} are {got} wide, but {base.name} takes {expected}. "
+                    f"{f'They are those of {whose}. ' if whose else ''}"
                     "Encode the captions with the text encoders of that base "
                     "(FLUX.1: CLIP-L and T5-XXL; the built-in base: LoadTinyFluxEncoders)."
                 )
     channels = config["in_channels"] // flux1.PATCH**2
     for sample in data.samples:
         flux1.check_latents(torch.empty(1, *sample.shape, device="meta"), sample.name, channels)
+
+
+def check_prompt_fits(base: BaseReference, width: int, pooled_width: int, where: str) -> None:
+    """Raises ``ValueError``, beginning with ``where``, where prompts of these widths are not what ``base`` takes."""
+    config = read_transformer_config(base.path)
+    wanted = (config["joint_attention_dim"], config["pooled_projection_dim"])
+    if (width, pooled_width) != wanted:
+        whose = whose_prompt(width, pooled_width)
+        raise ValueError(
+            f"{where}: the prompt is {width} wide and its pooled vector {pooled_width}, but {base.name} takes "
+            f"{wanted[0]} and {wanted[1]}.{f' It is that of {whose}.' if whose else ''}"
+        )

@@ -293,11 +293,54 @@ def test_a_vae_folder_that_lacks_weights_is_refused(folder: Path) -> None:
         flux(folder).encode_image(pixels(16, 16))
 
 
-def test_a_vae_of_another_model_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"latent_channels": 4}, "latents of 4 channels, as Stable Diffusion 1.5's or SDXL's does"),
+        ({"latent_channels": 7}, "latents of 7 channels; FLUX.1's makes latents of 16"),
+        ({"scaling_factor": 1.5305, "shift_factor": 0.0609}, "scales latents by 1.5305, as Stable Diffusion 3's does"),
+        ({"scaling_factor": 2.5}, "scales latents by 2.5, as another's does"),
+        ({"_class_name": "AutoencoderKLQwenImage", "z_dim": 16, "latent_channels": None}, "is Qwen-Image's"),
+        ({"_class_name": "AutoencoderKLWan", "z_dim": 16, "latent_channels": None}, "is Wan's"),
+        ({"_class_name": "AutoencoderKLHunyuanVideo"}, "is HunyuanVideo's"),
+    ],
+)
+def test_a_vae_of_another_model_is_refused(folder: Path, changes: dict[str, object], words: str) -> None:
     config = folder / "vae" / "config.json"
-    config.write_text(config.read_text().replace('"latent_channels": 16', '"latent_channels": 4'))
-    with pytest.raises(EncodersError, match="latents of 4 channels; FLUX.1 needs 16"):
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(EncodersError, match=f"encoders.folder: .*{words}.*encoders.vae to its ae.safetensors"):
         flux(folder)
+
+
+@pytest.mark.parametrize("part, kind", [("text_encoder_2", "clip_text_model"), ("text_encoder", "qwen2_5_vl")])
+def test_text_encoders_of_another_model_are_refused_at_once(folder: Path, part: str, kind: str) -> None:
+    config = folder / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": kind}))
+    with pytest.raises(EncodersError, match=f"encoders.folder: .*{part} holds a model of the kind {kind}; FLUX.1 has"):
+        flux(folder)
+
+
+def test_a_vae_without_a_word_about_its_scale_is_taken(folder: Path) -> None:
+    config = folder / "vae" / "config.json"
+    told = json.loads(config.read_text())
+    del told["scaling_factor"], told["shift_factor"]
+    config.write_text(json.dumps(told))
+    assert flux(folder).vae_key
+
+
+@pytest.mark.parametrize(
+    "key, words",
+    [
+        ("decoder.middle.0.residual.0.gamma", "is Wan's or Qwen-Image's"),
+        ("decoder.conv_in.conv.weight", "is HunyuanVideo's"),
+        ("bn.running_mean", "is FLUX.2's"),
+    ],
+)
+def test_a_vae_file_of_another_model_is_refused(folder: Path, tmp_path: Path, key: str, words: str) -> None:
+    file = tmp_path / "vae.safetensors"
+    save_file({key: torch.zeros(16), "decoder.conv_in.weight": torch.zeros(512, 16, 3, 3)}, file)
+    with pytest.raises(EncodersError, match=f"encoders.vae: .*vae.safetensors {words}"):
+        flux(folder, vae=str(file))
 
 
 def test_a_vae_file_that_is_none_is_refused_at_once(folder: Path, tmp_path: Path) -> None:

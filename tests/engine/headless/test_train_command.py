@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fluxduel.headless.command_line import main
-from fluxduel.tests.engine.flux_encoders import make_folder
+from fluxduel.tests.engine.flux_encoders import T5_KIND, T5_SIZES, make_folder
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import TINY_BASE, LoRAConfig
 from fluxduel.training.lora import adapter as adapters
@@ -423,3 +424,13 @@ def test_a_flux_in_diffusers_layout_trains_and_samples(
     prompt = ["--prompt", "a small red cat", "--width=64", "--height=32", "--steps=2"]
     assert main(["sample", "--lora", lora, *base, *prompt, "--out", str(tmp_path / "out")]) == 0
     assert Image.open(tmp_path / "out" / "01-steps2-seed0.png").size == (64, 32)
+    from transformers import T5Config, T5EncoderModel
+
+    # A T5 of another width, as smaller ones have.
+    other = Path(shutil.copytree(flux_folder, tmp_path / "other"))
+    T5EncoderModel(T5Config(vocab_size=32128, **T5_SIZES | {"d_model": 32}, **T5_KIND)).save_pretrained(
+        other / "text_encoder_2"
+    )
+    assert main(["sample", "--lora", lora, *base, *prompt, "--encoders.folder", str(other)]) == 2
+    told = capsys.readouterr().err
+    assert "encoders.folder: the prompt is 32 wide" in told and "takes 24 and 16" in told

@@ -616,7 +616,13 @@ def test_folders_for_filling_or_control_are_refused(tmp_path: Path, config: dict
 
 def test_the_report_counts_and_warns() -> None:
     images = [picture(0), picture(1, 100, 100), picture(2, 40, 40), picture(3, 64, 900), picture(4)]
-    _, text = run(images, ["one two three", "", "one", "one two", "one"], held_out_share=0.2)
+    # A mean colour of a half, as far from 0 as FLUX's latents are.
+    _, text = run(
+        images,
+        ["one two three", "", "one", "one two", "one"],
+        held_out_share=0.2,
+        encode_image=lambda pixels: (8 * pooled_pixels(pixels), None),
+    )
     assert text.splitlines() == [
         "Pictures: 5, of which 5 distinct.",
         "Captions: 4 distinct, 1 empty; 0 to 3 words, median 1.",

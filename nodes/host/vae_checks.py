@@ -1,0 +1,84 @@
+"""Whether a VAE of the host's is FLUX.1's: by what it is built of, and by how it sees colours."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.latent_formats
+import torch
+from torch import Tensor
+
+from ...training.base.families import flux1
+from ...training.data.other_vaes import BY_CHANNELS, whose_scale
+from .encoders import encode_image, load_tiny_vae, vae_key
+
+ADVICE = "Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX Encoders for the tiny base."
+# Classes of the host whose latents have FLUX.1's 16 channels.
+VIDEO_KINDS = {
+    "WanVAE": "Wan 2.1's or Qwen-Image's",
+    "AutoencoderKL": "HunyuanVideo's",
+    "CausalContinuousVideoTokenizer": "Cosmos's",
+}
+SQUARES, SQUARE_SIDE = 8, 32
+LEAST_COLOUR = 0.4
+
+
+def check_vae(vae: Any, where: str) -> None:
+    """Raises ``ValueError``, beginning with ``where``, for a VAE that is told from FLUX.1's by its build.
+
+    Stable Diffusion 3's has FLUX.1's build: see ``doubt_of``.
+    """
+    vae.throw_exception_if_invalid()
+    channels, network = vae.latent_channels, vae.first_stage_model
+    scale = getattr(network, "vae_scale", None)
+    if channels != flux1.LATENT_CHANNELS:
+        whose = BY_CHANNELS.get(channels, "another model's")
+        fault = f"makes latents of {channels} channels, as {whose} does; FLUX.1 needs {flux1.LATENT_CHANNELS}"
+    elif vae.latent_dim != 2:
+        whose = VIDEO_KINDS.get(type(network).__name__, "a video model's")
+        fault = f"is {whose}, not FLUX.1's, although its latents have as many channels"
+    elif vae.spacial_compression_encode() != flux1.VAE_FACTOR:
+        fault = f"divides sides by {vae.spacial_compression_encode()}; FLUX.1's divides them by {flux1.VAE_FACTOR}"
+    elif scale is not None and not math.isclose(float(scale), flux1.VAE_SCALE, rel_tol=0.01):
+        fault = f"scales latents by {float(scale):.3g}, as {whose_scale(float(scale))} does, not by {flux1.VAE_SCALE}"
+    else:
+        return
+    raise ValueError(f"{where}: this VAE {fault}. {ADVICE}")
+
+
+def doubt_of(vae: Any) -> str:
+    """A sentence where a VAE of FLUX.1's build does not see colours as FLUX.1's does; empty where it does.
+
+    It encodes a chart of colours, and the host's linear map from FLUX's latents to colours, which its previews use, is
+    to bring those back. The map is the best fit to FLUX's own latents, so nearly all of the colour comes back there.
+    The least latents that show the chart to the same map of Stable Diffusion 3 bring back 0.10 of it, random weights
+    nothing.
+    """
+    chart = colour_chart()
+    colour = colour_share(flux1.normalise(encode_image(vae, chart)[0]), chart)
+    if colour >= LEAST_COLOUR or vae_key(vae) == vae_key(load_tiny_vae()):
+        return ""
+    return (
+        f"this VAE does not see colours as FLUX's own does: {colour:.2f} of them where that has about 1. It may be "
+        "another model's, such as Stable Diffusion 3's, whose latents have 16 channels too. A LoRA that is trained on "
+        f"them is of no use to FLUX. {ADVICE}"
+    )
+
+
+def colour_chart() -> Tensor:
+    """Squares of fixed, random colours: an IMAGE (1, 256, 256, 3)."""
+    colours = torch.rand(1, SQUARES, SQUARES, 3, generator=torch.Generator().manual_seed(0))
+    return colours.repeat_interleave(SQUARE_SIDE, 1).repeat_interleave(SQUARE_SIDE, 2)
+
+
+def colour_share(latents: Tensor, picture: Tensor) -> float:
+    """How much of ``picture`` (1, H, W, 3) FLUX's map brings back from ``latents`` (1, 16, H/8, W/8) in model space.
+
+    The slope of the colours that come back over the true ones: 1 for all, 0 for none.
+    """
+    layout = comfy.latent_formats.Flux()
+    seen = torch.einsum("nchw,ck->nkhw", latents.float().cpu(), torch.tensor(layout.latent_rgb_factors))
+    seen = seen + torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
+    true = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1) * 2 - 1, flux1.VAE_FACTOR)
+    return ((seen * true).sum() / true.square().sum()).item()
