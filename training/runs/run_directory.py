@@ -18,12 +18,11 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..atomic_file import make_folder, write_whole
@@ -32,12 +31,13 @@ from ..failure_words import reason
 from ..lora.adapter import FluxLoRA, LoRAError, load_file
 from .checkpoints import STATS_FILE, Checkpoints
 from .fingerprints import Fingerprint, fingerprint, identity
+from .run_lock import InUse, held
 
 __all__ = ["Choice", "Fingerprint", "RunDirectory", "RunDirectoryError", "choose", "fingerprint"]
 
 log = logging.getLogger(__name__)
 
-MANIFEST, RESULT, LOCK, CHECKPOINTS = "run.json", "lora.safetensors", ".lock", "checkpoints"
+MANIFEST, RESULT, CHECKPOINTS = "run.json", "lora.safetensors", "checkpoints"
 _VERSION = 1
 
 
@@ -166,20 +166,15 @@ class RunDirectory:
         process; ``OSError`` where it cannot be written.
         """
         make_folder(folder)
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunDirectoryError(
-                f"{folder} is in use: another process trains this run at the moment. Wait for it, or stop it."
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(folder))
+            except InUse as error:
+                raise RunDirectoryError(str(error)) from error
             directory = cls(folder, cls._claimed(folder, wanted, settings))
             directory._sweep()
             yield directory
             directory._sweep()
-        finally:
-            lock.release()
 
     def _sweep(self) -> None:
         """Remove what a process that lost its power, or a disk that failed, left half: nobody else writes here."""

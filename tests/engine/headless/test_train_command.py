@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,6 +26,7 @@ from fluxduel.tests.engine.flux_encoders import T5_KIND, T5_SIZES, make_folder
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import TINY_BASE, LoRAConfig
 from fluxduel.training.lora import adapter as adapters
+from fluxduel.training.runs.run_lock import held
 
 PICTURES, SIDE = 6, 128
 PROGRAM = [sys.executable, "-m", "fluxduel"]
@@ -274,7 +274,7 @@ def test_a_run_that_another_process_trains_is_named(
     finished: Done, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = only(finished.output, "diffusion-*")
-    with FileLock(folder / ".lock"):
+    with held(folder):
         status = main(["train", str(config_file), "--output.folder", str(finished.output)])
     assert status == 2
     assert f"{folder} is in use" in capsys.readouterr().err
