@@ -42,9 +42,9 @@ class SyntheticPictures(FileSequence[Tensor]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Tensor:
+    def read(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
         colour = torch.rand(3, generator=torch.Generator().manual_seed(index))
-        return colour.expand(SIDE, SIDE, 3).clone()
+        return colour.expand(SIDE, SIDE, 3).clone(), ()
 
     def state(self, index: int) -> FileState:
         return FileState(f"/synthetic/{index}.png", SIDE, 0, "pixels")

@@ -135,6 +135,7 @@ def encoded_pictures(
         caption_rule=config.images.caption_rule,
         trigger_word=config.images.trigger_word,
         mask_rule=config.images.mask_rule,
+        leave_out=[Path(folder) for folder in (config.output.folder, config.output.cache) if folder],
     )
     data, encoded = encode(
         images.pixels,

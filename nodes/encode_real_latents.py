@@ -14,6 +14,8 @@ from ..training.config import DataConfig
 from ..training.data.data_error import DataError
 from ..training.data.encode import encode
 from ..training.data.latent_cache import digest
+from ..training.data.remarks import Remarks
+from ..training.data.wires import single_masks, single_pictures
 from . import host
 from .conditioning import ignored_in, prompt_of
 from .sockets import RealLatentsSocket
@@ -101,7 +103,10 @@ class EncodeRealLatents(io.ComfyNode):
         **options: list[Any],
     ) -> io.NodeOutput:
         config = configuration(DataConfig, {name: values[0] for name, values in options.items()})
-        pictures = _pictures(images)
+        remarks = Remarks()
+        with outside_inference_mode():
+            pictures = single_pictures(images, names or [], remarks)
+            given_masks = single_masks(masks or [], pictures, names or [], remarks)
         count = len(pictures)
         titles = names or [f"image {number}" for number in range(1, count + 1)]
         encoder = (clip or [None])[0]
@@ -122,7 +127,7 @@ class EncodeRealLatents(io.ComfyNode):
                 pictures,
                 texts,
                 names=titles,
-                masks=_masks(masks, count),
+                masks=given_masks,
                 encode_image=lambda pixels: host.encode_image(vae[0], pixels),
                 encode_prompt=encode_prompt,
                 vae_key=host.vae_key(vae[0]),
@@ -138,24 +143,8 @@ class EncodeRealLatents(io.ComfyNode):
             )
         numbered = {f"conditioning {number}": value for number, value in enumerate(conditioning or [], 1)}
         warnings = [*ignored_in(numbered), *filter(None, [host.doubt_of(vae[0])])]
-        report = "\n".join([report, *(f"Warning: {sentence}" for sentence in warnings)])
+        report = "\n".join([*remarks.lines(), report, *(f"Warning: {sentence}" for sentence in warnings)])
         return io.NodeOutput(data, report, ui=host.text_ui(report))
-
-
-def _pictures(images: list[Tensor]) -> list[Tensor]:
-    """IMAGE values (b, H, W, 1, 3 or 4) -> single RGB pictures (H, W, 3)."""
-    singles = [picture for batch in images for picture in (batch if batch.ndim == 4 else batch[None])]
-    return [picture.expand(-1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3] for picture in singles]
-
-
-def _masks(masks: list[Tensor] | None, count: int) -> list[Tensor | None] | None:
-    """MASK values -> one (H, W) for each picture; a mask that is 1 everywhere is none."""
-    if not masks:
-        return None
-    singles = [mask for batch in masks for mask in (batch if batch.ndim == 3 else batch[None])]
-    if len(singles) == 1:
-        singles = singles * count
-    return [None if bool((mask == 1).all()) else mask for mask in singles]
 
 
 Prompts = tuple[list[str], str, Callable[[str], tuple[Tensor, Tensor]]]

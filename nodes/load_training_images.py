@@ -83,14 +83,18 @@ class LoadTrainingImages(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:
         path = host.choose(host.training_folders(), folder, "Load Training Images: folder")
-        return image_folders.folder_fingerprint(path)
+        return image_folders.folder_fingerprint(path, host.written_folders())
 
     @classmethod
     def execute(cls, folder: str, caption_rule: str, trigger_word: str, mask_rule: str) -> io.NodeOutput:
         path = host.choose(host.training_folders(), folder, "Load Training Images: folder")
         with outside_inference_mode():
             found, report = image_folders.load_folder(
-                path, caption_rule=caption_rule, trigger_word=trigger_word, mask_rule=mask_rule
+                path,
+                caption_rule=caption_rule,
+                trigger_word=trigger_word,
+                mask_rule=mask_rule,
+                leave_out=host.written_folders(),
             )
             masks = [torch.ones(image.pixels.shape[:2]) if image.mask is None else image.mask for image in found]
         return io.NodeOutput(

@@ -24,6 +24,7 @@ from .folders import (
     prefix_problem,
     runs_folder,
     training_folders,
+    written_folders,
 )
 from .memory import interrupted, raise_interruption, stop_if_interrupted, with_device
 from .model_lora import apply_lora
@@ -67,4 +68,5 @@ __all__ = [
     "training_folders",
     "vae_key",
     "with_device",
+    "written_folders",
 ]

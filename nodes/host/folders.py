@@ -32,6 +32,11 @@ def lora_files() -> dict[str, Path]:
     return {label: Path(path) for label, path in _weights("loras").items()}
 
 
+def written_folders() -> list[Path]:
+    """Where the host and this pack write pictures, which are never to be trained on."""
+    return [Path(folder_paths.get_output_directory()), Path(folder_paths.get_temp_directory())]
+
+
 def _weights(kind: str) -> dict[str, str]:
     names = [name for name in folder_paths.get_filename_list(kind) if name.endswith(WEIGHT_SUFFIXES)]
     return {name: path for name in names if (path := folder_paths.get_full_path(kind, name)) is not None}

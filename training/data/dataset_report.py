@@ -11,13 +11,21 @@ from .data_error import listed, quoted
 from .encoder_warnings import encoder_warnings
 from .pictures import Picture
 from .real_latents import RealLatents
+from .remarks import Remarks
 
 CROP_WARNING = 1 / 3
 
 
 def describe_dataset(
-    data: RealLatents, pictures: Sequence[Picture], captions: Sequence[str], share: float, cached: str | None
+    data: RealLatents,
+    pictures: Sequence[Picture],
+    captions: Sequence[str],
+    kin: Sequence[Sequence[str]],
+    remarks: Remarks,
+    share: float,
+    cached: str | None,
 ) -> str:
+    """The report. ``kin``: identities of pictures that are nearly the same; ``share``: of pictures to hold out."""
     distinct = len({picture.identity for picture in pictures})
     words = [len(caption.split()) for caption in captions]
     lines = [
@@ -36,12 +44,25 @@ def describe_dataset(
         example = quoted(data.few_step_prompts[0].caption)
         lines.append(f"Few-step phrase: each caption is also encoded with it at its front, such as {example}.")
     lines.append(f"Training: {len(data.training)}. Held out: {len(data.held_out)}.")
+    masked = sum(sample.masked for sample in data.samples)
+    if masked:
+        without = list(dict.fromkeys(sample.name for sample in data.samples if not sample.masked))
+        rest = f", the others are learned whole ({listed(without)})" if without else ""
+        lines.append(f"Masks: {masked} of {len(pictures)} pictures have one{rest}.")
+    lines += remarks.lines()
     if cached is not None:
         lines.append(f"Encodings found in the cache: {cached}.")
-    return "\n".join(lines + [f"Warning: {warning}" for warning in _warnings(data, pictures, captions, share)])
+    warnings = [*remarks.warnings(), *_warnings(data, pictures, captions, kin, share)]
+    return "\n".join(lines + [f"Warning: {warning}" for warning in warnings])
 
 
-def _warnings(data: RealLatents, pictures: Sequence[Picture], captions: Sequence[str], share: float) -> list[str]:
+def _warnings(
+    data: RealLatents,
+    pictures: Sequence[Picture],
+    captions: Sequence[str],
+    kin: Sequence[Sequence[str]],
+    share: float,
+) -> list[str]:
     once = {picture.identity: picture for picture in reversed(pictures)}.values()
     warnings = []
     small = [p.name for p in once if max(p.bucket[0] / p.height, p.bucket[1] / p.width) > 1]
@@ -67,6 +88,20 @@ def _warnings(data: RealLatents, pictures: Sequence[Picture], captions: Sequence
         warnings.append(
             f"pictures that are there under several names: {len(copies)} ({listed(copies)}). They weigh more in "
             "training: remove the copies."
+        )
+    if kin:
+        pairs = [" and ".join(f"'{min(names[identity])}'" for identity in group[:3]) for group in kin[:5]]
+        held_out = {pictures[index].identity for index in data.held_out}
+        parted = any(0 < sum(identity in held_out for identity in group) < len(group) for group in kin)
+        warnings.append(
+            f"pictures that are nearly the same: {sum(map(len, kin))} in {len(kin)} groups ({'; '.join(pairs)}"
+            f"{'; …' if len(kin) > 5 else ''}). They weigh more in training: remove the copies. "
+            + (
+                "There are no others, so that some are held out though the LoRA is trained on their like: "
+                "held_out_loss tells little."
+                if parted
+                else "None is held out of those whose like is trained on."
+            )
         )
     empty = sum(not caption.strip() for caption in captions)
     if empty and empty < len(captions):

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..base.families import flux1
+from .alike import alike
 from .buckets import Bucket, buckets, fit
 from .dataset_report import describe_dataset
 from .encoding_checks import check_counts, check_phrase, check_posterior, check_prompt, check_widths
@@ -16,6 +17,7 @@ from .known_files import KnownFiles
 from .latent_cache import LatentCache, digest, digest_all
 from .pictures import Picture, described, latent_masks, pixels_of
 from .real_latents import LatentSample, Prompt, RealLatents, with_phrase
+from .remarks import Remarks
 from .stored_latents import Encoding, Shelf, StoredPrompt, StoredSample, Tensors, as_they_are, own, posterior
 
 MAX_HELD_OUT_SHARE = 0.9
@@ -57,8 +59,9 @@ def encode(
     encodings are left in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
-    pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures stay
-    on one side. Which ones depends on ``seed`` and the pictures' content alone, so that adding a picture moves few.
+    pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures, and
+    those that are ``alike``, stay on one side as far as that allows. Which ones depends on ``seed`` and the pictures'
+    content alone, so that adding a picture moves few.
 
     Raises ``ValueError`` for a setting out of range, ``DataError`` for data that cannot be trained on.
     """
@@ -69,9 +72,10 @@ def encode(
     cache = LatentCache(cache_folder)
     cache.remove_leftovers()
     store = Encodings(cache, most_in_memory)
+    remarks = Remarks()
     with KnownFiles(cache_folder) as known:
-        pictures = described(images, names, sizes, known, report)
-        small_masks = latent_masks(pictures, masks, store, known, report)
+        pictures = described(images, names, sizes, known, remarks, report)
+        small_masks = latent_masks(pictures, masks, store, known, remarks, report)
     phrase = few_step_phrase.strip()
     plain = [*dict.fromkeys(captions), ""]
     captions_once = list(dict.fromkeys([*plain, *(with_phrase(phrase, caption) for caption in plain)]))
@@ -91,7 +95,8 @@ def encode(
     }
     prompts = list(dict.fromkeys(captions))
     number = {caption: index for index, caption in enumerate(prompts)}
-    held_out = _held_out([picture.identity for picture in pictures], held_out_share, seed)
+    kin = _kin(pictures)
+    held_out = _held_out([picture.identity for picture in pictures], kin, held_out_share, seed)
     few_step = [with_phrase(phrase, caption) for caption in prompts] if phrase else []
     make = _Maker(store, cache)
     data = RealLatents(
@@ -116,7 +121,7 @@ def encode(
         few_step_phrase=phrase,
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
-    return data, describe_dataset(data, pictures, captions, held_out_share, cached)
+    return data, describe_dataset(data, pictures, captions, kin, remarks, held_out_share, cached)
 
 
 class _Maker:
@@ -209,13 +214,32 @@ def _latent_bytes(bucket: Bucket) -> int:
     return 4 * flux1.LATENT_CHANNELS * (bucket[0] // flux1.VAE_FACTOR) * (bucket[1] // flux1.VAE_FACTOR)
 
 
-def _held_out(identities: Sequence[str], share: float, seed: int) -> tuple[int, ...]:
-    """Ranks contents by their own hash with the seed: a picture's rank does not depend on the others."""
-    distinct = sorted(set(identities), key=lambda identity: digest(str(seed), identity))
-    if share == 0 or len(distinct) < 2:
+def _kin(pictures: Sequence[Picture]) -> list[list[str]]:
+    """The identities of pictures that are nearly the same, in groups of two or more."""
+    once = list({picture.identity: picture for picture in pictures}.values())
+    groups = alike([picture.look for picture in once], [picture.width / picture.height for picture in once])
+    return [[once[index].identity for index in group] for group in groups]
+
+
+def _held_out(identities: Sequence[str], kin: Sequence[Sequence[str]], share: float, seed: int) -> tuple[int, ...]:
+    """Ranks contents by their own hash with the seed: a picture's rank does not depend on the others.
+
+    Those in a group of ``kin`` go together, in the place of the first of them, and are passed over where they are more
+    than are wanted. Where nothing else is left, kin are parted.
+    """
+    ranks = {identity: digest(str(seed), identity) for identity in identities}
+    if share == 0 or len(ranks) < 2:
         return ()
-    count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
-    chosen = set(distinct[:count])
+    wanted = min(max(1, round(share * len(ranks))), len(ranks) - 1)
+    related = {identity for group in kin for identity in group}
+    groups = [*kin, *([identity] for identity in ranks if identity not in related)]
+    chosen: set[str] = set()
+    for group in sorted(groups, key=lambda group: min(ranks[identity] for identity in group)):
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    if not chosen:
+        smallest = min(groups, key=lambda group: (len(group), min(ranks[identity] for identity in group)))
+        chosen.update(smallest if len(groups) > 1 else sorted(ranks, key=ranks.__getitem__)[:wanted])
     return tuple(index for index, identity in enumerate(identities) if identity in chosen)
 
 

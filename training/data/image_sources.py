@@ -33,6 +33,13 @@ def file_state(path: str | os.PathLike[str], reading: str) -> FileState:
 class FileSequence(Sequence[Item]):
     """Tensors that are read from files at each access, and not kept."""
 
+    def __getitem__(self, index: int) -> Item:
+        return self.read(index)[0]
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Item, tuple[str, ...]]:
+        """Item ``index``, and what a report should say of it. Raises ``DataError`` that names the file."""
+
     @abstractmethod
     def state(self, index: int) -> FileState | None:
         """The state of the file of item ``index``; ``None`` where it must be read to know what it holds."""

@@ -13,24 +13,33 @@ from .image_sources import FileState
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "known_files_1.sqlite3"
+FILE_NAME = "known_files_2.sqlite3"
 # A killed process forgets at most so many.
 _ROWS_AT_ONCE = 64
 _SECONDS_FOR_OTHERS = 5.0
 
 _TABLE = """CREATE TABLE IF NOT EXISTS files (
     path TEXT, reading TEXT, size INTEGER, mtime_ns INTEGER, identity TEXT, height INTEGER, width INTEGER,
+    look BLOB, remarks TEXT,
     PRIMARY KEY (path, reading)) WITHOUT ROWID"""
-_FIND = "SELECT identity, height, width FROM files WHERE path = ? AND reading = ? AND size = ? AND mtime_ns = ?"
-_KEEP = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FIND = (
+    "SELECT identity, height, width, look, remarks FROM files "
+    "WHERE path = ? AND reading = ? AND size = ? AND mtime_ns = ?"
+)
+_KEEP = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Known(NamedTuple):
-    """What was read from a file: the hash (hex) of its pixels, empty for none at all, and their height and width."""
+    """What was read from a file: the hash (hex) of its pixels, empty for none at all, and their height and width.
+
+    ``look`` is what it looks like from afar (see ``alike``), ``remarks`` are lines that a report should say of it.
+    """
 
     identity: str
     height: int
     width: int
+    look: bytes = b""
+    remarks: str = ""
 
 
 class KnownFiles:

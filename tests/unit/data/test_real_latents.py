@@ -280,6 +280,26 @@ def test_duplicates_stay_on_one_side() -> None:
     assert "pictures that are there under several names: 10 ('0.png', '10.png'" in text
 
 
+def test_near_duplicates_stay_on_one_side_and_are_named() -> None:
+    """A photo and its rescaled copy: a twin that is trained on would make held_out_loss tell nothing."""
+    images = [picture(i, 64, 64) for i in range(20)]
+    twins = [F.interpolate(image.permute(2, 0, 1)[None], scale_factor=2, mode="nearest") for image in images[:4]]
+    images += [twin[0].permute(1, 2, 0).contiguous() for twin in twins]
+    sides = set()
+    for seed in range(20):
+        data, text = run(images, held_out_share=0.3, seed=seed)
+        assert len(data.held_out) in (6, 7)
+        for index in range(4):
+            assert (index in data.held_out) == (20 + index in data.held_out)
+            sides.add(index in data.held_out)
+    assert sides == {True, False}
+    assert "pictures that are nearly the same: 8 in 4 groups ('0.png' and '20.png'; '1.png' and '21.png'" in text
+    assert "None is held out of those whose like is trained on." in text
+    data, text = run([images[0], images[20]], held_out_share=0.1)
+    assert len(data.held_out) == 1 and "held_out_loss tells little" in text
+    assert "nearly the same" not in run(images[:20], held_out_share=0.3)[1]
+
+
 def test_the_split_depends_on_seed_and_content_and_moves_little() -> None:
     images = [picture(i) for i in range(20)]
     splits = {held_out_contents(images, seed) for seed in range(5)}

@@ -191,6 +191,41 @@ def test_a_broken_picture_is_named_when_it_is_read(folder: Path, tmp_path: Path)
         encode(folder, tmp_path / "cache")
 
 
+def test_all_broken_pictures_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    for name in ("3.png", "5.png"):
+        (folder / name).write_bytes(b"no picture")
+    with pytest.raises(DataError) as caught:
+        encode(folder, tmp_path / "cache")
+    assert "2 files or pictures cannot be used" in str(caught.value)
+    assert all(f"'{name}'" in str(caught.value) for name in ("3.png", "5.png"))
+
+
+@pytest.mark.parametrize("start", ["first", "second"])
+def test_the_report_says_what_was_odd_about_files_that_are_not_opened_again(tmp_path: Path, start: str) -> None:
+    for number in range(3):
+        picture(number, 64, 64).save(tmp_path / f"{number}.png")
+    image = picture(3, 64, 64)
+    image.putalpha(100)
+    image.save(tmp_path / "clear.png")
+    picture(4, 64, 64).save(tmp_path / "odd.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    picture(5, 64, 64).save(tmp_path / "two.gif", save_all=True, append_images=[picture(6, 64, 64)])
+    picture(0, 64, 64).resize((128, 128)).save(tmp_path / "twin.png")
+    found, _ = open_folder(tmp_path, caption_rule="file name", trigger_word="", mask_rule="alpha")
+    encoders = Encoders()
+    for _ in ("first", "second")[: 1 + (start == "second")]:
+        _, report = encode_pictures(
+            found.pixels, found.captions, names=found.names, masks=found.masks, encode_image=encoders.image,
+            encode_prompt=encoders.prompt, vae_key="vae", text_key="text", resolution=64, bucket_step=32, flip=False,
+            held_out_share=0.3, seed=0, cache_folder=tmp_path / "cache",
+        )  # fmt: skip
+    assert "Masks from the picture's alpha channel: 1 ('clear.png')." in report
+    assert "Pictures without an alpha channel, learned whole: 6 ('0.png', '1.png', '2.png', 'odd.jpg'" in report
+    assert "Files with several frames, of which the first is read: 1 ('two.gif')." in report
+    assert "Warning: Pictures with damaged metadata, taken as upright: 1 ('odd.jpg')." in report
+    assert "nearly the same: 2 in 1 groups ('0.png' and 'twin.png')" in report
+    assert "Masks: 1 of 7 pictures have one, the others are learned whole ('0.png', '1.png'" in report
+
+
 def test_encoding_goes_on_after_a_kill(folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the midst of the pictures: what was encoded is not encoded again, and the data is the same."""
     child = tmp_path / "child.py"

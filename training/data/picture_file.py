@@ -1,0 +1,189 @@
+"""One picture file, read into tensors: upright, in sRGB, its first frame."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from ..failure_words import reason
+from . import orientation
+from .colour_profile import ProfileError, to_srgb
+from .data_error import ImageFolderError
+
+# 16384 x 16384. Decoded, such a picture takes 0.8 GB.
+MOST_PIXELS = 1 << 28
+# Larger pictures are halved before they become floating-point numbers, of which one takes four bytes.
+_HALVED_ABOVE = 100_000_000
+
+# Pillow has a reader for these, but it starts another program, gives no picture, or a stand-in for layers.
+_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "PSD", "WMF"}
+
+DAMAGED_METADATA = "Pictures with damaged metadata, taken as upright"
+CONVERTED = "Pictures converted to sRGB from their colour profile"
+FIRST_FRAME = "Files with several frames, of which the first is read"
+DAMAGED_PROFILE = "Pictures whose colour profile cannot be used, taken as sRGB"
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFile:
+    """Pixels (H, W, 3) and, where the picture has one, its alpha (H, W), fp32 in [0, 1].
+
+    ``height`` and ``width`` are those of the upright picture in the file. ``remarks`` are what a report should say.
+    """
+
+    pixels: Tensor
+    alpha: Tensor | None
+    height: int
+    width: int
+    remarks: tuple[str, ...]
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Endings (lower case, with the dot) of the files that Pillow can read here, its plugins included."""
+    Image.init()
+    kinds = Image.registered_extensions().items()
+    return frozenset(suffix.lower() for suffix, kind in kinds if kind in Image.OPEN and kind not in _NOT_READ)
+
+
+def read_picture(path: Path, name: str) -> PictureFile:
+    """The picture at ``path``, which messages call ``name``.
+
+    Raises ``ImageFolderError`` where it cannot be read, or has more than ``MOST_PIXELS`` pixels.
+    """
+    # Pillow's readers raise whatever their parts do for damaged files, from struct.error to RuntimeError.
+    try:
+        return _read(path)
+    except Exception as error:
+        raise ImageFolderError(
+            f"The picture '{name}' in {path.parent} cannot be read: {_why(error)}. Repair, replace or remove it."
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    words = reason(error)
+    # Others speak of Pillow's own variables.
+    told = words and isinstance(error, OSError | SyntaxError | ValueError)
+    return words if told else f"{type(error).__name__} {words}"
+
+
+def _read(path: Path) -> PictureFile:
+    remarks: list[str] = []
+    with path.open("rb") as file:
+        source, turned, several = _without_orientation(file, remarks)
+        image = _opened(source, path)
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(
+                f"it has {image.width} x {image.height} pixels, and {MOST_PIXELS / 1e6:.0f} million are the most"
+            )
+        if several or getattr(image, "is_animated", False):
+            remarks.append(FIRST_FRAME)
+        image.load()
+        # Of other formats Pillow knows it now: metadata may come after the pixels.
+        turned = turned or _orientation(image.info, remarks)
+        upright: Image.Image = image.transpose(orientation.TURNS[turned]) if turned in orientation.TURNS else image
+        pixels, alpha = _tensors(upright, image.info, remarks)
+    return PictureFile(pixels, alpha, upright.height, upright.width, tuple(dict.fromkeys(remarks)))
+
+
+def _without_orientation(file: IO[bytes], remarks: list[str]) -> tuple[IO[bytes], int | None, bool]:
+    """What Pillow is to read; the orientation where that is known already; are there several pictures?"""
+    start = file.read(4)
+    file.seek(0)
+    if start[:2] == b"\xff\xd8":
+        try:
+            content, exif, xmp, several = orientation.jpeg_without_metadata(file.read())
+        except orientation.DamagedMetadata:
+            # Pillow says what is wrong with the file, or can do with it.
+            file.seek(0)
+            return file, None, False
+        return io.BytesIO(content), _orientation({"exif": exif, "xmp": xmp}, remarks), several
+    if start in (b"II*\0", b"MM\0*"):
+        content, turned = orientation.tiff_upright(file.read())
+        return io.BytesIO(content), turned, False
+    return file, None, False
+
+
+def _opened(file: IO[bytes], path: Path) -> ImageFile.ImageFile:
+    """As ``Image.open``, whose limit of pixels is one for the whole process and too low for today's cameras."""
+    Image.init()
+    start = file.read(16)
+    own = Image.registered_extensions().get(path.suffix.lower())
+    kinds = sorted((kind for kind in Image.OPEN if kind not in _NOT_READ), key=lambda kind: kind != own)
+    for kind in kinds:
+        factory, accepts = Image.OPEN[kind]
+        # Formats without a mark at their start would find a picture in anything.
+        if (kind != own) if accepts is None else accepts(start) is not True:
+            continue
+        file.seek(0)
+        try:
+            return factory(file, str(path))  # type: ignore[return-value]
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            if kind == own:
+                raise SyntaxError(_why(error)) from error
+    raise SyntaxError("its content is no picture of a kind that Pillow reads here, or is damaged")
+
+
+def _orientation(info: Mapping[Any, Any], remarks: list[str]) -> int:
+    exif, xmp = info.get("exif"), info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    try:
+        if not exif and "Raw profile type exif" in info:
+            # As ImageMagick writes it into PNG: a line of the name, one of the length, then hexadecimal digits.
+            exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
+        found = orientation.in_exif(exif) if exif else None
+    except (orientation.DamagedMetadata, ValueError, AttributeError):
+        remarks.append(DAMAGED_METADATA)
+        found = None
+    if found is not None:
+        return found
+    packet = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else bytes(xmp)
+    return orientation.in_xmp(packet) or orientation.UPRIGHT
+
+
+def _tensors(image: Image.Image, info: Mapping[Any, Any], remarks: list[str]) -> tuple[Tensor, Tensor | None]:
+    if image.mode == "F":
+        raise ValueError("its values are floating-point numbers of no certain range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow would clip 16 bits to 8 instead of scaling them.
+        values = np.asarray(image).astype(np.float32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values need more than 16 bits; save it with 8 or 16 bits")
+        return torch.from_numpy(values / 65535)[..., None].repeat(1, 1, 3), None
+    if image.mode in ("RGBa", "La"):
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
+    alpha = None
+    if "A" in image.getbands() or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+        image = image.getchannel("L") if image.mode == "LA" else image if image.mode == "L" else image.convert("RGBA")
+    colours = _colours(image, info.get("icc_profile"), remarks)
+    if image.width * image.height > _HALVED_ABOVE:
+        colours, alpha = colours.reduce(2), None if alpha is None else alpha.reduce(2)
+    return _in_unit_range(colours), None if alpha is None else _in_unit_range(alpha)
+
+
+def _colours(image: Image.Image, profile: Any, remarks: list[str]) -> Image.Image:
+    """RGB in sRGB, without alpha."""
+    if not profile:
+        return image.convert("RGB")
+    # A palette's colours are RGB.
+    bare = image if image.mode in ("1", "L", "CMYK", "LAB") else image.convert("RGB")
+    try:
+        converted, changed = to_srgb(bare, bytes(profile))
+    except ProfileError:
+        remarks.append(DAMAGED_PROFILE)
+        return image.convert("RGB")
+    if changed:
+        remarks.append(CONVERTED)
+    return converted
+
+
+def _in_unit_range(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).astype(np.float32) / 255)
