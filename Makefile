@@ -24,6 +24,9 @@ test-durability: host ## runs that are killed, cancelled and starved of disk end
 test-install: .venv/installed ## what installing the requirements moves in hosts' environments, and the engine with what it brings
 	$(PY) -m pytest tests/unit/test_install.py -m "slow or not slow" -s $(PYTEST_ARGS)
 
+test-mutation: .venv/installed ## plant small faults one by one and count those that no test notices (hours); ARGS="--faults 50"
+	OMP_NUM_THREADS=1 $(PY) -m fluxduel.tests.mutation.run $(ARGS)
+
 demo: host ## train both stages on the CPU in a real ComfyUI and show what changed
 	$(PY) -m fluxduel.demo.run $(ARGS)
 

@@ -87,7 +87,8 @@ def outcome(stage: Stage, state: State, step: int, healths: list[Any]) -> dict[s
     notes, done = stage.take_notes(), stage.provenance()["steps_done"]
     last = stage.delivered()
     stage.conclude()
-    return {"values": values, "notes": notes, "done": done, "last": last, "best": stage.delivered(), "seen": healths[2:]}
+    told = {"values": values, "notes": notes, "done": done, "seen": healths[2:]}
+    return {**told, "last": last, "best": stage.delivered()}
 
 
 def equal(one: Any, other: Any) -> bool:
