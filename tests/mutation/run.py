@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -116,16 +117,17 @@ def run_pytest(arguments: list[str], plugin: object) -> int:
 
 def reach(room: str, tree: str) -> dict[str, dict[str, Any]]:
     """What each sound test of ``room`` reaches, from an earlier call where the tree is the same."""
-    kept = FOLDER / f"reach-{room}-{tree}.json"
-    if not kept.exists():
-        for old in FOLDER.glob(f"reach-{room}-*.json"):
-            old.unlink()
-        plugin = Reach(COPY)
-        found = forked(lambda: (run_pytest(tests_of(room), plugin), plugin.tests)[1], 3600)
-        if not found:
-            sys.exit(f"The tests of {room} do not run; see {FOLDER / 'output.txt'}.")
-        kept.write_text(json.dumps(found))
-    tests = json.loads(kept.read_text())
+    tests: dict[str, dict[str, Any]] = {}
+    for paths in tests_of(room):
+        kept = FOLDER / f"reach-{tree}-{paths.replace('/', '-')}.json"
+        if not kept.exists():
+            print(f"{room}: what the tests in {paths} reach", flush=True)
+            plugin = Reach(COPY)
+            found = forked(lambda paths=paths, plugin=plugin: (run_pytest([paths], plugin), plugin.tests)[1], 7200)
+            if not found:
+                sys.exit(f"The tests in {paths} do not run; see {FOLDER / 'output.txt'}.")
+            kept.write_text(json.dumps(found))
+        tests |= json.loads(kept.read_text())
     for name in [name for name, told in tests.items() if told["failed"]]:
         print(f"left out, since it fails without a fault: {name}", flush=True)
         del tests[name]
@@ -143,8 +145,11 @@ class FirstFailure:
             self.name = report.nodeid
 
 
-def tried(trial: Trial, tests: dict[str, dict[str, Any]]) -> str:
-    """The test that notices the fault, ``timeout`` or ``crash``; empty where none does."""
+def tried(trial: Trial, tests: dict[str, dict[str, Any]], most: float) -> str:
+    """The test that notices the fault, or ``timeout or crash``; empty where none does.
+
+    Of slow tests those are left out that do not fit into ``most`` seconds with all quicker ones.
+    """
     wanted = f"{trial.file}::{trial.fault.function}"
     cached = "cache" in trial.source.split(f"def {trial.fault.function.split('.')[-1]}(")[0][-80:]
     reached = [
@@ -157,6 +162,8 @@ def tried(trial: Trial, tests: dict[str, dict[str, Any]]) -> str:
         return ""
     # pytest sorts by layers; within one the order given stands.
     reached.sort(key=lambda name: tests[name]["seconds"])
+    ends = itertools.accumulate(tests[name]["seconds"] for name in reached)
+    reached = [name for name, end in zip(reached, ends, strict=True) if end <= most]
     path, failure = COPY / trial.file, FirstFailure()
     path.write_text(with_fault(trial.source, trial.fault))
     try:
@@ -192,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=200, help="how many are drawn; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="most time of tests for a fault")
     parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
     given = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -212,7 +220,7 @@ def main() -> None:
         if earlier is not None and (earlier["by"] or earlier["tree"] == tree):
             by = earlier["by"]
         else:
-            by = tried(trial, reaches[trial.room])
+            by = tried(trial, reaches[trial.room], given.seconds)
             with results.open("a") as file:
                 words = trial.fault.in_words(trial.file)
                 file.write(json.dumps({"key": trial.key, "tree": tree, "by": by, "fault": words}) + "\n")
