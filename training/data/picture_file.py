@@ -116,20 +116,20 @@ def _opened(file: IO[bytes], path: Path) -> ImageFile.ImageFile:
     """As ``Image.open``, whose limit of pixels is one for the whole process and too low for today's cameras."""
     Image.init()
     start = file.read(16)
-    own = Image.registered_extensions().get(path.suffix.lower())
-    kinds = sorted((kind for kind in Image.OPEN if kind not in _NOT_READ), key=lambda kind: kind != own)
-    for kind in kinds:
-        factory, accepts = Image.OPEN[kind]
-        # Formats without a mark at their start would find a picture in anything.
-        if (kind != own) if accepts is None else accepts(start) is not True:
+    # Formats without a mark at their start would find a picture in anything: such a one is tried where it is named.
+    marked = [kind for kind, (_, accepts) in Image.OPEN.items() if accepts is not None and accepts(start) is True]
+    named = Image.registered_extensions().get(path.suffix.lower())
+    unmarked = [kind for kind, (_, accepts) in Image.OPEN.items() if accepts is None and kind == named]
+    why = "its content is no picture of a kind that Pillow reads here"
+    for kind in [*marked, *unmarked]:
+        if kind in _NOT_READ:
             continue
         file.seek(0)
         try:
-            return factory(file, str(path))  # type: ignore[return-value]
+            return Image.OPEN[kind][0](file, str(path))  # type: ignore[return-value]
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            if kind == own:
-                raise SyntaxError(_why(error)) from error
-    raise SyntaxError("its content is no picture of a kind that Pillow reads here, or is damaged")
+            why = _why(error)
+    raise SyntaxError(why)
 
 
 def _orientation(info: Mapping[Any, Any], remarks: list[str]) -> int:

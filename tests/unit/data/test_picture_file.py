@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from fluxduel.tests.unit.data.odd_pictures import damaged, exif_block, noise, with_exif, written_by_pillow
 from fluxduel.training.data import picture_file
@@ -40,6 +41,19 @@ def expected(image: Image.Image) -> torch.Tensor:
 # Which way up
 
 
+# Exif 2.3, table 6: where the first row and the first column of what is stored belong.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored.flip(1),  # top, right
+    3: lambda stored: stored.flip(0, 1),  # bottom, right
+    4: lambda stored: stored.flip(0),  # bottom, left
+    5: lambda stored: stored.transpose(0, 1),  # left, top
+    6: lambda stored: stored.transpose(0, 1).flip(1),  # right, top
+    7: lambda stored: stored.transpose(0, 1).flip(0, 1),  # right, bottom
+    8: lambda stored: stored.transpose(0, 1).flip(0),  # left, bottom
+}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_in_every_format_that_has_one(tmp_path: Path, kind: str, orientation: int) -> None:
@@ -47,10 +61,11 @@ def test_every_orientation_in_every_format_that_has_one(tmp_path: Path, kind: st
         pytest.skip(f"Pillow has no {kind} here")
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / f"a.{kind.lower()}"
+    path, plain = tmp_path / f"a.{kind.lower()}", tmp_path / f"b.{kind.lower()}"
     noise().save(path, kind, exif=exif)
-    with Image.open(path) as image:
-        wanted = expected(ImageOps.exif_transpose(image))
+    noise().save(plain, kind)
+    with Image.open(plain) as image:
+        wanted = UPRIGHT[orientation](expected(image))
     found = read(path)
     assert torch.equal(found.pixels, wanted)
     assert (found.height, found.width) == tuple(wanted.shape[:2]) and found.remarks == ()
@@ -241,6 +256,13 @@ def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path: Path, su
     assert found.pixels[0, 0].tolist() == pytest.approx([1, 0, 0], abs=0.02) and found.remarks == (FIRST_FRAME,)
     frames[0].save(tmp_path / f"b{suffix}")
     assert read(tmp_path / f"b{suffix}").remarks == ()
+
+
+def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    for suffix in (".jpg", ".tga", ".gif", ".pcd"):
+        shutil.copy(tmp_path / "a.png", tmp_path / f"a{suffix}")
+        assert torch.equal(read(tmp_path / f"a{suffix}").pixels, expected(noise()))
 
 
 def test_what_starts_other_programs_is_not_opened(tmp_path: Path) -> None:
