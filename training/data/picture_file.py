@@ -30,7 +30,7 @@ _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "PSD", "WM
 DAMAGED_METADATA = "Pictures with damaged metadata, taken as upright"
 CONVERTED = "Pictures converted to sRGB from their colour profile"
 FIRST_FRAME = "Files with several frames, of which the first is read"
-DAMAGED_PROFILE = "Pictures whose colour profile cannot be used, taken as sRGB"
+UNUSED_PROFILE = "Pictures whose colour profile cannot be used, taken as sRGB"
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +156,8 @@ def _tensors(image: Image.Image, info: Mapping[Any, Any], remarks: list[str]) ->
         values = np.asarray(image).astype(np.float32)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values need more than 16 bits; save it with 8 or 16 bits")
+        if info.get("icc_profile"):
+            remarks.append(UNUSED_PROFILE)
         return torch.from_numpy(values / 65535)[..., None].repeat(1, 1, 3), None
     if image.mode in ("RGBa", "La"):
         image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
@@ -178,7 +180,7 @@ def _colours(image: Image.Image, profile: Any, remarks: list[str]) -> Image.Imag
     try:
         converted, changed = to_srgb(bare, bytes(profile))
     except ProfileError:
-        remarks.append(DAMAGED_PROFILE)
+        remarks.append(UNUSED_PROFILE)
         return image.convert("RGB")
     if changed:
         remarks.append(CONVERTED)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .data_error import listed
-from .picture_file import DAMAGED_METADATA, DAMAGED_PROFILE
+from .picture_file import DAMAGED_METADATA, UNUSED_PROFILE
 
-_WARNED = (DAMAGED_METADATA, DAMAGED_PROFILE)
+_WARNED = (DAMAGED_METADATA, UNUSED_PROFILE)
 
 
 class Remarks:

@@ -21,8 +21,8 @@ from fluxduel.training.data.images import load_folder
 from fluxduel.training.data.picture_file import (
     CONVERTED,
     DAMAGED_METADATA,
-    DAMAGED_PROFILE,
     FIRST_FRAME,
+    UNUSED_PROFILE,
     picture_suffixes,
     read_picture,
 )
@@ -153,34 +153,47 @@ def profile_of(primaries: tuple[float, ...], gamma: float) -> bytes:
     matrix = columns * np.linalg.solve(columns, white)
     # The profile connection space is lit by D50 (Bradford's adaptation).
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-    d50 = np.array([0.9642, 1.0, 0.8249])
-    matrix = np.linalg.inv(bradford) @ np.diag((bradford @ d50) / (bradford @ white)) @ bradford @ matrix
-
-    def fixed(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+    matrix = np.linalg.inv(bradford) @ np.diag((bradford @ D50) / (bradford @ white)) @ bradford @ matrix
 
     curve = b"curv\0\0\0\0" + struct.pack(">LH", 1, round(gamma * 256)) + b"\0\0"
+    tags = {name: b"XYZ \0\0\0\0" + fixed(*column) for name, column in zip(RGB_COLUMNS, matrix.T, strict=True)}
+    return profile(b"mntr", b"RGB ", b"XYZ ", tags | {name: curve for name in (b"rTRC", b"gTRC", b"bTRC")})
+
+
+RGB_COLUMNS = (b"rXYZ", b"gXYZ", b"bXYZ")
+D50 = np.array([0.9642, 1.0, 0.8249])
+
+
+def fixed(*values: float) -> bytes:
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile, version 2.4, with these ``tags``."""
     text = b"desc\0\0\0\0" + struct.pack(">L", 5) + b"test\0" + bytes(78)
-    tags = {b"desc": text + bytes(-len(text) % 4), b"cprt": b"text\0\0\0\0none\0\0\0\0"}
-    tags[b"wtpt"] = b"XYZ \0\0\0\0" + fixed(*d50)
-    for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix.T, strict=True):
-        tags[name] = b"XYZ \0\0\0\0" + fixed(*column)
-    tags |= {name: curve for name in (b"rTRC", b"gTRC", b"bTRC")}
+    tags = {b"desc": text, b"cprt": b"text\0\0\0\0none", b"wtpt": b"XYZ \0\0\0\0" + fixed(*D50)} | tags
     at, table, body = 128 + 4 + 12 * len(tags), b"", b""
     for name, content in tags.items():
         table += name + struct.pack(">LL", at + len(body), len(content))
-        body += content
-    head = struct.pack(">L4sL4s4s4s", at + len(body), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
-    head += bytes(12) + b"acsp" + bytes(28) + fixed(*d50)
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">L4sL4s4s4s", at + len(body), b"lcms", 0x02400000, kind, space, connection)
+    head += bytes(12) + b"acsp" + bytes(28) + fixed(*D50)
     return head.ljust(128, b"\0") + struct.pack(">L", len(tags)) + table + body
 
 
+def cmyk_profile(ink: tuple[int, int, int]) -> bytes:
+    """A profile in which paper is white, full cyan is ``ink`` (L, a, b) and any other full ink is black."""
+    corners = [(100, 0, 0), *[(0, 0, 0)] * 7, ink, *[(0, 0, 0)] * 7]  # cyan varies slowest, black fastest
+    table = b"".join(struct.pack("BBB", round(light * 2.55), a + 128, b + 128) for light, a, b in corners)
+    lut = b"mft1\0\0\0\0" + struct.pack("BBBB", 4, 3, 2, 0) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    return profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut + bytes(range(256)) * 4 + table + bytes(range(256)) * 3})
+
+
 ADOBE_RGB = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
-SRGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 
 
 def test_a_wide_gamut_picture_is_converted(tmp_path: Path) -> None:
-    """Adobe RGB (60, 160, 90): the formulas of its specification give about (-, 161, 88) in sRGB; red is out of it."""
+    """By the formulas of Adobe RGB's own specification."""
     image = Image.new("RGB", (8, 8), (128, 160, 90))
     image.save(tmp_path / "a.png", icc_profile=profile_of(ADOBE_RGB, 2.19921875))
     found = read(tmp_path / "a.png")
@@ -193,6 +206,31 @@ def test_a_wide_gamut_picture_is_converted(tmp_path: Path) -> None:
     assert found.pixels[0, 0].tolist() == pytest.approx(wanted.tolist(), abs=2 / 255)
     assert found.remarks == (CONVERTED,)
     assert abs(found.pixels[0, 0, 0].item() - 128 / 255) > 4 / 255
+
+
+def test_a_print_picture_is_converted_by_its_profile(tmp_path: Path) -> None:
+    """Cyan is as dark as its ink: by the formulas of CIE 15 and IEC 61966-2-1. Without a profile it is (0, 255, 255)."""
+    image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    image.paste((0, 0, 0, 0), (4, 0, 8, 8))
+    image.save(tmp_path / "a.tif", icc_profile=cmyk_profile((55, -37, -50)))
+    image.save(tmp_path / "b.tif")
+    found = read(tmp_path / "a.tif")
+    y = (55 + 16) / 116
+    x, z = y - 37 / 500, y + 50 / 200
+    xyz = D50 * [t**3 if t > 6 / 29 else 3 * (6 / 29) ** 2 * (t - 4 / 29) for t in (x, y, z)]
+    # D50 -> linear sRGB, Bradford-adapted.
+    linear = np.array([[3.1339, -1.6169, -0.4906], [-0.9788, 1.9161, 0.0335], [0.0719, -0.2290, 1.4052]]) @ xyz
+    wanted = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.abs(linear) ** (1 / 2.4) - 0.055).clip(0, 1)
+    assert found.pixels[0, 0].tolist() == pytest.approx(wanted.tolist(), abs=4 / 255)
+    assert found.pixels[0, 7].tolist() == pytest.approx([1.0] * 3, abs=2 / 255)
+    assert found.remarks == (CONVERTED,)
+    assert read(tmp_path / "b.tif").pixels[0, 0].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_a_profile_of_sixteen_bits_of_grey_is_said_to_be_unused(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((4, 6), 300, np.uint16))
+    grey.save(tmp_path / "a.png", icc_profile=profile_of(ADOBE_RGB, 2.2))
+    assert read(tmp_path / "a.png").remarks == (UNUSED_PROFILE,)
 
 
 def test_srgb_under_any_name_leaves_every_bit(tmp_path: Path) -> None:
@@ -223,7 +261,7 @@ def test_a_damaged_profile_is_said_and_not_fatal(tmp_path: Path, mode: str, kind
     image.save(tmp_path / "a.jpg", icc_profile=profile, quality=95)
     image.save(tmp_path / "b.jpg", quality=95)
     found = read(tmp_path / "a.jpg")
-    assert found.remarks == (DAMAGED_PROFILE,) and torch.equal(found.pixels, read(tmp_path / "b.jpg").pixels)
+    assert found.remarks == (UNUSED_PROFILE,) and torch.equal(found.pixels, read(tmp_path / "b.jpg").pixels)
 
 
 def test_random_profiles_never_end_the_reading(tmp_path: Path) -> None:
