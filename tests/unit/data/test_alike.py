@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxduel.training.data.alike import _STEPS, MOST_DIFFERENT, _near, alike, look
+from fluxduel.training.data.alike import _STEPS, MOST_DIFFERENT, _near, _waves, alike, look
 from fluxduel.training.data.encode import _held_out
 
 
@@ -71,12 +71,15 @@ def test_no_pair_is_missed_and_none_invented() -> None:
     rows = np.stack([np.frombuffer(look_of(photo(seed, 32)), np.int8) for seed in range(300)]).astype(np.float64)
     # Copies around the threshold, on both sides of it.
     spread = np.linspace(0, 2 * MOST_DIFFERENT * _STEPS, 300)[:, None]
-    rows = np.concatenate([rows, (rows + spread * rng.standard_normal(rows.shape)).round().clip(-127, 127)])
+    # Some differ in any way, some in the waves by which pictures are sorted, in every direction.
+    waves = _waves() * 16 / len(_waves()) ** 0.5
+    other_ways = rng.standard_normal(rows.shape), rng.choice([-1, 0, 1], (300, len(waves))) @ waves
+    rows = np.concatenate([rows, *((rows + spread * way).round().clip(-127, 127) for way in other_ways)])
     distances = np.sqrt(((rows[:, None] - rows[None]) ** 2).mean(-1))
     wanted = {(i, j) for i, j in zip(*np.nonzero(distances <= MOST_DIFFERENT * _STEPS), strict=True) if i < j}
     found = [tuple(sorted(pair)) for pair in _near(rows.astype(np.int8))]
     assert len(found) == len(set(found)) and set(found) == wanted
-    assert 100 < len(wanted) < 250
+    assert 300 < len(wanted) < 700
 
 
 def test_many_pictures_are_not_compared_in_pairs() -> None:

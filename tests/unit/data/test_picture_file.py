@@ -209,7 +209,7 @@ def test_a_wide_gamut_picture_is_converted(tmp_path: Path) -> None:
 
 
 def test_a_print_picture_is_converted_by_its_profile(tmp_path: Path) -> None:
-    """Cyan is as dark as its ink: by the formulas of CIE 15 and IEC 61966-2-1. Without a profile it is (0, 255, 255)."""
+    """Cyan is as dark as its ink: by the formulas of CIE 15 and IEC 61966-2-1. """
     image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     image.paste((0, 0, 0, 0), (4, 0, 8, 8))
     image.save(tmp_path / "a.tif", icc_profile=cmyk_profile((55, -37, -50)))
