@@ -1,11 +1,13 @@
 """Time of a training step against a plain diffusers + PEFT loop on the same model, in the same run.
 
-    python -m benchmarks.step [--repeats 9] [--steps 6] [--batch-size 4] [--side 16]
+    python -m benchmarks.step [--repeats 9] [--steps 8] [--batch-size 4] [--side 16]
 
 Prints one JSON line last: ``stage1_over_plain``, a stage-1 step of the engine over a step of the plain loop; and for
 ``x0``, ``jump`` and ``two_samplers`` one update of LoRA and discriminator over a stage-1 step of equal batch, with the
 settings that stage 2 has by default. Each is the median, over the repeats, of the ratio of two blocks of steps that ran
 one after the other. ``operations``: the same ratios in floating-point operations, as torch counts them.
+Pictures are held out, so that the looks at them within a step count; ``validation``: a whole measurement, with the
+watch's samples, in steps of its stage, by operations and as the run's own note has it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -42,15 +45,15 @@ PROMPT_LENGTH = 16
 
 
 def synthetic_data(side: int, context_dim: int, pooled_dim: int) -> RealLatents:
-    """32 random latents with captions of their own: the time of a step does not depend on what they show."""
+    """40 random latents with captions of their own, 8 held out: time does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    prompts = tuple(Prompt(str(i), draw(PROMPT_LENGTH, context_dim), draw(pooled_dim)) for i in range(32))
-    samples = tuple(LatentSample(str(i), draw(16, side, side), None, None, None, None, i) for i in range(32))
-    return RealLatents(samples, prompts, prompts[0], (), "benchmark")
+    prompts = tuple(Prompt(str(i), draw(PROMPT_LENGTH, context_dim), draw(pooled_dim)) for i in range(40))
+    samples = tuple(LatentSample(str(i), draw(16, side, side), None, None, None, None, i) for i in range(40))
+    return RealLatents(samples, prompts, prompts[0], tuple(range(32, 40)), "benchmark")
 
 
 def plain_loop(data: RealLatents, batch_size: int, side: int, checkpointing: bool) -> Callable[[], None]:
@@ -116,7 +119,7 @@ def mean_operations(step: Callable[[], object], count: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=6, help="steps a block")
+    parser.add_argument("--steps", type=int, default=8, help="steps a block; 8 hold one look at held-out pictures")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--side", type=int, default=16, help="side of the latents")
     parser.add_argument("--no-checkpointing", action="store_true")
@@ -132,13 +135,19 @@ def main() -> None:
     def stepper(stage: Stage) -> Callable[[], object]:
         return lambda: stage.step(next(counter))
 
+    stages: dict[str, Stage] = {"stage1": stage1}
     contenders = {
         "plain": plain_loop(data, options.batch_size, options.side, checkpointing),
         "stage1": stepper(stage1),
     }
     for target in TARGETS:
         config = AdversarialStageConfig(**shared, target=target, discriminator_warmup=0, few_step_guidance=10.0)
-        contenders[target] = stepper(AdversarialStage(start, data, DiscriminatorConfig(), config, device="cpu"))
+        stages[target] = AdversarialStage(start, data, DiscriminatorConfig(), config, device="cpu")
+        contenders[target] = stepper(stages[target])
+    # Before the first step: in a warm-up, or after a step without a start to compare with, the watch does not sample.
+    validations = {
+        name: mean_operations(lambda stage=stage: stage.validate(lambda: None), 1) for name, stage in stages.items()
+    }
     operations = {name: mean_operations(step, 8) for name, step in contenders.items()}
     for step in contenders.values():
         seconds(step, 2)
@@ -154,10 +163,17 @@ def main() -> None:
         print(f"{name:10} {statistics.median(values) * 1000:8.1f} ms a step, median of {len(values)} blocks")
     for name, values in ratios.items():
         print(f"{name}: {min(values):.3f} to {max(values):.3f}")
-    medians = {name: round(statistics.median(values), 4) for name, values in ratios.items()}
+    medians: dict[str, Any] = {name: round(statistics.median(values), 4) for name, values in ratios.items()}
     counted = {name: round(operations[name] / operations["stage1"], 4) for name in TARGETS}
     print(f"operations over stage 1: {counted}")
     medians["operations"] = counted
+    medians["validation"] = {}
+    for name, stage in stages.items():
+        expected = sum(stage.evaluations().values()) / (options.batch_size * stage.evaluations_per_picture)
+        medians["validation"][name] = {
+            "steps": round(validations[name] / operations[name], 1), "in the note": round(expected, 1)
+        }  # fmt: skip
+    print(f"a validation, in steps of its stage: {medians['validation']}")
     print(
         json.dumps(medians | {"batch_size": options.batch_size, "side": options.side, "checkpointing": checkpointing})
     )

@@ -1,0 +1,226 @@
+"""FLUX.1 at its full size, on the meta device: every shape is true, and no number is computed.
+
+    python -m fluxduel.tests.full_size
+
+prints how many bytes passes of one and of more samples need at 512 and 1024 px, besides weights, gradients and moments.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from fluxduel.discriminator.interface import Conditioning
+from fluxduel.tests.true_width import write_headers
+from fluxduel.training.base.base_model import BaseReference, FluxBase, empty_transformer, read_transformer_config
+from fluxduel.training.config import DiscriminatorConfig, LoRAConfig
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.stages import judges
+
+ASKS = re.compile(r"/training/(evidence|stages|runs)/")
+TOKENS, CONTEXT, POOLED = 512, 4096, 768
+# 8 pixels a latent.
+SIDES = {"512 px": 64, "1024 px": 128}
+
+
+def full_size_reference(folder: Path) -> BaseReference:
+    """A file of FLUX.1-dev's header alone."""
+    return BaseReference(str(write_headers(folder / "flux1-dev.safetensors")), "bf16")
+
+
+def full_size_transformer(reference: BaseReference) -> Any:
+    """Its transformer without memory for its weights, in bf16."""
+    return empty_transformer(read_transformer_config(reference.path)).to(torch.bfloat16)
+
+
+class Metered(FluxBase):
+    """FLUX.1 at its full size as a stage on the CPU sees it: ``passes`` are who asked for a pass, and its samples.
+
+    The transformer itself runs once for each shape, on the meta device and without the adapter. The adapter's weights
+    and what is returned have numbers, random ones, so that all that is done with them is done.
+    """
+
+    def __init__(self, reference: BaseReference) -> None:
+        super().__init__(full_size_transformer(reference), reference)
+        self.device = torch.device("cpu")
+        self.passes: list[tuple[str, int]] = []
+        self._seen: dict[tuple[Any, ...], Any] = {}
+
+    def find_adapter(self) -> None:
+        super().find_adapter()
+        for layer in self._layers:
+            for factor in itertools.chain(layer.lora_A.values(), layer.lora_B.values()):
+                factor.weight = nn.Parameter(torch.zeros(factor.weight.shape))
+
+    def velocity(self, x_t: Tensor, *given: Any, adapter: bool = True) -> Tensor:
+        self.passes.append((_asked_by(), len(x_t)))
+        self._once(super().velocity, x_t, *given, adapter=False)
+        # The sum is there for its graph: a step takes its gradient.
+        weight = lora.parameters(self)[0]
+        return torch.randn(x_t.shape) + (weight * 0).sum()
+
+    def features(self, latents: Tensor, *given: Any) -> list[Tensor]:
+        self.passes.append((_asked_by(), len(latents)))
+        shapes = [each.shape for each in self._once(super().features, latents, *given)]
+        return [torch.randn(shape, dtype=self.dtype) + (latents * 0).sum().to(self.dtype) for shape in shapes]
+
+    def _once(self, function: Callable[..., Any], x: Tensor, *given: Any, **named: Any) -> Any:
+        key = (function.__name__, *x.shape)
+        if key not in self._seen:
+            with torch.no_grad():
+                moved = [each.to("meta") if isinstance(each, Tensor) else each for each in (x, *given)]
+                self._seen[key] = function(*moved, **named)
+        return self._seen[key]
+
+
+def _asked_by() -> str:
+    """The nearest function of the engine, above the base and whatever only hands on to it."""
+    frame = sys._getframe(2)
+    while not ASKS.search(frame.f_code.co_filename) or frame.f_code.co_name in ("velocity", "features", "look"):
+        frame = frame.f_back
+    return frame.f_code.co_qualname.partition(".<locals>")[0]
+
+
+class Bytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that have been made within it and are alive, without an allocator's losses."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        """Weights of ``modules`` do not count, nor do views of them."""
+        super().__init__()
+        self.alive = self.peak = 0
+        weights = itertools.chain(*(itertools.chain(module.parameters(), module.buffers()) for module in modules))
+        self._known = {weight.untyped_storage()._cdata for weight in weights}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+class _Flash(torch.autograd.Function):
+    """Attention that keeps its inputs, its output and a sum for each query, as the kernels of a GPU do."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """On the meta device torch would hold all weights of an attention, which no GPU's kernel does."""
+    module, plain = torch.nn.functional, torch.nn.functional.scaled_dot_product_attention
+    module.scaled_dot_product_attention = lambda query, key, value, **_: _Flash.apply(query, key, value)
+    try:
+        yield
+    finally:
+        module.scaled_dot_product_attention = plain
+
+
+def inputs(side: int, samples: int) -> list[Tensor]:
+    """Latents, level and prompt of a pass, on the meta device."""
+    shapes = [(samples, 16, side, side), (samples,), (samples, TOKENS, CONTEXT), (samples, POOLED)]
+    return [torch.empty(shape, device="meta") for shape in shapes]
+
+
+def sampling(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
+    """A pass of held-out loss, samples or preview."""
+    with torch.no_grad():
+        base.velocity(*given, 1.0)
+
+
+def looking(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
+    """The discriminator's verdict on reals, by which the augmentation is steered."""
+    latents, level, *prompts = given
+    with torch.no_grad():
+        judge(latents, level, Conditioning(*prompts))
+
+
+def step_of_stage_1(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
+    """Forward and backward."""
+    base.velocity(*given, 1.0).square().mean().backward()
+    for weight in lora.parameters(base):
+        weight.grad = None
+
+
+def until_gradient_at_velocity(
+    base: FluxBase, judge: nn.Module, given: list[Tensor], to_the_end: bool = False
+) -> None:
+    """The adversarial gradient of stage 2's update of the LoRA; ``to_the_end`` also the backward pass after it."""
+    latents, level, *prompts = given
+    predicted = base.velocity(*given, 1.0)
+    velocity = predicted.detach().requires_grad_()
+    with torch.no_grad():
+        real = judge.look(latents, level, Conditioning(*prompts))
+    fake = judge.look(latents - velocity, level, Conditioning(*prompts))
+    judge.requires_grad_(False)
+    loss = sum((a - b).mean() for a, b in zip(judge.judge(fake), judge.judge(real), strict=True))
+    (gradient,) = torch.autograd.grad(loss, velocity)
+    judge.requires_grad_(True)
+    if to_the_end:
+        predicted.backward(gradient)
+        for weight in lora.parameters(base):
+            weight.grad = None
+
+
+ROWS: Sequence[tuple[str, Callable[..., None], Sequence[int]]] = (
+    ("held-out loss, samples, preview", sampling, (1, 2, 4, 16)),
+    ("look that steers augmentation", looking, (1, 16)),
+    ("stage 1, forward and backward", step_of_stage_1, (1,)),
+    ("stage 2, up to the gradient at the velocity", until_gradient_at_velocity, (1,)),
+    ("stage 2, with the LoRA's backward pass", functools.partial(until_gradient_at_velocity, to_the_end=True), (1,)),
+)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        reference = full_size_reference(Path(folder))
+        base = FluxBase(full_size_transformer(reference), reference)
+        lora.attach(base, lora.create(reference, LoRAConfig(rank=16, alpha=16.0)))
+        base.gradient_checkpointing = True
+        judge = judges.build(DiscriminatorConfig(), base, 1.0)
+        print(f"{'GiB besides weights, gradients and moments':46}{'samples':>9}" + "".join(f"{s:>10}" for s in SIDES))
+        for name, work, counts in ROWS:
+            for count in counts:
+                peaks = []
+                for side in SIDES.values():
+                    with flash_attention(), Bytes(base.transformer, judge) as counted:
+                        work(base, judge, inputs(side, count))
+                    peaks.append(counted.peak / 2**30)
+                print(f"{name:46}{count:9}" + "".join(f"{peak:10.2f}" for peak in peaks), flush=True)
+
+
+if __name__ == "__main__":
+    main()
