@@ -39,14 +39,14 @@ def run_stage(
     """
     check_fits(lora.base, data)
     choice = run_directory.choose(host.runs_folder(), wanted)
-    reporter = host.HostReporter(node, wanted.stage, choice, host.preview_decoder(lora.base))
+    reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base))
     try:
         result = _finished(choice, wanted, lora, reporter) or host.with_device(
             lambda device: train(owned(lora), owned(data), device=device, reporter=reporter, run_folder=choice.folder)
         )
     except StageFailure as failure:
         advice = f"\n{MEMORY_ADVICE}" if isinstance(failure.__cause__, torch.OutOfMemoryError) else ""
-        reporter.finish("failed", f"{failure}{advice}\n{_kept(failure.result, choice.folder.name)}")
+        reporter.finish("failed", f"{failure}{advice}\n{_kept(failure.result, lora, choice.folder.name)}")
         raise RuntimeError(reporter.message) from failure
     except torch.OutOfMemoryError as error:
         reporter.finish("failed", f"The {wanted.stage} stage could not start. {MEMORY_ADVICE}")
@@ -55,13 +55,13 @@ def run_stage(
         if reporter.running and sys.exc_info()[1] is not None:
             reporter.finish("failed", str(sys.exc_info()[1]))
     if result.stopped:
-        reporter.finish("stopped", f"Cancelled after {reporter.steps_text}. {_kept(result, choice.folder.name)}")
+        reporter.finish("stopped", f"Cancelled {reporter.place}. {_kept(result, lora, choice.folder.name)}")
         host.raise_interruption()
     if choice.finished:
         reporter.finish("finished", choice.text)
     else:
         noted = f", with {reporter.notes_text}" if reporter.notes_text else ""
-        reporter.finish("finished", f"Finished {reporter.steps_text}{noted}.")
+        reporter.finish("finished", f"Finished step {reporter.step} of {wanted.total}{noted}.")
     return result
 
 
@@ -78,9 +78,11 @@ def _finished(
     return done
 
 
-def _kept(result: StageResult, run: str) -> str:
+def _kept(result: StageResult, start: FluxLoRA, run: str) -> str:
     """Where what was trained so far is, for a run that did not finish."""
     again = "" if result.goes_on_from is None else f"Queue again to go on from step {result.goes_on_from}. "
+    if all(tensor.equal(start.tensors[key]) for key, tensor in result.lora.tensors.items()):
+        return f"{again}The LoRA had not been changed by then, so none is saved."
     try:
         saved = adapters.save(result.lora, host.interrupted_file(run), metadata=host.metadata_allowed())
     except (LoRAError, OSError) as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...training.evidence.picture_files import save_preview
 from ...training.failure_words import reason
+from ...training.runs.fingerprints import Fingerprint
 from ...training.runs.run_directory import Choice
 from ..run_history import Run, RunHistory, progress_text
 from .memory import interrupted
@@ -29,16 +30,18 @@ history = RunHistory()
 class HostReporter:
     """A stage's ``Reporter``: progress bar, preview picture, text, events and history of one run of one node."""
 
-    def __init__(self, node: str, stage: str, choice: Choice, decode: Callable[[Tensor], Image.Image]) -> None:
+    def __init__(
+        self, node: str, wanted: Fingerprint, choice: Choice, decode: Callable[[Tensor], Image.Image]
+    ) -> None:
         """``choice``: the run's folder, whose name is the run's, and why it was chosen."""
-        self._node, self._stage, self._decode, self._folder = node, stage, decode, choice.folder
-        self._run = Run(choice.folder.name, stage, message=choice.text)
+        self._node, self._stage, self._decode, self._folder = node, wanted.stage, decode, choice.folder
+        self._run = Run(choice.folder.name, wanted.stage, message=choice.text, total=wanted.total)
         self._progress = Progress(node)
-        self._step = 0
+        self.step = 0
         self._pending: dict[str, Any] | None = None
         self._sent_at = 0.0
         history.start(node, self._run)
-        log.info("%s stage: %s", stage, choice.text)
+        log.info("%s stage: %s", wanted.stage, choice.text)
         PromptServer.instance.send_progress_text(choice.text, node)
         self._state()
 
@@ -57,12 +60,12 @@ class HostReporter:
         return f"{count} {'note' if count == 1 else 'notes'}" if count else ""
 
     @property
-    def steps_text(self) -> str:
-        """Such as ``step 3 of 300``."""
-        return f"step {self._step} of {self._run.total}"
+    def place(self) -> str:
+        """Such as ``after step 3 of 300``."""
+        return f"after step {self.step} of {self._run.total}" if self.step else f"before step 1 of {self._run.total}"
 
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        self._step = step
+        self.step = step
         finite = self._run.add(step, total, values)
         self._pending = {
             "node": self._node,
@@ -96,11 +99,11 @@ class HostReporter:
         self, stage: str, total: int, records: Sequence[Mapping[str, float]], notes: Sequence[tuple[int, str]]
     ) -> None:
         for record in records:
-            self._step = int(record["step"])
+            self.step = int(record["step"])
             values = {name: value for name, value in record.items() if name not in ("step", "total")}
-            self._run.add(self._step, total, values)
+            self._run.add(self.step, total, values)
         self._run.notes = [*notes, *self._run.notes]
-        self._progress.update(self._step, total)
+        self._progress.update(self.step, total)
         self._state(earlier=len(records))
 
     def should_stop(self) -> bool:

@@ -189,7 +189,8 @@ def failures(report: Report) -> None:
     prompt = Prompt("", torch.zeros(16, 128), torch.zeros(64))
     sample = LatentSample("a", torch.zeros(16, 8, 8), None, None, None, None, 0)
     data = RealLatents((sample,), (prompt,), prompt, (), "")
-    good = StageResult(start, TrainingLog("diffusion", ()), True)
+    trained = replace(start, tensors={key: tensor + 0.5 for key, tensor in start.tensors.items()})
+    good = StageResult(trained, TrainingLog("diffusion", ()), True)
     wanted = fingerprint("diffusion", start, data, DiffusionStageConfig())
 
     def diverges(*_: Any, reporter: Any, **__: Any) -> StageResult:
@@ -214,6 +215,38 @@ def failures(report: Report) -> None:
         assert run is not None
         report[name] = {"message": message, "state": run.state, "run_message": run.message, "run": run.run}
         report[name] |= {key: run.as_json()[key] for key in ("records", "notes")}
+
+
+def cancelled_at_once(report: Report) -> None:
+    """A real stage, asked to stop before its first step."""
+    import comfy.model_management
+    import torch
+
+    from fluxduel.nodes import host
+    from fluxduel.nodes.stage_run import run_stage
+    from fluxduel.training.base.base_model import BaseReference
+    from fluxduel.training.config import TINY_BASE, DiffusionStageConfig, LoRAConfig
+    from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
+    from fluxduel.training.lora import adapter as lora
+    from fluxduel.training.runs.fingerprints import fingerprint
+    from fluxduel.training.runs.train_stages import train_diffusion_stage
+
+    start = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=1, alpha=1.0))
+    prompt = Prompt("", torch.zeros(16, 128), torch.zeros(64))
+    samples = tuple(LatentSample(name, torch.zeros(16, 8, 8), None, None, None, None, 0) for name in "ab")
+    data = RealLatents(samples, (prompt,), prompt, (1,), "cancelled at once")
+    config = DiffusionStageConfig(steps=7)
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        run_stage(
+            fingerprint("diffusion", start, data, config),
+            start,
+            data,
+            lambda lora, data, **run: train_diffusion_stage(lora, data, config, **run),
+            node="6",
+        )
+    except comfy.model_management.InterruptProcessingException:
+        report["cancelled_at_once"] = host.history.latest("6").message
 
 
 def long_history(report: Report) -> None:
@@ -278,7 +311,8 @@ def main() -> None:
     import torch
 
     checks = (
-        posterior, colours, tiny_clip, ownership, cancel, device, previews, discriminators, failures, long_history,
+        posterior, colours, tiny_clip, ownership, cancel, device, previews, discriminators, failures,
+        cancelled_at_once, long_history,
     )  # fmt: skip
     report: Report = {}
     with torch.inference_mode():

@@ -89,6 +89,15 @@ def test_a_failed_stage_leaves_its_lora(report: dict[str, Any], case: str) -> No
         assert len(file.keys()) > 0
 
 
+def test_a_stage_that_is_cancelled_before_its_first_step_leaves_no_lora(report: dict[str, Any]) -> None:
+    message = report["cancelled_at_once"]
+    assert message.startswith("Cancelled before step 1 of 7. Queue again to go on from step 0. "), message
+    assert message.endswith("had not been changed by then, so none is saved.")
+    runs = {report[case]["run"] for case in ("diverged", "exhausted")}
+    saved = {path.stem for path in (report["base"] / "output" / "loras").iterdir()}
+    assert saved == {f"fluxduel-interrupted-{run}" for run in runs}
+
+
 def test_running_out_of_memory_comes_with_advice(report: dict[str, Any]) -> None:
     for case in ("exhausted", "not_started"):
         message = report[case]["message"]

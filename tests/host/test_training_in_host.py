@@ -285,11 +285,26 @@ def test_cancel_keeps_what_was_trained(comfy_host: ComfyHost, folder: Path) -> N
     assert ranks == {2}  # the file's, not the widget's
 
 
-def wait_for_step(host: ComfyHost, step: int) -> None:
+def test_cancel_before_the_first_update_saves_no_lora(comfy_host: ComfyHost, folder: Path) -> None:
+    """While the discriminator of stage 2 warms up, the LoRA is still the one that came in."""
+    graph = two_stage_graph(folder.name, prefix="loras/warming-up")
+    graph[STAGE_2]["inputs"] |= {"flux_lora": [LORA, 0], "steps": 100_000, "discriminator_warmup": 100_000}
+    graph = {name: graph[name] for name in (LORA, ENCODERS, IMAGES, LATENTS, DISCRIMINATOR, STAGE_2, SAVE)}
+    before = set((comfy_host.base / "output" / "loras").glob("*"))
+    prompt = comfy_host.queue(graph)
+    wait_for_step(comfy_host, 2, STAGE_2)
+    comfy_host.interrupt()
+    assert failure(comfy_host.wait(prompt, timeout=60)) == "interrupted in FluxDuelTrainAdversarialStage (node 7)"
+    assert set((comfy_host.base / "output" / "loras").glob("*")) == before
+    message = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")["message"]
+    assert message.startswith("Cancelled after step ") and message.endswith("so none is saved.")
+
+
+def wait_for_step(host: ComfyHost, step: int, stage: str = STAGE_1) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            history = host.get(f"/fluxduel/history?node={STAGE_1}")
+            history = host.get(f"/fluxduel/history?node={stage}")
         except OSError:
             history = {"state": "none"}
         if history["state"] == "running" and history["records"] and history["records"][-1]["step"] >= step:
