@@ -142,7 +142,8 @@ class EncodeRealLatents(io.ComfyNode):
                 report=progress.update_or_stop,
             )
         numbered = {f"conditioning {number}": value for number, value in enumerate(conditioning or [], 1)}
-        warnings = [*ignored_in(numbered), *filter(None, [host.doubt_of(vae[0])])]
+        doubt = host.doubt_of(vae[0], data.empty_prompt.width)
+        warnings = [*ignored_in(numbered), *([doubt] if doubt else [])]
         report = "\n".join([*remarks.lines(), report, *(f"Warning: {sentence}" for sentence in warnings)])
         return io.NodeOutput(data, report, ui=host.text_ui(report))
 

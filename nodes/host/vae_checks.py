@@ -11,9 +11,14 @@ from torch import Tensor
 
 from ...training.base.families import flux1
 from ...training.data.other_vaes import BY_CHANNELS, whose_scale
+from ...training.data.tiny_text import TinyTextEncoder
 from .encoders import encode_image, load_tiny_vae, vae_key
 
 ADVICE = "Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX Encoders for the tiny base."
+MIXED = (
+    "of VAE and prompts one is the tiny base's and the other is not: a LoRA that is trained on them is of no use. "
+    f"{ADVICE} The prompts come from the same model."
+)
 # Classes of the host whose latents have FLUX.1's 16 channels.
 VIDEO_KINDS = {
     "WanVAE": "Wan 2.1's or Qwen-Image's",
@@ -47,17 +52,21 @@ def check_vae(vae: Any, where: str) -> None:
     raise ValueError(f"{where}: this VAE {fault}. {ADVICE}")
 
 
-def doubt_of(vae: Any) -> str:
-    """A sentence where a VAE of FLUX.1's build does not see colours as FLUX.1's does; empty where it does.
+def doubt_of(vae: Any, prompt_width: int) -> str:
+    """A sentence where a VAE of FLUX.1's build is likely not the one of the base; empty where it is.
 
-    It encodes a chart of colours, and the host's linear map from FLUX's latents to colours, which its previews use, is
-    to bring those back. The map is the best fit to FLUX's own latents, so nearly all of the colour comes back there.
-    The least latents that show the chart to the same map of Stable Diffusion 3 bring back 0.10 of it, random weights
-    nothing.
+    The base is the tiny one where prompts are as wide as its own. Any other is FLUX.1, and its VAE is known by how it
+    sees colours: it encodes a chart of them, and the host's linear map from FLUX's latents to colours, which its
+    previews use, is to bring those back. The map is the best fit to FLUX's own latents, so nearly all of the colour
+    comes back there. The least latents that show the chart to the same map of Stable Diffusion 3 bring back 0.10 of
+    it, random weights nothing.
     """
+    tiny = vae_key(vae) == vae_key(load_tiny_vae())
+    if tiny or prompt_width == TinyTextEncoder.WIDTH:
+        return "" if tiny and prompt_width == TinyTextEncoder.WIDTH else MIXED
     chart = colour_chart()
     colour = colour_share(flux1.normalise(encode_image(vae, chart)[0]), chart)
-    if colour >= LEAST_COLOUR or vae_key(vae) == vae_key(load_tiny_vae()):
+    if colour >= LEAST_COLOUR:
         return ""
     return (
         f"this VAE does not see colours as FLUX's own does: {colour:.2f} of them where that has about 1. It may be "

@@ -45,8 +45,11 @@ def posterior(report: Report) -> None:
     report["std_spread"] = std.std().item()
     report["hooks_left"] = len(model.regularization._forward_pre_hooks)
     report["vae_key_is_stable"] = host.vae_key(vae) == key
-    report["doubt_of_random_weights"] = host.doubt_of(vae)
-    report["doubt_of_the_tiny_vae"] = host.doubt_of(host.load_tiny_vae())
+    report["doubts"] = {
+        f"{name}, {width} wide": host.doubt_of(some, width)
+        for name, some in (("random", vae), ("tiny", host.load_tiny_vae()))
+        for width in (128, 4096)
+    }
     with torch.inference_mode():
         model.quant_conv.weight.add_(0.01)
     report["vae_key_follows_the_weights"] = host.vae_key(vae) != key

@@ -38,9 +38,11 @@ def test_another_vae_is_told_by_how_it_sees_colours(report: dict[str, Any]) -> N
     print({name: round(report[f"colours_of_{name}"], 3) for name in ("flux", "sd3", "nothing")})
     assert report["colours_of_flux"] == pytest.approx(1, abs=1e-4)
     assert abs(report["colours_of_sd3"]) < 0.2 and abs(report["colours_of_nothing"]) < 0.1
-    assert "Stable Diffusion 3's" in report["doubt_of_random_weights"]
-    assert "ae.safetensors" in report["doubt_of_random_weights"]
-    assert report["doubt_of_the_tiny_vae"] == ""
+    doubts = report["doubts"]
+    assert doubts["tiny, 128 wide"] == ""
+    assert "Stable Diffusion 3's" in doubts["random, 4096 wide"] and "ae.safetensors" in doubts["random, 4096 wide"]
+    for mixed in ("random, 128 wide", "tiny, 4096 wide"):
+        assert "one is the tiny base's and the other is not" in doubts[mixed]
 
 
 def test_the_tiny_clip_is_the_tiny_text_encoder(report: dict[str, Any]) -> None:
