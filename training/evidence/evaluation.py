@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..base import sampler
 from ..base.base_model import BaseReference, FluxBase, load_base
 from ..config import DiffusionStageConfig
 from ..data.batches import held_out_batches
@@ -21,7 +22,7 @@ from .evaluation_reals import Reals
 from .evaluation_result import Evaluation, Result
 from .lora_names import changes_nothing, last_config
 from .metrics import HELD_OUT_SIGMAS, held_out_flow_loss
-from .sample_lora import pictures_at_once, sample_seeds, seed_groups
+from .sample_lora import batches, pictures_at_once
 
 # Of the held-out pictures, for the flow loss: one that is steady to a percent.
 MOST_HELD_OUT = 256
@@ -75,8 +76,8 @@ def evaluate(
     flow_guidance = float(last_config(loras[-1][1]).get("guidance", DiffusionStageConfig().guidance))
     at_once = min((4, *(pictures_at_once(*data.samples[i].shape[1:]) for i in data.held_out)))
     held_out_evaluations = sum(1 for _ in held_out_batches(data, at_once, most=MOST_HELD_OUT)) * len(HELD_OUT_SIGMAS)
-    groups = sum(len(seed_groups(places, *reals.size)) for places in reals.places.values())
-    total = len(loras) * (sum(counts) * groups + held_out_evaluations)
+    sampled = sum(batches(len(places), *reals.size) for places in reals.places.values())
+    total = len(loras) * (sum(counts) * sampled + held_out_evaluations)
     done = 0
 
     def count_step() -> None:
@@ -154,14 +155,16 @@ def _sample(
     height, width = reals.size
     latents = torch.empty(len(reals.prompts), *reals.compared.shape[1:])
     for number, places in reals.places.items():
-        latents[places] = sample_seeds(
+        latents[places] = sampler.sample(
             base,
-            (prompts[number].prompt_embeds, prompts[number].pooled_prompt_embeds),
+            prompts[number].prompt_embeds,
+            prompts[number].pooled_prompt_embeds,
             height=height,
             width=width,
             steps=steps,
             seeds=[seed + place for place in places],
             guidance=guidance,
+            batch_size=pictures_at_once(height, width),
             after_step=after_step,
-        )
+        ).cpu()
     return latents

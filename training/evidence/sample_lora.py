@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..base.base_model import FluxBase, load_base
+from ..base.base_model import load_base
 from ..base.families import flux1
 from ..base.sampler import sample
 from ..lora import adapter as adapters
@@ -31,43 +32,9 @@ def pictures_at_once(height: int, width: int) -> int:
     return max(1, TOKENS_AT_ONCE // flux1.num_tokens(height, width))
 
 
-def seed_groups(seeds: Sequence[int], height: int, width: int) -> list[Sequence[int]]:
-    """``seeds`` in groups of ``pictures_at_once``."""
-    most = pictures_at_once(height, width)
-    return [seeds[start : start + most] for start in range(0, len(seeds), most)]
-
-
-def sample_seeds(
-    base: FluxBase,
-    prompt: Prompt,
-    *,
-    height: int,
-    width: int,
-    steps: int,
-    seeds: Sequence[int],
-    guidance: float,
-    after_step: Callable[[], None],
-) -> Tensor:
-    """``sampler.sample`` for any number of ``seeds``, in ``seed_groups``: (len(seeds), C, height, width) on the CPU.
-
-    ``prompt``: embeddings (L, D) and pooled ones (P,).
-    """
-    embeds, pooled = prompt
-    groups = [
-        sample(
-            base,
-            embeds,
-            pooled,
-            height=height,
-            width=width,
-            steps=steps,
-            seeds=group,
-            guidance=guidance,
-            after_step=after_step,
-        ).cpu()
-        for group in seed_groups(seeds, height, width)
-    ]
-    return torch.cat(groups)
+def batches(count: int, height: int, width: int) -> int:
+    """In how many batches of ``pictures_at_once`` ``count`` pictures go through the base."""
+    return math.ceil(count / pictures_at_once(height, width))
 
 
 def sample_lora(
@@ -84,13 +51,13 @@ def sample_lora(
 ) -> Tensor:
     """Latents (prompts, step counts, seeds, C, height, width) in model space, on the CPU.
 
-    ``height`` and ``width`` in latent pixels. A seed's noise is the same for every prompt and number of steps.
-    ``after_step`` is called with the number of evaluations of the model so far and in all; what it raises ends the
-    sampling.
+    ``prompts``: embeddings (L, D) and pooled ones (P,) of each. ``height`` and ``width`` in latent pixels. A seed's
+    noise is the same for every prompt and number of steps. ``after_step`` is called with the number of evaluations of
+    the model so far and in all; what it raises ends the sampling.
     """
     base = load_base(lora.base, device)
     adapters.attach(base, lora)
-    total, done = sum(step_counts) * len(seed_groups(seeds, height, width)) * len(prompts), 0
+    total, done = len(prompts) * sum(step_counts) * batches(len(seeds), height, width), 0
 
     def count_step() -> None:
         nonlocal done
@@ -98,17 +65,19 @@ def sample_lora(
         after_step(done, total)
 
     rows = [
-        sample_seeds(
+        sample(
             base,
-            prompt,
+            embeds,
+            pooled,
             height=height,
             width=width,
             steps=steps,
             seeds=seeds,
             guidance=guidance,
+            batch_size=pictures_at_once(height, width),
             after_step=count_step,
-        )
-        for prompt in prompts
+        ).cpu()
+        for embeds, pooled in prompts
         for steps in step_counts
     ]
     return torch.stack(rows).unflatten(0, (len(prompts), len(step_counts)))

@@ -69,7 +69,7 @@ def sampled(monkeypatch) -> list[dict[str, object]]:
         calls.append({"embeds": embeds, **options})
         return sample(base, embeds, pooled, **options)
 
-    monkeypatch.setattr(sample_lora, "sample", spy)
+    monkeypatch.setattr(module.sampler, "sample", spy)
     return calls
 
 
@@ -163,7 +163,7 @@ def test_pictures_of_one_caption_go_through_the_base_together(start, real, sampl
     # As many as fill one picture of 1024 x 1024, and no more.
     monkeypatch.setattr(sample_lora, "TOKENS_AT_ONCE", 4 * 16)
     parts = evaluate([("one", start)], one_caption, **SETTINGS | {"step_counts": (1,)}, keep=COUNT)
-    assert [call["seeds"] for call in sampled[1:]] == [[40, 41, 42, 43], [44, 45]]
+    assert [call["batch_size"] for call in sampled] == [4096 // 16, 4]
     torch.testing.assert_close(whole.results[0].latents, parts.results[0].latents, rtol=1e-4, atol=1e-5)
 
 
