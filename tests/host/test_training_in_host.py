@@ -144,7 +144,9 @@ def test_notes_reach_the_page_one_by_one(comfy_host: ComfyHost, first: Finished)
     history = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")
     assert history["notes"] == finished["notes"] and history["message"] == finished["message"]
     assert f"adversarial stage, step 3: {text}" in comfy_host.log
-    assert first.of("state", STAGE_1)[-1]["message"] == "Finished step 3 of 3."
+    # Stage 1 has but one to tell: what its measurements cost.
+    only = first.of("state", STAGE_1)[-1]
+    assert only["message"] == "Finished step 3 of 3, with 1 note." and "measurement" in only["notes"][0][1].lower()
 
 
 def test_the_stage_says_how_to_sample(comfy_host: ComfyHost, first: Finished) -> None:
