@@ -98,7 +98,7 @@ def scan(folder: Path | str, leave_out: Sequence[Path] = ()) -> Folder:
     readable = picture_suffixes()
     for path in _files(found, {os.path.realpath(path) for path in leave_out}):
         suffix, stem = path.suffix.lower(), path.stem
-        in_mask_folder = any(part.lower() == MASK_FOLDER for part in path.relative_to(root).parts[:-1])
+        in_mask_folder = MASK_FOLDER in path.relative_to(root).parts[:-1]
         ending = next((number for number, end in enumerate(MASK_ENDINGS) if stem.lower().endswith(end)), None)
         if suffix in readable:
             if ending is not None:

@@ -54,10 +54,10 @@ def described(
         except DataError as error:
             # A repeat of a picture has the same fault.
             problems.setdefault(str(error), error)
-            continue
-        bucket = nearest(found.height, found.width, sizes)
-        pictures.append(Picture(name, found.identity, found.height, found.width, bucket, found.look))
-        remarks.add(name, found.remarks.splitlines())
+        else:
+            bucket = nearest(found.height, found.width, sizes)
+            pictures.append(Picture(name, found.identity, found.height, found.width, bucket, found.look))
+            remarks.add(name, found.remarks.splitlines())
         # Nothing is encoded yet, but to read many files takes its time, and may be cancelled.
         if isinstance(images, FileSequence):
             report(0, len(names))

@@ -171,8 +171,8 @@ def test_onetrainers_masks_are_masks_and_no_pictures(tmp_path: Path) -> None:
 def test_in_a_masks_folder_the_same_whole_name_comes_first(tmp_path: Path) -> None:
     for name, value in (("cat.jpg", 51), ("cat.png", 102)):
         write(tmp_path / name)
-        (tmp_path / "Masks").mkdir(exist_ok=True)
-        Image.new("L", (24, 16), value).save(tmp_path / "Masks" / name, quality=100)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.new("L", (24, 16), value).save(tmp_path / "masks" / name, quality=100)
     found = {image.name: image.mask.mean().item() for image in load(tmp_path, mask_rule="mask files")[0]}
     assert found == pytest.approx({"cat.jpg": 0.2, "cat.png": 0.4}, abs=0.01)
 
