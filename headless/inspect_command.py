@@ -16,20 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..training.failure_words import reason
+from ..training.lora import alphas
 from ..training.lora import files as lora_files
+from ..training.lora.keys import TEXT_ENCODER, checked, layer_name, split_key
+from ..training.lora.low_rank import number
 from ..training.lora.value import LoRAError
 from ..training.runs.checkpoints import Checkpoints
 from ..training.runs.run_directory import CHECKPOINTS, RESULT
 from ..training.stages import discriminator_files
 
 LARGEST = 5
-_DIFFUSERS_METADATA = "lora_adapter_metadata"
-_PARTS = {
-    "down": re.compile(r"\.(?:lora_A(?:\.default)?|lora_down|lora\.down|down)\.weight$"),
-    "up": re.compile(r"\.(?:lora_B(?:\.default)?|lora_up|lora\.up|up)\.weight$"),
-    "alpha": re.compile(r"\.alpha$"),
-}
-_TEXT_ENCODER = ("lora_te", "text_encoder", "text_model", "conditioner")
 _BLOCK = re.compile(r"(single_transformer|single|transformer|double)_blocks_\d+_(.+)")
 # By the layer's name within its block, with underscores; the first that is found counts.
 _KINDS = (
@@ -147,8 +143,8 @@ def _read(file: Path, content: Any, metadata: Mapping[str, str]) -> _Contents:
     parts: dict[str, dict[str, str]] = {}
     others = []
     for key in content.keys():
-        name, part = _split(key)
-        if part:
+        name, part = split_key(key)
+        if part in ("down", "up", "alpha"):
             parts.setdefault(name, {})[part] = key
         else:
             others.append(key)
@@ -160,28 +156,20 @@ def _read(file: Path, content: Any, metadata: Mapping[str, str]) -> _Contents:
             + (f": its tensors are such as {example}." if example else ": it holds no tensors.")
         )
     others += [key for name, found in parts.items() if name not in complete for key in found.values()]
-    alpha_of_all = _alpha_of_all(metadata)
+    told = alphas.stated(file, metadata)
     dtypes: Counter[str] = Counter()
     layers, non_finite = [], 0
     for name, found in complete.items():
-        tensors = {part: content.get_tensor(key) for part, key in found.items()}
+        tensors = {part: checked(file, key, content.get_tensor(key)) for part, key in found.items()}
         dtypes.update(_dtype(tensors[part]) for part in ("down", "up"))
         non_finite += sum(int((~torch.isfinite(tensor.double())).sum()) for tensor in tensors.values())
-        layers.append(_layer(file, name, tensors, alpha_of_all))
+        layers.append(_layer(file, name, tensors, told))
     for key in others:
-        non_finite += int((~torch.isfinite(content.get_tensor(key).double())).sum())
+        non_finite += int((~torch.isfinite(checked(file, key, content.get_tensor(key)).double())).sum())
     return _Contents(tuple(layers), dtypes, non_finite, tuple(sorted(others)))
 
 
-def _split(key: str) -> tuple[str, str]:
-    """The layer that a tensor belongs to, and its part in it; the part is empty where it is none of a LoRA."""
-    for part, ending in _PARTS.items():
-        if found := ending.search(key):
-            return key[: found.start()], part
-    return key, ""
-
-
-def _layer(file: Path, name: str, tensors: Mapping[str, Tensor], alpha_of_all: float | None) -> _Layer:
+def _layer(file: Path, name: str, tensors: Mapping[str, Tensor], told: alphas.Stated) -> _Layer:
     shapes = {part: tuple(tensor.shape) for part, tensor in tensors.items()}
     if len(shapes["down"]) < 2 or len(shapes["up"]) < 2 or not 0 < shapes["down"][0] == shapes["up"][1]:
         raise LoRAError(
@@ -193,7 +181,9 @@ def _layer(file: Path, name: str, tensors: Mapping[str, Tensor], alpha_of_all: f
     if up.shape[1] != down.shape[0]:
         raise LoRAError(f"{file}: {name} has a kernel of {shapes['up']} behind one of {shapes['down']}: no LoRA.")
     rank = down.shape[0]
-    alpha = float(tensors["alpha"].flatten()[0]) if shapes.get("alpha") in ((), (1,)) else alpha_of_all or float(rank)
+    alpha = told.scale(layer_name(name), rank) * rank
+    if "alpha" in tensors:
+        alpha = number(f"{file}: {name}", "alpha", tensors["alpha"].double())
     untrained = not (down.any() and up.any())
     return _Layer(name, _group(name), rank, alpha, _product_norm(down, up) * abs(alpha) / rank, untrained)
 
@@ -207,7 +197,7 @@ def _product_norm(down: Tensor, up: Tensor) -> float:
 
 def _group(name: str) -> str:
     """Such as ``double blocks, attention``, from a layer's name in any program's style."""
-    if name.startswith(_TEXT_ENCODER):
+    if name.startswith(TEXT_ENCODER):
         return "text encoder"
     block = _BLOCK.search(name.replace(".", "_"))
     if block is None:
@@ -233,15 +223,6 @@ def _format(keys: Sequence[str]) -> str:
     if any(key.startswith(lora_files.DIFFUSERS_PREFIX) for key in keys) and any(".lora_A." in key for key in keys):
         return "diffusers"
     return "other"
-
-
-def _alpha_of_all(metadata: Mapping[str, str]) -> float | None:
-    """The alpha that diffusers writes once for all layers."""
-    try:
-        alpha = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}")).get(f"{lora_files.DIFFUSERS_PREFIX}lora_alpha")
-    except (ValueError, AttributeError):
-        return None
-    return float(alpha) if isinstance(alpha, int | float) else None
 
 
 def _own_record(metadata: Mapping[str, str]) -> tuple[dict[str, Any], str]:
@@ -280,8 +261,8 @@ def _lora_lines(told: Mapping[str, Any]) -> Iterator[str]:
     if told["lora_config"]:
         config = told["lora_config"]
         yield f"Made with rank {config.get('rank')}, alpha {config.get('alpha')}, targets {config.get('targets')}."
-    for number, stage in enumerate(told["stages"], 1):
-        yield f"Stage {number}: {_stage_text(stage)}."
+    for place, stage in enumerate(told["stages"], 1):
+        yield f"Stage {place}: {_stage_text(stage)}."
     if told["trained_elsewhere"]:
         yield f"Training: {', '.join(f'{name} {value}' for name, value in told['trained_elsewhere'].items())}."
     yield f"How to sample: {told['usage_hint'] or 'the file does not say.'}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
 from collections.abc import Mapping
 
@@ -17,7 +15,18 @@ from ..base.base_model import BaseReference, FluxBase
 from ..config import LoRAConfig
 from .files import file_tensors, save
 from .importing import load_file
-from .value import DOWN, UP, FluxLoRA, LoRAError, base_layers, check_fit, linear_shapes, module_names, target_layers
+from .value import (
+    DOWN,
+    UP,
+    FluxLoRA,
+    LoRAError,
+    base_layers,
+    check_fit,
+    fresh_down,
+    linear_shapes,
+    module_names,
+    target_layers,
+)
 
 __all__ = [
     "FluxLoRA",
@@ -47,11 +56,7 @@ def create(reference: BaseReference, config: LoRAConfig) -> FluxLoRA:
     tensors = {}
     for name in target_layers(layers, config):
         size_out, size_in = layers[name]
-        digest = hashlib.blake2b(f"{config.seed}/{name}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-        down = torch.empty(config.rank, size_in)
-        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-        tensors[name + DOWN] = down
+        tensors[name + DOWN] = fresh_down(name, config.seed, config.rank, size_in)
         tensors[name + UP] = torch.zeros(size_out, config.rank)
     return FluxLoRA(reference, config, tensors)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as serialise
@@ -85,7 +86,7 @@ def file_metadata(lora: FluxLoRA, title: str) -> dict[str, str]:
         "ss_base_model_version": "flux1",
         "ss_sd_model_name": lora.base.name,
         "ss_output_name": title,
-        "ss_steps": str(sum(int(stage.get("steps_done", 0)) for stage in lora.provenance)),
+        "ss_steps": str(sum(steps for steps in _of_each_stage(lora, "steps_done") if type(steps) is int)),
         METADATA_KEY: json.dumps(own),
     }
     hint, phrase = advice_of(lora.provenance)
@@ -93,10 +94,15 @@ def file_metadata(lora: FluxLoRA, title: str) -> dict[str, str]:
         metadata["modelspec.usage_hint"] = hint
     if phrase:
         metadata["modelspec.trigger_phrase"] = phrase
-    resolution = next((stage["resolution"] for stage in reversed(lora.provenance) if "resolution" in stage), None)
-    if resolution is not None:
-        metadata["modelspec.resolution"] = f"{resolution}x{resolution}"
+    resolutions = [value for value in _of_each_stage(lora, "resolution") if type(value) is int]
+    if resolutions:
+        metadata["modelspec.resolution"] = f"{resolutions[-1]}x{resolutions[-1]}"
     return metadata
+
+
+def _of_each_stage(lora: FluxLoRA, name: str) -> list[Any]:
+    # Read back from a file, they may be anything. It must be possible to save it again.
+    return [stage.get(name) for stage in lora.provenance]
 
 
 def save(

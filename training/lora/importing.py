@@ -1,18 +1,16 @@
-"""Reading a LoRA file as a value, whoever wrote it: FluxDuel, diffusers and its kin, kohya and its kin, XLabs."""
+"""Reading a LoRA file as a value, whoever wrote it: FluxDuel, ComfyUI, diffusers, PEFT, kohya, LyCORIS, XLabs."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.loaders import FluxLoraLoaderMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,58 +18,53 @@ from ..base.base_model import BaseReference
 from ..base.families import flux1
 from ..config import LoRAConfig
 from ..failure_words import reason
+from . import alphas, other_models
 from . import kohya as lora_kohya
 from .files import DIFFUSERS_PREFIX, METADATA_KEY
-from .value import DOWN, UP, FluxLoRA, LoRAError, base_layers, check_fit, module_names, target_layers
+from .keys import EMBEDDINGS, TEXT_ENCODER, checked, layer_name, split_key
+from .low_rank import Change, change_of, number
+from .value import DOWN, UP, FluxLoRA, LoRAError, base_layers, check_fit, fresh_down, target_layers
 
 log = logging.getLogger(__name__)
 
-_DIFFUSERS_METADATA = "lora_adapter_metadata"
-_TEXT_ENCODER = ("lora_te", "text_encoder", "text_model.", "conditioner.")
-_OTHER_KINDS = {
-    r"\.lokr_": "a LoKr",
-    r"\.hada_": "a LoHa",
-    r"\.(dora_scale|lora_magnitude_vector)": "a DoRA",
-    r"\.oft_": "an OFT adapter",
-    r"\.lora_mid\.": "a LoCon with a Tucker core",
-    r"\.(lora_B|lora_up)\.bias$": "a LoRA with biases",
-    r"\.diff(_b)?$": "whole differences of weights beside a LoRA",
+# What cannot be written as a product of two matrices, with the reason.
+_REFUSED = (
+    (r"\.(dora_scale|lora_magnitude_vector)", "a DoRA, which scales the base's own weights as well"),
+    (r"\.(oft_|boft_)", "an OFT adapter, which turns the base's own weights"),
+    (r"\.(lora_mid\.|lokr_t|hada_t)", "an adapter with a Tucker core, which is for convolutions"),
+    (r"\.(a1|a2|b1|b2)\.weight$", "a GLoRA, which scales the base's own weights as well"),
+)
+_INSTEAD = (
+    "A LoRA cannot do the same: start a new one; or merge the file into the checkpoint with another program, and train "
+    "on that."
+)
+_DIFFERENCES = ("diff", "diff_b", "w_norm", "b_norm")
+# What ``save`` writes.
+_OWN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ALPHA = next(field for field in dataclasses.fields(LoRAConfig) if field.name == "alpha")
+# Of XLabs, in a block: what one pair changes.
+_XLABS = {
+    "double": {
+        "qkv_lora1": "img_attn_qkv",
+        "proj_lora1": "img_attn_proj",
+        "qkv_lora2": "txt_attn_qkv",
+        "proj_lora2": "txt_attn_proj",
+    },
+    "single": {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": "linear2"},
 }
-_STABLE_DIFFUSION = ("lora_unet_input_blocks", "lora_unet_down_blocks", "lora_unet_mid_block", "unet.")
-_PARTS = {
-    ".lora_A.weight": DOWN,
-    ".lora_A.default.weight": DOWN,
-    ".lora_down.weight": DOWN,
-    ".lora.down.weight": DOWN,
-    ".down.weight": DOWN,
-    ".lora_B.weight": UP,
-    ".lora_B.default.weight": UP,
-    ".lora_up.weight": UP,
-    ".lora.up.weight": UP,
-    ".up.weight": UP,
-    ".alpha": ".alpha",
-}
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A layer's adapter as it is in the file; its weight changes by ``up @ down * scale``."""
-
-    down: Tensor
-    up: Tensor
-    scale: float
 
 
 def load_file(path: Path, reference: BaseReference) -> FluxLoRA:
     """Read a LoRA file as an adapter of the base ``reference``. Reads the base's headers, not its weights.
 
     Of a file by ``save`` with metadata everything comes back: settings, provenance, and in fp32 the tensors bit for
-    bit. Of other files the rank comes from the tensors, alpha from ``.alpha`` or diffusers' metadata (else alpha is
-    the rank), the targets from the layers; the change of each layer's weight is kept exactly. Text encoder keys are
+    bit. Of other files the rank is the highest of a layer's, alpha comes from ``.alpha`` or from what ``alphas.stated``
+    finds (else alpha is the rank), the targets from the layers; the change of each layer's weight is kept exactly. LoHa
+    and LoKr become LoRAs of the rank of their change. Keys of text encoders, and differences of biases and norms, are
     left out with a warning.
 
-    Raises ``LoRAError`` for a file that is missing, damaged, no LoRA, another kind of adapter, of more than one rank,
-    or made for another model; ``BaseModelError`` where the base is missing or not FLUX.1.
+    Raises ``LoRAError`` for a file that is missing, damaged, no LoRA, a kind of adapter that is no product of two
+    matrices, or made for another model; ``BaseModelError`` where the base is missing or not FLUX.1.
     """
     path = Path(path)
     tensors, metadata = _read(path)
@@ -100,7 +93,10 @@ def _own(
 ) -> FluxLoRA | None:
     if METADATA_KEY not in metadata:
         return None
+    odd = next((key for key, tensor in tensors.items() if tensor.dtype not in _OWN_DTYPES), None)
     try:
+        if odd is not None:
+            raise ValueError(f"{odd} is {tensors[odd].dtype}")
         record = json.loads(metadata[METADATA_KEY])
         config = LoRAConfig(**record["lora_config"])
         provenance = tuple(dict(stage) for stage in record["provenance"])
@@ -124,6 +120,9 @@ def _own(
     if not intact:
         log.warning("%s was changed by another program since FluxDuel wrote it; its settings are left aside.", path)
         return None
+    broken = next((key for key, tensor in lora.tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+    if broken is not None:
+        raise LoRAError(f"{path} holds NaN or infinity in {broken}. The file is of no use: choose another one.")
     if base.get("fingerprint") and base["fingerprint"] != reference.fingerprint():
         log.warning("%s was trained on another base (%s), not on %s.", path, base.get("name"), reference.name)
     return lora
@@ -136,159 +135,219 @@ def _foreign(
     layers: Mapping[str, tuple[int, int]],
     reference: BaseReference,
 ) -> FluxLoRA:
-    pairs = _pairs(path, _transformer_keys(path, tensors), metadata)
-    scale = _common([pair.scale for pair in pairs.values()])
-    if scale is None:
+    told = alphas.stated(path, metadata)
+    _check_model(path, *other_models.said_to_be(metadata, told.base))
+    changes = _changes(path, _by_layer(path, _transformer_keys(path, tensors)), told)
+    doubles = sum(1 for name in layers if re.fullmatch(r"transformer_blocks\.\d+\.attn\.to_q", name))
+    if not other_models.says_flux_1(metadata, told.base):
+        _check_model(path, *other_models.named_by_blocks([f"{layer_name(name)}." for name in changes], doubles))
+    changes = _in_diffusers_names(path, changes, layers, reference.name)
+    if not changes:
+        raise LoRAError(f"{path}: all of its weights are zero, or its alpha is. Start a new LoRA instead.")
+    rank = max(change.rank for change in changes.values())
+    scale = _common([change.scale for change in changes.values()], rank)
+    weights: dict[str, Tensor] = {}
+    for module, change in changes.items():
         # One alpha must hold for all layers, so what differs goes into the weights.
-        pairs = {name: _Pair(pair.down, pair.up * pair.scale, 1.0) for name, pair in pairs.items()}
-        scale = 1.0
-    weights = _in_diffusers_names(path, pairs, layers, reference.name)
-    ranks = {module: weights[module + DOWN].shape[0] for module in module_names(weights)}
-    modules = list(ranks)
-    rank = ranks[modules[0]]
-    other = next((module for module in modules if ranks[module] != rank), None)
-    if other is not None:
-        raise LoRAError(
-            f"{path} has rank {rank} in {modules[0]} and rank {ranks[other]} in {other}. FluxDuel trains LoRAs of one "
-            "rank: resize the file with another program, or start a new LoRA."
-        )
-    alpha = scale * rank
+        up = change.up if scale else change.up * change.scale
+        weights[module + DOWN], weights[module + UP] = _widened(change.down, up, rank, module)
     try:
-        config = LoRAConfig(rank=rank, alpha=alpha, **_targets(modules, layers))
+        check_fit(weights, layers, reference.name)
+    except LoRAError as error:
+        raise LoRAError(f"{path}: {error}") from error
+    try:
+        config = LoRAConfig(rank=rank, alpha=(scale or 1.0) * rank, **_targets(list(changes), layers))
     except ValueError as error:
         raise LoRAError(f"{path} cannot be trained further: {error}") from error
-    log.info("%s: rank %d, alpha %g, %d layers (%s).", path, rank, alpha, len(modules), config.targets)
+    narrower = sum(change.rank < rank for change in changes.values())
+    if narrower:
+        log.info("%s: %d of its layers have a lower rank, and are widened without changing them.", path, narrower)
+    log.info("%s: rank %d, alpha %g, %d layers (%s).", path, rank, config.alpha, len(changes), config.targets)
     return FluxLoRA(reference, config, weights)
 
 
-def _transformer_keys(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    text = [key for key in tensors if key.startswith(_TEXT_ENCODER)]
-    if text:
-        log.warning(
-            "%s: %d keys of a text encoder, such as %s, are left out. FluxDuel trains the transformer only.",
-            path,
-            len(text),
-            text[0],
+def _check_model(path: Path, model: str, evidence: str) -> None:
+    if model:
+        raise LoRAError(
+            f"{path} is a LoRA for {model} ({evidence}), and works on no other model. Choose one for FLUX.1."
         )
-    rest = {key: tensor for key, tensor in tensors.items() if key not in set(text)}
+
+
+def _transformer_keys(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that belong to the transformer. Raises ``LoRAError`` for kinds and models that are no FLUX.1 LoRA."""
+    for what, marks in (("a text encoder", TEXT_ENCODER), ("an embedding", EMBEDDINGS)):
+        found = [key for key in tensors if key.startswith(marks)]
+        if found:
+            log.warning(
+                "%s: %d keys of %s, such as %s, are left out. FluxDuel trains the transformer only.",
+                path,
+                len(found),
+                what,
+                found[0],
+            )
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith((*TEXT_ENCODER, *EMBEDDINGS))}
+    _check_model(path, *other_models.named_by_keys(rest))
     for key in rest:
-        kind = next((kind for mark, kind in _OTHER_KINDS.items() if re.search(mark, key)), None)
+        kind = next((kind for mark, kind in _REFUSED if re.search(mark, key)), None)
         if kind is not None:
-            raise LoRAError(f"{path} holds {kind} (key {key}). FluxDuel continues plain LoRAs; start a new one.")
-        if key.startswith(_STABLE_DIFFUSION):
-            raise LoRAError(f"{path} is a LoRA for Stable Diffusion (key {key}). Choose one for FLUX.1.")
-    if not any(_split_key(key)[1] in (DOWN, UP) for key in rest):
+            raise LoRAError(f"{path} holds {kind} (key {key}). {_INSTEAD}")
+    parts = {split_key(key)[1] for key in rest}
+    if not any(part in ("down", "up") or part.startswith(("hada_", "lokr_")) for part in parts):
         example = f" (its keys are such as {next(iter(rest))})" if rest else ""
         raise LoRAError(f"{path} holds no LoRA keys for the transformer{example}. Choose a FLUX.1 LoRA file.")
     return rest
 
 
-def _split_key(key: str) -> tuple[str, str]:
-    for ending, part in _PARTS.items():
-        if key.endswith(ending):
-            return key[: -len(ending)], part
-    return key, ""
-
-
-def _pairs(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, _Pair]:
+def _by_layer(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each layer by part. Differences of biases and norms are left out and told."""
     found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, part = _split_key(key)
+    left_out: list[str] = []
+    for key, stored in tensors.items():
+        name, part = split_key(key)
+        tensor = checked(path, key, stored).float()
         if not part:
             raise LoRAError(f"{path}: {key} is no part of a LoRA that FluxDuel knows. Choose a plain FLUX.1 LoRA.")
-        found.setdefault(name, {})[part] = tensor.float()
-    alpha_of_all = _diffusers_alpha(path, metadata)
-    pairs = {}
+        if part in (*_DIFFERENCES, "bias"):
+            if not tensor.any():
+                continue
+            if part == "bias" or tensor.ndim > 1:
+                kind = "a LoRA with biases" if part == "bias" else "a whole difference of weights"
+                raise LoRAError(f"{path} holds {kind} (key {key}). {_INSTEAD}")
+            left_out.append(key)
+            continue
+        if part in found.setdefault(name, {}):
+            raise LoRAError(f"{path} holds {part} of {name} twice, the second time as {key}. Choose another file.")
+        found[name][part] = tensor
+    if left_out:
+        log.warning(
+            "%s: %d differences of biases and norms, such as %s, are left out: a LoRA holds none. Training begins a "
+            "little beside what this file does.",
+            path,
+            len(left_out),
+            left_out[0],
+        )
+    return found
+
+
+def _changes(path: Path, found: Mapping[str, Mapping[str, Tensor]], told: alphas.Stated) -> dict[str, Change]:
+    """What the file does to each layer, by the file's own names."""
+    changes: dict[str, Change] = {}
+    contradicted: list[str] = []
+    without: list[str] = []
+
+    def scale_of(name: str, parts: Mapping[str, Tensor], rank: int) -> float:
+        if "alpha" not in parts:
+            without.append(name)
+            return told.scale(layer_name(name), rank)
+        scale = number(f"{path}: {name}", "alpha", parts["alpha"]) / rank
+        if told.alpha is not None and not math.isclose(scale, told.scale(layer_name(name), rank), rel_tol=1e-3):
+            contradicted.append(name)
+        return scale
+
     for name, parts in found.items():
-        if DOWN not in parts or UP not in parts:
-            raise LoRAError(f"{path}: {name} has {' and '.join(parts)} only. Download the complete file again.")
-        down, up = parts[DOWN], parts[UP]
-        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
-            raise LoRAError(
-                f"{path}: {name} is {tuple(down.shape)} and {tuple(up.shape)}, not (rank, in) and (out, rank): no LoRA "
-                "of a linear layer. Choose a plain FLUX.1 LoRA."
-            )
-        alpha = parts[".alpha"].item() if ".alpha" in parts else alpha_of_all or down.shape[0]
-        if not (math.isfinite(alpha) and bool(torch.isfinite(down).all()) and bool(torch.isfinite(up).all())):
-            raise LoRAError(f"{path}: {name} holds NaN or infinity. The file is of no use: choose another one.")
-        pairs[name] = _Pair(down, up, alpha / down.shape[0])
-    return pairs
+        changes[name] = change_of(f"{path}: {name}", parts, lambda rank, n=name, p=parts: scale_of(n, p, rank))
+    if without and told.alpha is None:
+        log.warning(
+            "%s names no alpha for %d layers. It is taken as the rank there, as ComfyUI does; if it was trained with "
+            "another one, the file acts more or less strongly than it did.",
+            path,
+            len(without),
+        )
+    elif without:
+        log.warning(
+            "%s: alpha %g comes from %s. ComfyUI does not look there, and applies this file with alpha = rank.",
+            path,
+            told.alpha,
+            told.source,
+        )
+    if len(contradicted) == len(changes):
+        log.warning(
+            "%s: %s says alpha %g, its tensors say otherwise, such as in %s. The tensors are right.",
+            path,
+            told.source,
+            told.alpha,
+            contradicted[0],
+        )
+    return changes
 
 
-def _diffusers_alpha(path: Path, metadata: Mapping[str, str]) -> float | None:
-    """The alpha that diffusers writes once for all layers. Without it, alpha is each layer's rank."""
-    try:
-        record: dict[str, Any] = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
-    except ValueError as error:
-        raise LoRAError(f"{path}: its metadata {_DIFFUSERS_METADATA} is no JSON ({error}).") from error
-    for option in ("alpha_pattern", "use_rslora"):
-        if record.get(DIFFUSERS_PREFIX + option):
-            raise LoRAError(f"{path} was made with PEFT's {option}, which FluxDuel does not train. Start a new LoRA.")
-    return record.get(f"{DIFFUSERS_PREFIX}lora_alpha")
-
-
-def _common(scales: list[float]) -> float | None:
-    return scales[0] if scales[0] > 0 and all(scale == scales[0] for scale in scales) else None
+def _common(scales: list[float], rank: int) -> float | None:
+    """The scale of all layers, where they share one that alpha can hold."""
+    low, high = (_ALPHA.metadata[key] for key in ("low", "high"))
+    same = all(scale == scales[0] for scale in scales)
+    return scales[0] if same and low <= scales[0] * rank <= high else None
 
 
 def _in_diffusers_names(
-    path: Path, pairs: Mapping[str, _Pair], layers: Mapping[str, tuple[int, int]], base: str
-) -> dict[str, Tensor]:
+    path: Path, changes: Mapping[str, Change], layers: Mapping[str, tuple[int, int]], base: str
+) -> dict[str, Change]:
+    """What the file does to each of the base's layers; those that it leaves as they are, for good, are left out."""
     underscored = {layer.replace(".", "_"): layer for layer in layers}
-    fused = lora_kohya.fused_shapes(layers)
-    weights: dict[str, Tensor] = {}
-    to_convert: dict[str, Tensor] = {}
-    for name, pair in pairs.items():
-        plain = name.removeprefix("base_model.model.").removeprefix(DIFFUSERS_PREFIX)
-        flat = re.sub(r"^(diffusion_model\.|lora_unet_|lora_transformer_|lycoris_)", "", plain).replace(".", "_")
+    fused = lora_kohya.fused_parts(layers)
+    found: dict[str, Change] = {}
+    for name, change in changes.items():
+        plain = layer_name(name)
+        flat = plain.replace(".", "_")
         layer = plain if plain in layers else underscored.get(flat)
+        part = fused.get(flat) or _xlabs_part(plain, fused)
         if layer is not None:
-            target, down, up = weights, layer + DOWN, layer + UP
-        elif flat in fused:
-            _check_fused(path, name, pair, fused[flat], base)
-            key = lora_kohya.PREFIX + flat
-            target, down, up = to_convert, f"{key}.lora_down.weight", f"{key}.lora_up.weight"
-        elif ".processor." in name:
-            target, down, up = to_convert, f"{name}.down.weight", f"{name}.up.weight"
+            parts = {layer: change}
+        elif part is not None:
+            _check_fused(path, name, part, change, layers, base)
+            parts = lora_kohya.split_change(part, change, layers)
         else:
-            raise LoRAError(f"{path}: {base} has no layer for {name}. The LoRA was made for another model.")
-        if down in target:
-            raise LoRAError(f"{path} adapts a layer twice, the second time as {name}. Choose another file.")
-        target[down], target[up] = pair.down, pair.up
-    weights |= _converted(path, to_convert)
-    kept = {}
-    for module in module_names(weights):
-        # In fused files, a part that is not adapted is all zeros, and would never learn anything.
-        if weights[module + DOWN].any() or weights[module + UP].any():
-            kept |= {key: weights[key].clone() for key in (module + DOWN, module + UP)}
-    if not kept:
-        raise LoRAError(f"{path}: all of its weights are zero. Start a new LoRA instead.")
-    check_fit(kept, layers, base)
-    return kept
+            raise LoRAError(
+                f"{path}: {base} has no layer for {name}. The LoRA was made for another model, or a newer program."
+            )
+        for module, its in parts.items():
+            if module in found:
+                raise LoRAError(f"{path} adapts {module} twice, the second time as {name}. Choose another file.")
+            # What is all zeros would never learn anything. In fused files, that is a part that is not adapted.
+            if its.scale and (its.down.any() or its.up.any()):
+                found[module] = its
+    return found
 
 
-def _check_fused(path: Path, name: str, pair: _Pair, shape: tuple[int, int], base: str) -> None:
-    found = (pair.up.shape[0], pair.down.shape[1])
+def _xlabs_part(plain: str, fused: Mapping[str, lora_kohya.Part]) -> lora_kohya.Part | None:
+    match = re.fullmatch(r"(double|single)_blocks\.(\d+)\.processor\.(\w+)", plain)
+    if match is None:
+        return None
+    side, index, name = match.groups()
+    layer = _XLABS[side].get(name)
+    if isinstance(layer, tuple):
+        block = f"single_transformer_blocks.{index}."
+        return lora_kohya.Part(plain, tuple(block + each for each in layer), (1,) * len(layer))
+    return fused.get(f"{side}_blocks_{index}_{layer}")
+
+
+def _check_fused(
+    path: Path,
+    name: str,
+    part: lora_kohya.Part,
+    change: Change,
+    layers: Mapping[str, tuple[int, int]],
+    base: str,
+) -> None:
+    missing = [module for module in part.names if module not in layers]
+    if missing:
+        raise LoRAError(f"{path}: {base} has no layer {missing[0]} for {name}. The LoRA was made for another model.")
+    found = (change.up.shape[0], change.down.shape[1])
+    shape = (sum(layers[module][0] for module in part.names), layers[part.names[0]][1])
     if found != shape:
+        _check_model(path, *other_models.named_by_sizes({part.layer.replace(".", "_"): found}))
         raise LoRAError(
             f"{path}: {name} is for a layer of {found[1]} -> {found[0]}, {base} has {shape[1]} -> {shape[0]} there. "
             "The LoRA was made for another model; choose the base that it was trained on."
         )
 
 
-def _converted(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """black-forest-labs' names as diffusers', by diffusers itself; it splits the fused layers."""
-    if not tensors:
-        return {}
-    try:
-        converted = FluxLoraLoaderMixin.lora_state_dict(tensors)
-    except (AssertionError, KeyError, ValueError) as error:
-        raise LoRAError(
-            f"{path}: diffusers cannot convert its layers from black-forest-labs' layout "
-            f"({str(error) or 'sizes differ'}). It does so for FLUX.1 at full width only; use a file in the "
-            "diffusers format."
-        ) from error
-    return {key.removeprefix(DIFFUSERS_PREFIX): tensor for key, tensor in converted.items()}
+def _widened(down: Tensor, up: Tensor, rank: int, module: str) -> tuple[Tensor, Tensor]:
+    """The same change with a higher rank. What is added can learn: its A is drawn, as of a new LoRA, its B is zero."""
+    missing = rank - down.shape[0]
+    if not missing:
+        return down.clone(), up.clone()
+    fresh = fresh_down(module, 0, rank, down.shape[1])[-missing:]
+    return torch.cat([down, fresh]), torch.cat([up, up.new_zeros(up.shape[0], missing)], dim=1)
 
 
 def _targets(modules: list[str], layers: Mapping[str, tuple[int, int]]) -> dict[str, str]:

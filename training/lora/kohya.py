@@ -8,6 +8,7 @@ so that alpha / rank stays what it was. A part that is not adapted is a block of
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .low_rank import Change
 from .value import DOWN, UP, LoRAError, module_names
 
 PREFIX = "lora_unet_"
@@ -86,13 +88,29 @@ def _fused_pair(part: Part, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     return down, up
 
 
-def fused_shapes(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """(out, in) of each of black-forest-labs' layers, by its name with underscores, from diffusers' ``layers``."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for module, (size_out, size_in) in layers.items():
-        key = bfl_part(module).layer.replace(".", "_")
-        shapes[key] = (shapes.get(key, (0, 0))[0] + size_out, size_in)
-    return shapes
+def fused_parts(layers: Mapping[str, tuple[int, int]]) -> dict[str, Part]:
+    """Each of black-forest-labs' layers, by its name with underscores, from diffusers' ``layers``."""
+    parts = (bfl_part(module) for module in layers)
+    return {part.layer.replace(".", "_"): part for part in parts}
+
+
+def split_change(part: Part, change: Change, layers: Mapping[str, tuple[int, int]]) -> dict[str, Change]:
+    """What a pair for a fused layer does to each of its parts. ``layers``: (out, in) by diffusers' names.
+
+    Each part takes its rows of ``up``, and all of ``down``; of a pair as ``fuse`` makes it, whose ``up`` has blocks on
+    its diagonal and zeros beside them, each part takes its own block and thus its own rank.
+    """
+    if len(part.names) == 1:
+        (module,) = part.names
+        swapped = module in _SWAPPED
+        return {module: dataclasses.replace(change, up=_swap_halves(change.up)) if swapped else change}
+    ups = dict(zip(part.names, change.up.split([layers[name][0] for name in part.names]), strict=True))
+    rank, rest = divmod(change.rank, len(part.names))
+    columns = {name: slice(place * rank, (place + 1) * rank) for place, name in enumerate(part.names)}
+    inside = sum(int(ups[name][:, columns[name]].count_nonzero()) for name in part.names)
+    if rest or not inside or inside != int(change.up.count_nonzero()):
+        return {name: dataclasses.replace(change, up=up) for name, up in ups.items()}
+    return {name: Change(change.down[columns[name]], up[:, columns[name]], change.scale) for name, up in ups.items()}
 
 
 def split(fused: Mapping[str, Tensor], modules: list[str], rank: int) -> dict[str, Tensor]:
@@ -105,7 +123,9 @@ def split(fused: Mapping[str, Tensor], modules: list[str], rank: int) -> dict[st
         part = bfl_part(module)
         key = PREFIX + part.layer.replace(".", "_")
         down, up = fused.get(f"{key}.lora_down.weight"), fused.get(f"{key}.lora_up.weight")
-        if down is None or up is None or down.shape[0] != rank * len(part.names) or up.shape[1] != down.shape[0]:
+        if down is None or up is None or (down.ndim, up.ndim) != (2, 2) or up.shape[1] != down.shape[0]:
+            raise LoRAError(f"{key} has no pair of matrices that fit each other, as its metadata says.")
+        if down.shape[0] != rank * len(part.names):
             raise LoRAError(f"{key} does not hold {len(part.names)} parts of rank {rank}, as its metadata says.")
         place = part.names.index(module)
         columns = slice(place * rank, (place + 1) * rank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +61,18 @@ def module_names(keys: Iterable[str]) -> list[str]:
             raise LoRAError(f"{key} is no LoRA tensor: it ends neither in {DOWN} nor in {UP}.")
         names[module] = None
     return list(names)
+
+
+def fresh_down(module: str, seed: int, rank: int, size_in: int) -> Tensor:
+    """A new adapter's A for a layer, (rank, size_in): Kaiming-uniform with a = sqrt(5), as in PEFT.
+
+    It depends on ``seed`` and the layer's name alone.
+    """
+    digest = hashlib.blake2b(f"{seed}/{module}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    down = torch.empty(rank, size_in)
+    nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+    return down
 
 
 def base_layers(reference: BaseReference) -> dict[str, tuple[int, int]]:

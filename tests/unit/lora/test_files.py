@@ -19,7 +19,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxduel.tests.true_width import write_headers
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
@@ -33,33 +32,6 @@ PROVENANCE = (
 )
 QKV = ("to_q", "to_k", "to_v")
 SINGLE = "single_transformer_blocks.0"
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> BaseReference:
-    """A base of width 32 with two blocks of each kind; a LoRA's files need its configuration, not its weights."""
-    folder = tmp_path_factory.mktemp("narrow")
-    config = {
-        "_class_name": "FluxTransformer2DModel",
-        "in_channels": 64,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 24,
-        "pooled_projection_dim": 12,
-        "guidance_embeds": True,
-        "axes_dims_rope": [4, 6, 6],
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file({"unused": torch.zeros(1)}, folder / "weights.safetensors")
-    return BaseReference(str(folder), "fp32")
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> BaseReference:
-    """A base of FLUX's width, for files by other programs, which know no other."""
-    return BaseReference(str(write_headers(tmp_path_factory.mktemp("wide") / "flux.safetensors", double=1, single=1)))
 
 
 def trained(reference: BaseReference, seed: int = 0, **options: object) -> FluxLoRA:
@@ -308,9 +280,6 @@ def test_alpha_in_diffusers_metadata(narrow: BaseReference, tmp_path: Path) -> N
     path = tmp_path / "file.safetensors"
     save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(record)})
     assert lora.load_file(path, narrow).config.alpha == 1.5
-    save_file(tensors, path, {"lora_adapter_metadata": json.dumps(record | {"transformer.use_rslora": True})})
-    with pytest.raises(LoRAError, match="use_rslora"):
-        lora.load_file(path, narrow)
 
 
 def test_different_alphas_go_into_the_weights(narrow: BaseReference, tmp_path: Path) -> None:
@@ -431,19 +400,20 @@ def pair(module: str, down: tuple[int, ...] = (2, 32), up: tuple[int, ...] = (32
             ["no LoRA keys for the transformer"],
         ),
         ({"lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight": torch.ones(2, 2)}, ["Stable Diffusion"]),
-        ({"lora_unet_double_blocks_0_img_attn_qkv.lokr_w1": torch.ones(2, 2)}, ["LoKr", "lokr_w1"]),
-        ({"lora_unet_double_blocks_0_img_attn_qkv.hada_w1_a": torch.ones(2, 2)}, ["LoHa"]),
+        ({"lora_unet_double_blocks_0_img_attn_qkv.lokr_w1": torch.ones(2, 2)}, ["lokr_w1 only", "lokr_w2_a"]),
+        ({"lora_unet_double_blocks_0_img_attn_qkv.hada_w1_a": torch.ones(2, 2)}, ["hada_w1_a only", "hada_w1_b"]),
         (pair(TO_Q) | {f"{TO_Q}.dora_scale": torch.ones(32)}, ["DoRA"]),
         (pair(TO_Q) | {f"{TO_Q}.lora_magnitude_vector": torch.ones(32)}, ["DoRA"]),
-        (pair(TO_Q) | {f"{TO_Q}.diff_b": torch.ones(32)}, ["differences", "diff_b"]),
+        (pair(TO_Q) | {f"{TO_K}.diff": torch.ones(32, 32)}, ["whole difference of weights", f"{TO_K}.diff"]),
+        (pair(TO_Q) | {f"{TO_Q}.lora_B.bias": torch.ones(32)}, ["a LoRA with biases", f"{TO_Q}.lora_B.bias"]),
+        (pair(TO_Q) | {f"{TO_Q}.oft_blocks": torch.ones(2, 2)}, ["OFT", "oft_blocks"]),
         (pair(TO_Q) | {f"{TO_Q}.surprise": torch.ones(32)}, [f"{TO_Q}.surprise"]),
         ({f"{TO_Q}.lora_A.weight": torch.ones(2, 32)}, [TO_Q, "only"]),
-        (pair(TO_Q, down=(2, 32, 1, 1)), [TO_Q, "(2, 32, 1, 1)"]),
-        (pair(TO_Q) | pair(TO_K, (4, 32), (32, 4)), ["rank 2", "rank 4", "attn.to_k"]),
+        (pair(TO_Q, down=(2, 32, 3, 3)), [TO_Q, "(2, 32, 3, 3)"]),
         (pair(TO_Q, down=(2, 3072)), ["to_q.lora_A.weight", "(2, 3072)", "(rank, 32)", "another model"]),
         (pair("transformer.transformer_blocks.5.attn.to_q"), ["transformer_blocks.5.attn.to_q", "another model"]),
         (pair("diffusion_model.double_blocks.0.img_attn.qkv", up=(9216, 2)), ["img_attn.qkv", "9216", "96"]),
-        (pair("diffusion_model.double_stream_modulation_img.lin"), ["double_stream_modulation_img", "another model"]),
+        (pair("diffusion_model.double_stream_modulation_img.lin"), ["double_stream_modulation_img", "FLUX.2"]),
         (pair(TO_Q) | pair("lora_transformer_transformer_blocks_0_attn_to_q"), ["twice"]),
         ({**pair(TO_Q), f"{TO_Q}.lora_A.weight": torch.full((2, 32), torch.nan)}, ["NaN", TO_Q]),
         ({key: tensor * 0 for key, tensor in pair(TO_Q).items()}, ["zero"]),
