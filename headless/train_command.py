@@ -108,6 +108,7 @@ def check(config: RunConfig) -> None:
     if not config.images.folder:
         raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
     check_name(config)
+    check_start(config)
     wanted(config.trackers)
 
 
@@ -116,6 +117,27 @@ def check_name(config: RunConfig) -> None:
     name = config.output.name
     if not name or name != Path(name).name:
         raise ValueError(f"output.name must be the name of a file without folders, got {name!r}.")
+
+
+def check_start(config: RunConfig) -> None:
+    """Raises ``ValueError`` where the run would write over the LoRA that it begins with.
+
+    What was trained would then be what the same command begins with, anew each time: it would never be done.
+    """
+    name = config.output.name
+    stages = [stage for stage in ("diffusion", "adversarial") if getattr(config.start, stage)]
+    names = {"diffusion": f"{name}-stage1", "adversarial": name}
+    for written in [*(names[stage] for stage in stages), *(f"{name}-interrupted-{stage}" for stage in stages)]:
+        path = Path(config.output.folder) / f"{written}.safetensors"
+        start = Path(config.start.lora)
+        if config.start.lora and (
+            start.resolve() == path.resolve() or (path.exists() and start.exists() and path.samefile(start))
+        ):
+            raise ValueError(
+                f"start.lora {start} is a file that this run writes over: the same command would go on from its own "
+                f"result each time, and never be done. Give another --output.name than {name}, or start from a copy of "
+                "the file."
+            )
 
 
 def base_reference(config: RunConfig) -> BaseReference:
