@@ -45,6 +45,8 @@ BOTH_STAGES: Cases = {
     "ema_decay": ({}, 0.1, 0.0),
 }  # fmt: skip
 STAGE_2_ALONE: Cases = {
+    # The judge has it too, where it looks through the base.
+    "guidance": ({"architecture": "cnn"}, 1.0, 3.0),
     "objective": ({}, "hybrid", "pure"),
     "adversarial_weight": ({}, 1.5, 3.0),
     "adversarial_weight_end": ({"adversarial_schedule": "linear"}, 1.5, 3.0),
@@ -182,7 +184,7 @@ def test_every_option_of_stage_1_changes_the_lora(outcome, option: str) -> None:
     assert not same(one, other)
 
 
-@pytest.mark.parametrize("option", [*BOTH_STAGES, *STAGE_2_ALONE])
+@pytest.mark.parametrize("option", {**BOTH_STAGES, **STAGE_2_ALONE})
 def test_every_option_of_stage_2_changes_the_lora(outcome, option: str) -> None:
     extra, *values = {**BOTH_STAGES, **STAGE_2_ALONE}[option]
     runs = [outcome(*configured({**extra, option: value}, of_judge=False)) for value in values]
