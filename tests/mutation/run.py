@@ -32,10 +32,11 @@ from fluxduel.tests.mutation.reach import EVERYTHING, Reach
 
 FOLDER = ROOT / ".bench" / "mutation"
 COPY = FOLDER / "fluxduel"
-# Of what lies on the ground the tests of whoever stands on it are a part.
+# What lies on the ground is tested by itself and by whoever stands on it.
 TESTS = {
-    "ground": ["tests/unit/test_flow.py", "tests/unit/test_config.py", "tests/unit/test_atomic_file.py",
-               "tests/unit/data", "tests/unit/stages", "tests/engine/stages"],
+    "ground": ["tests/unit/test_atomic_file.py", "tests/unit/test_config.py", "tests/unit/test_failure_words.py",
+               "tests/unit/test_flow.py", "tests/unit/headless/test_options_document.py", "tests/unit/data",
+               "tests/unit/stages", "tests/engine/stages"],
     "headless": ["tests/unit/headless", "tests/engine/headless"],
 }  # fmt: skip
 ROOMS = ("ground", "base", "lora", "data", "evidence", "stages", "runs", "discriminator", "headless")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,22 @@ def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
     # Also to another number of steps, unless it is further already.
     assert choose(tmp_path, wanted(50)).text == "Going on with newer from step 40, now to 50 steps."
     assert choose(tmp_path, wanted(30)).text == "A new run: newer has 100 steps, 30 are asked for."
+
+
+def test_a_run_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch) -> None:
+    """For an older one of the same; where there is none, a new run says why."""
+    run(tmp_path / "oldest", wanted(), step=20)
+    run(tmp_path / "newest", wanted(), step=40)
+    furthest = Checkpoints.furthest
+
+    def failing(self: Checkpoints) -> int:
+        if self.folder.parent.name == "newest":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return furthest(self)
+
+    monkeypatch.setattr(Checkpoints, "furthest", failing)
+    assert choose(tmp_path, wanted()).text == "Going on with oldest from step 20."
+    assert choose(tmp_path, wanted(10)).text.startswith("A new run: newest cannot be read (")
 
 
 def test_more_steps_extend_the_longest_of_the_finished(tmp_path: Path) -> None:

@@ -116,3 +116,12 @@ def test_after_a_roll_back_the_norms_are_learnt_anew():
     watch.forget()
     assert watch.take_request() == ""
     assert not any(watch.outlier(100.0) for _ in range(100))
+
+
+def test_after_a_roll_back_the_skips_of_the_weights_before_do_not_count():
+    """Five were skipped before it, and five more after it ask for nothing."""
+    watch = watch_of([1.0] * 30 + [100.0] * 5)
+    watch.forget()
+    for norm in [1.0] * 25 + [100.0] * 5:
+        watch.outlier(norm)
+    assert watch.skipped == 10 and watch.take_request() == ""
