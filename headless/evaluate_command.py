@@ -14,6 +14,7 @@ from ..training.evidence.evaluation import evaluate
 from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
 from ..training.evidence.picture_files import side_by_side
 from ..training.lora.adapter import create, load_file
+from ..training.runs.output_check import check_writable
 from ..training.step_counts import steps_text
 from .launched import joined
 from .run_config import RunConfig
@@ -38,7 +39,8 @@ def evaluate_loras(
     """Measure the LoRAs on the configuration's pictures; write report, numbers, chart and pictures to ``folder``.
 
     The last file is the one to judge; with ``bare_base`` the base without a LoRA comes first. See
-    ``evaluation.evaluate`` for the rest, and for what it raises.
+    ``evaluation.evaluate`` for the rest, and for what it raises. Raises ``OSError`` before that where ``folder`` cannot
+    be written to.
     """
     if not config.images.folder:
         raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
@@ -46,6 +48,8 @@ def evaluate_loras(
     loras = [(name, load_file(file, base)) for name, file in row_names([file.expanduser() for file in files])]
     if bare_base:
         loras.insert(0, ("base", create(base, LoRAConfig(rank=1, alpha=1.0))))
+    folder = folder.expanduser()
+    check_writable(folder, (REPORT, NUMBERS, CHART, PICTURES))
     with joined(config.base.device) as place:
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoding, measuring = Progress("encoding"), Progress("evaluating")
@@ -67,8 +71,6 @@ def evaluate_loras(
             (f"{result.name}\n{steps_text(result.steps)}", side_by_side(encoders.decode(result.latents)))
             for result in evaluation.results
         ]
-    folder = folder.expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     report = f"Base: {base.name}.\n{evaluation.report()}"
     write_whole(folder / REPORT, f"{report}\n".encode())
     write_whole(folder / NUMBERS, (json.dumps(evaluation.as_json(), indent=2) + "\n").encode())

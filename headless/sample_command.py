@@ -15,6 +15,7 @@ from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
 from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of
+from ..training.runs.output_check import check_writable
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
@@ -53,11 +54,14 @@ def sample_pictures(
     Picture i has the noise of ``seed + i``, whatever prompt and steps. ``step_counts`` of ``None``: the number that
     the LoRA was trained for in stage 2, else 25. Of ``config`` the sections base and encoders count.
 
-    Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other.
+    Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other, ``OSError``
+    before anything is sampled where ``folder`` cannot be written to.
     """
     latent_height, latent_width = latent_side(height, "--height"), latent_side(width, "--width")
     lora = load_file(lora_file.expanduser(), base_reference(config))
     counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
+    folder = folder.expanduser()
+    check_writable(folder, [f"{len(prompts):02}-steps{max(counts)}-seed{seed + count}.png"])
     with joined(config.base.device) as place:
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoded = [encoders.encode_prompt(prompt) for prompt in prompts]
@@ -81,8 +85,6 @@ def sample_pictures(
         # The VAE may find no room beside what the base has left.
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
-        folder = folder.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for number, of_prompt in enumerate(latents, 1):
             for steps, batch in zip(counts, of_prompt, strict=True):

@@ -18,11 +18,12 @@ from ..training.data.fits import check_fits
 from ..training.data.images import open_folder
 from ..training.data.real_latents import RealLatents
 from ..training.evidence.training_log import TrainingLog
-from ..training.failure_words import reason
+from ..training.failure_words import in_words
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import sampling_advice
 from ..training.runs import run_directory
+from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable
 from ..training.runs.run_directory import Fingerprint
 from ..training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 from ..training.stages import discriminator_files
@@ -69,7 +70,7 @@ def train(config: RunConfig) -> Path:
         if config.start.diffusion:
             print_ = run_directory.fingerprint("diffusion", lora, data, config.diffusion, ranks=place.ranks.count)
             stage = partial(train_diffusion_stage, lora, data, config.diffusion)
-            lora = run.stage(print_, stage, encoders.decode).lora
+            lora = run.stage(print_, lora, stage, encoders.decode).lora
             path = run.save(lora, f"{config.output.name}-stage1")
         if config.start.adversarial:
             print_ = run_directory.fingerprint(
@@ -89,7 +90,7 @@ def train(config: RunConfig) -> Path:
                 config.adversarial,
                 discriminator_weights=discriminator,
             )
-            result = run.stage(print_, stage, encoders.decode)
+            result = run.stage(print_, lora, stage, encoders.decode)
             path = run.save(result.lora, config.output.name)
             run.say("\n".join([sampling_advice(config.adversarial, data.few_step_phrase), *delivered(result.log)]))
         return path
@@ -140,6 +141,19 @@ def check_start(config: RunConfig) -> None:
             )
 
 
+def check_output(config: RunConfig) -> None:
+    """Raises ``ValueError`` where a file that the run is going to write could not be written."""
+    name = config.output.name
+    loras = [name, f"{name}-stage1", *(f"{name}-interrupted-{stage}" for stage in STAGE_NAMES)]
+    runs = [f"{RUN_NAME}/{file}" for file in RUN_FILES]
+    try:
+        check_writable(Path(config.output.folder), [*(f"{lora}.safetensors" for lora in loras), *runs])
+    except OSError as error:
+        raise ValueError(
+            f"The run could not write its files. {in_words(error)} See output.folder and output.name."
+        ) from error
+
+
 def base_reference(config: RunConfig) -> BaseReference:
     """The base that the configuration names."""
     return BaseReference(config.base.checkpoint, config.base.precision)
@@ -183,10 +197,7 @@ class _Run:
         self.config, self.place, self.stop = config, place, stop
         self.output = Path(config.output.folder)
         if place.ranks.first:
-            try:
-                self.output.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ValueError(f"output.folder {self.output} cannot be made: {reason(error)}.") from error
+            check_output(config)
 
     def say(self, text: str) -> None:
         if self.place.ranks.first:
@@ -222,9 +233,16 @@ class _Run:
         return data
 
     def stage(
-        self, wanted: Fingerprint, train_stage: Callable[..., StageResult], decode: Callable[[Tensor], Tensor]
+        self,
+        wanted: Fingerprint,
+        start: FluxLoRA,
+        train_stage: Callable[..., StageResult],
+        decode: Callable[[Tensor], Tensor],
     ) -> StageResult:
-        """Run one stage in its folder. Raises ``Interrupted`` where it was stopped, ``RunFailed`` where it failed."""
+        """Run one stage from ``start`` in its folder.
+
+        Raises ``Interrupted`` where it was stopped, ``RunFailed`` where it failed.
+        """
         ranks, name = self.place.ranks, wanted.stage
         choice = ranks.from_first(run_directory.choose(self.output, wanted) if ranks.first else None)
         self.say(f"{STAGE_NAMES[name]}: {choice.text} Folder: {choice.folder}")
@@ -234,7 +252,7 @@ class _Run:
         try:
             result = train_stage(device=self.place.device, reporter=reporter, run_folder=choice.folder, ranks=ranks)
         except StageFailure as failure:
-            raise RunFailed(self._rescued(name, failure)) from failure
+            raise RunFailed(self._rescued(name, start, failure)) from failure
         except torch.OutOfMemoryError as error:
             raise RunFailed(f"{STAGE_NAMES[name]} could not start. {MEMORY_ADVICE}") from error
         finally:
@@ -256,19 +274,22 @@ class _Run:
 
     def _say_how_to_go_on(self, stage: str, result: StageResult) -> None:
         step = result.goes_on_from
-        where = "begins this stage anew" if step is None else f"goes on from step {step}"
+        where = f"goes on from step {step}" if step else "begins this stage anew"
         self.say(f"{STAGE_NAMES[stage]} was stopped. The same command {where}.")
 
-    def _rescued(self, stage: str, failure: StageFailure) -> str:
-        """Save the last good weights, and say what went wrong."""
+    def _rescued(self, stage: str, start: FluxLoRA, failure: StageFailure) -> str:
+        """Save the last good weights, where they are others than those of ``start``, and say what went wrong."""
         message = str(failure)
         if isinstance(failure.__cause__, torch.OutOfMemoryError):
             message += f"\n{MEMORY_ADVICE}"
         if not self.place.ranks.first:
             return message
+        trained = failure.result.lora
+        if all(tensor.equal(start.tensors[name]) for name, tensor in trained.tensors.items()):
+            return f"{message}\nThe LoRA had not been changed by then, so none is saved."
         path = self.output / f"{self.config.output.name}-interrupted-{stage}.safetensors"
         try:
-            adapters.save(failure.result.lora, path)
+            adapters.save(trained, path)
         except adapters.LoRAError as error:
             return f"{message}\nThe LoRA up to there could not be saved: {error}"
         return f"{message}\nThe LoRA up to there is in {path}."

@@ -20,8 +20,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
     On any failure a file that was there before is untouched, and nothing else is left behind. Raises ``OSError``.
     """
-    # Short enough for any file system, and hidden from the host's listings.
-    partial = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex}.tmp")
+    # Shorter than any file system allows, whatever the path's own letters take, and hidden from the host's listings.
+    partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         make_folder(path.parent)
         write_flushed(partial, content)

@@ -590,7 +590,7 @@ def test_a_file_size_limit_is_a_full_disk(whole_1: Whole, tmp_path: Path) -> Non
 
     assert in_child(work) == 0
     notes = kept(whole_1, tmp_path)
-    assert sum("could not be written" in note and "File too large" in note for note in notes) >= STAGE_1.steps
+    assert sum("could not be written" in note and "larger than this disk" in note for note in notes) >= STAGE_1.steps
     assert not list((folder / "checkpoints").glob("*"))
     assert_same(whole_1.result, train(folder))
     assert_same_files(whole_1.folder, folder)
@@ -640,7 +640,7 @@ def test_a_folder_without_permission(whole_1: Whole, tmp_path: Path) -> None:
 
     assert in_child(lambda: as_nobody(locked)) == 0
     notes = kept(whole_1, tmp_path)
-    assert any("Permission denied" in note and "The one of step 1 is kept" in note for note in notes)
+    assert any("does not permit" in note and "The one of step 1 is kept" in note for note in notes)
     (folder / "checkpoints").chmod(0o700)
     assert_same(whole_1.result, train(folder))
 
@@ -685,9 +685,9 @@ def test_a_disk_that_fills_up(whole_1: Whole, mounted: Callable[[str], Path]) ->
 
     reporter = Filling()
     assert_same(whole_1.result, train(folder, reporter))
-    assert shutil.disk_usage(disk).free == 0
+    assert shutil.disk_usage(disk).free <= 4096  # what the lock had
     assert any("step 3 could not be written" in note and "step 2 is kept" in note for note in reporter.notes)
-    assert any("The result could not be kept" in note and "No space left" in note for note in reporter.notes)
+    assert any("The result could not be kept" in note and "the disk is full" in note for note in reporter.notes)
     filler.unlink()
     reporter = Noted()
     assert_same(whole_1.result, train(folder, reporter))
@@ -702,10 +702,10 @@ def test_a_disk_without_room_for_more_files(whole_1: Whole, mounted: Callable[[s
     folder, reporter = disk / "run", Noted()
     try:
         assert_same(whole_1.result, train(folder, reporter))
-    except OSError:
+    except (OSError, RunDirectoryError):
         assert not reporter.new_steps
     else:
-        assert files > 14 or any("No space left" in note for note in reporter.notes)
+        assert files > 14 or any("the disk is full" in note for note in reporter.notes)
     subprocess.run(["mount", "-o", "remount,nr_inodes=1000", str(disk)], check=True)
     assert_same(whole_1.result, train(folder))
     assert_same_files(whole_1.folder, folder)

@@ -8,6 +8,8 @@ import io
 import numpy as np
 from PIL import Image, ImageCms, features
 
+from ..failure_words import reason
+
 # Colour spaces of profiles (ICC.1, table 19) -> Pillow's mode for them.
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _BLACK_POINT_COMPENSATION = 0x2000
@@ -39,7 +41,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, bool]:
     except ProfileError:
         raise
     except Exception as error:
-        raise ProfileError(str(error) or type(error).__name__) from error
+        raise ProfileError(reason(error) or type(error).__name__) from error
     assert converted is not None
     return converted, True
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..failure_words import reason
 from .value import LoRAError
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _from_sidecar(path: Path) -> list[Stated]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise LoRAError(f"{file}, which belongs to {path.name}, cannot be read: {error}.") from error
+        raise LoRAError(f"{file}, which belongs to {path.name}, cannot be read: {reason(error)}.") from error
     return [
         _from_peft(f"{path}: {SIDECAR} beside it", f"{SIDECAR} beside it", _json(f"{path}: {SIDECAR} beside it", text))
     ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,10 +28,11 @@ from torch import Tensor
 
 from ..atomic_file import make_folder, write_whole
 from ..data.latent_cache import digest
-from ..failure_words import reason
+from ..failure_words import in_words, reason
 from ..lora.adapter import FluxLoRA, LoRAError, load_file
 from .checkpoints import STATS_FILE, Checkpoints
 from .fingerprints import Fingerprint, fingerprint, identity
+from .output_check import RUN_FILES, check_writable
 from .run_lock import InUse, held
 
 __all__ = ["Choice", "Fingerprint", "RunDirectory", "RunDirectoryError", "choose", "fingerprint"]
@@ -173,15 +175,24 @@ class RunDirectory:
                 raise RunDirectoryError(str(error)) from error
             directory = cls(folder, cls._claimed(folder, wanted, settings))
             directory._sweep()
+            if directory._manifest["finished"] is None:
+                directory._check()
             yield directory
             directory._sweep()
+
+    def _check(self) -> None:
+        """Raises ``RunDirectoryError`` where a checkpoint, or a preview, could not be written."""
+        try:
+            check_writable(self.folder, RUN_FILES)
+        except OSError as error:
+            raise RunDirectoryError(f"{self.folder} cannot be used for this run. {in_words(error)}") from error
 
     def _sweep(self) -> None:
         """Remove what a process that lost its power, or a disk that failed, left half: nobody else writes here."""
         with contextlib.suppress(OSError):  # it can wait
             self.checkpoints.sweep()
             for path in self.folder.glob(".*.tmp"):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @staticmethod
     def _claimed(folder: Path, wanted: Fingerprint, settings: Mapping[str, Any]) -> dict[str, Any]:

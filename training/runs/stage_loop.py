@@ -25,6 +25,7 @@ from ..stages.ranks import Ranks
 from ..stages.stage import Reporter, Stage, StageFailure, StageResult
 from .checkpoints import STATS_FILE, CheckpointError, Snapshot
 from .fingerprints import Fingerprint
+from .output_check import scarce_space
 from .run_directory import RESULT, RunDirectory
 from .stats import Stats, parsed
 
@@ -97,6 +98,7 @@ class _Loop:
 
     def run(self) -> StageResult:
         """Train to the last step, or until the reporter says stop."""
+        self._tell_space()
         whole = self.stage.updates
         try:
             if self.pending is not None:
@@ -160,6 +162,19 @@ class _Loop:
             own = config.batch_size * config.gradient_accumulation
             words = share_of_time(evaluations, config.validate_every, own * stage.evaluations_per_picture)
             stage.measurements.notes.append(words)
+
+    def _tell_space(self) -> None:
+        """Say before the first step that checkpoints may find no room."""
+        if self.directory is None:
+            return
+        tensors, _ = self.stage.state()
+        size = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+        # Both moments of the optimisers come with their first update; the LoRA's file lies beside the rest.
+        trained = 0 if self.stage.updates else size
+        lora = sum(tensor.nbytes for tensor in tensors["adapter"].values())
+        text = scarce_space(self.directory.folder, size + 2 * trained + lora, self.stage.config.keep_last)
+        if text:
+            self.reporter.note(self.step, text)
 
     def _stop_if_asked(self) -> None:
         if self.stage.ranks.any(self.reporter.should_stop()):
