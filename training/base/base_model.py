@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from .checkpoint_files import (
     weight_files,
 )
 from .families import flux1
+from .single_files import load_single_file
 
 __all__ = [
     "TINY_BASE_FOLDER",
@@ -228,7 +227,7 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
     files = weight_files(reference.path)
     try:
         if is_single_file(reference.path):
-            transformer = _load_single_file(files[0], config, dtype)
+            transformer = load_single_file(FluxTransformer2DModel, files[0], config, dtype)
         else:
             transformer = FluxTransformer2DModel.from_pretrained(
                 files[0].parent, torch_dtype=dtype, local_files_only=True, use_safetensors=True
@@ -241,12 +240,3 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
     if empty:
         raise BaseModelError(f"{reference.path} lacks {len(empty)} weights, the first is {empty[0]}. Is it complete?")
     return FluxBase(transformer.to(device), reference)
-
-
-def _load_single_file(file: Path, config: dict[str, Any], dtype: torch.dtype) -> FluxTransformer2DModel:
-    # diffusers would fetch the configuration from the network unless it is given one in a folder.
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel", **config}))
-        return FluxTransformer2DModel.from_single_file(
-            str(file), config=folder, local_files_only=True, torch_dtype=dtype
-        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
 from ..base.families import flux1
+from ..base.single_files import load_single_file
 from .encoder_files import EncodersError, damaged
 
 # Of FLUX.1's ae.safetensors, which holds weights alone.
@@ -42,7 +41,7 @@ def load_vae(file: Path, folder: Path | None) -> AutoencoderKL:
                 folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
             )
         else:
-            vae = _load_vae_file(file)
+            vae = load_single_file(AutoencoderKL, file, _CONFIG, torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -53,12 +52,3 @@ def load_vae(file: Path, folder: Path | None) -> AutoencoderKL:
             damaged(folder or file, "FLUX.1's VAE", f"{len(empty)} weights are missing, the first is {empty[0]}")
         )
     return vae
-
-
-def _load_vae_file(file: Path) -> AutoencoderKL:
-    # diffusers would fetch the configuration from the network unless it is given one in a folder.
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(_CONFIG))
-        return AutoencoderKL.from_single_file(
-            str(file), config=folder, local_files_only=True, torch_dtype=torch.float32
-        )
