@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fluxduel.tests.engine.conftest import Recorder
 from fluxduel.training.base import sampler
-from fluxduel.training.base.base_model import load_base
+from fluxduel.training.base.base_model import FluxBase, load_base
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter
 from fluxduel.training.runs.run_directory import RunDirectory, fingerprint
@@ -84,3 +84,17 @@ def test_a_preview_can_be_stopped_in_its_midst(start, data, tmp_path: Path) -> N
     recorder = Recorder(stop_before=4)
     result = train(start, data, tmp_path, recorder, preview_every=1, preview_steps=6)
     assert result.stopped and result.goes_on_from == 1 and recorder.previews == []
+
+
+def test_a_preview_takes_no_more_pictures_at_once_than_training_does(start, data, tmp_path: Path, monkeypatch) -> None:
+    sizes: list[int] = []
+    original = FluxBase.velocity
+
+    def spy(self: FluxBase, x_t: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        sizes.append(len(x_t))
+        return original(self, x_t, *rest, **named)
+
+    monkeypatch.setattr(FluxBase, "velocity", spy)
+    recorder = Recorder()
+    train(start, data, tmp_path, recorder, preview_every=3, preview_steps=1, batch_size=1)
+    assert len(recorder.previews[0]) > 1 and set(sizes) == {1}

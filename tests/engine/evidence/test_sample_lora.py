@@ -1,0 +1,67 @@
+"""Sampling with a LoRA: each argument reaches the sampler, the LoRA is on, and progress counts every evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxduel.training.base import sampler
+from fluxduel.training.base.base_model import load_base
+from fluxduel.training.evidence import sample_lora as module
+from fluxduel.training.evidence.sample_lora import sample_lora
+from fluxduel.training.lora import adapter
+
+GIVEN: dict[str, Any] = {
+    "height": 4, "width": 6, "step_counts": (1, 3), "seeds": (5, 6, 7), "guidance": 3.0, "device": "cpu",
+}  # fmt: skip
+
+
+def sampled(start, data, calls: list[tuple[int, int]] | None = None, **changes: Any) -> Tensor:
+    prompts = [(prompt.prompt_embeds, prompt.pooled_prompt_embeds) for prompt in data.prompts[:2]]
+    told = calls if calls is not None else []
+    return sample_lora(start, prompts, after_step=lambda *counts: told.append(counts), **{**GIVEN, **changes})
+
+
+def test_each_picture_is_that_of_the_sampler_with_the_lora_on(start, data) -> None:
+    base = load_base(start.base, "cpu")
+    adapter.attach(base, start)
+    pictures = sampled(start, data)
+    assert pictures.shape == (2, 2, 3, 16, 4, 6)
+    for prompt in range(2):
+        for place, steps in enumerate((1, 3)):
+            for number, seed in enumerate((5, 6, 7)):
+                expected = sampler.sample(
+                    base, data.prompts[prompt].prompt_embeds, data.prompts[prompt].pooled_prompt_embeds,
+                    height=4, width=6, steps=steps, seeds=[seed], guidance=3.0,
+                )  # fmt: skip
+                torch.testing.assert_close(pictures[prompt, place, number], expected[0], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(sampled(start, data, guidance=1.0), pictures, rtol=1e-2)
+    without = load_base(start.base, "cpu")
+    plain = sampler.sample(
+        without, data.prompts[0].prompt_embeds, data.prompts[0].pooled_prompt_embeds, height=4, width=6, steps=1,
+        seeds=[5], guidance=3.0,
+    )  # fmt: skip
+    assert not torch.allclose(plain[0], pictures[0, 0, 0], rtol=1e-2), "the LoRA does nothing"
+
+
+@pytest.mark.parametrize(("at_once", "passes"), [(3, 1), (2, 2), (1, 3)])
+def test_progress_counts_each_evaluation_of_the_model(start, data, monkeypatch, at_once: int, passes: int) -> None:
+    """Two prompts, 1 and 3 steps, each for every batch of pictures of 2 x 3 tokens."""
+    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 6 * at_once + 5)
+    calls: list[tuple[int, int]] = []
+    sampled(start, data, calls)
+    total = 2 * 4 * passes
+    assert calls == [(done, total) for done in range(1, total + 1)]
+
+
+def test_what_is_raised_after_a_step_ends_the_sampling(start, data) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prompt = data.prompts[0]
+        sample_lora(start, [(prompt.prompt_embeds, prompt.pooled_prompt_embeds)], after_step=stop, **GIVEN)
