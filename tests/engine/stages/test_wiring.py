@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
+from fluxduel.training.base.base_model import FluxBase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, StageConfig
 from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.runs.train_stages import train_diffusion_stage
@@ -273,3 +274,22 @@ def test_checkpointing_is_switched_as_asked(start, data, wanted: bool) -> None:
         lambda changes: AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu"),
     ):
         assert make({"gradient_checkpointing": wanted}).base.gradient_checkpointing == wanted
+
+
+def test_the_watch_samples_as_many_pictures_as_asked(start, data, monkeypatch) -> None:
+    """One more is one more through the base, at the only step of its sampling."""
+    seen: list[int] = []
+    original = FluxBase.velocity
+
+    def spy(self: FluxBase, x_t: Tensor, *rest: Any, **named: Any) -> Tensor:
+        seen.append(len(x_t))
+        return original(self, x_t, *rest, **named)
+
+    monkeypatch.setattr(FluxBase, "velocity", spy)
+    counts = []
+    for pictures in (4, 5):
+        config, judge = configured({"watch": True, "watch_pictures": pictures, "target_steps": 1}, of_judge=False)
+        seen.clear()
+        AdversarialStage(start, data, judge, config, device="cpu").validate(lambda: None)
+        counts.append(sum(seen))
+    assert counts[1] - counts[0] == 1
