@@ -109,6 +109,19 @@ def apply(latents: Tensor, augmentation: Augmentation) -> Tensor:
     return torch.stack(samples) if samples else latents
 
 
+def follow(mask: Tensor, augmentation: Augmentation) -> Tensor:
+    """``mask`` (B, 1, h, w), shifted as ``apply`` shifts the latents; what moves in continues the edge.
+
+    So a mask of ones stays one. Cut out places keep their weight: they are empty on both sides of a pair.
+    """
+    samples = []
+    for sample, (down, right) in zip(mask, augmentation.shifts, strict=True):
+        rows = (torch.arange(sample.shape[1], device=mask.device) - down).clamp(0, sample.shape[1] - 1)
+        columns = (torch.arange(sample.shape[2], device=mask.device) - right).clamp(0, sample.shape[2] - 1)
+        samples.append(sample[:, rows[:, None], columns])
+    return torch.stack(samples)
+
+
 class AdaptiveProbability:
     """Sets the probability of augmentation by how far a discriminator overfits (arXiv:2006.06676, sec. 3).
 

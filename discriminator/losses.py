@@ -1,16 +1,20 @@
 """Adversarial losses on logit maps.
 
 Every loss is the mean over maps of the mean over samples of the sample's mean, so the average over equal micro-batches
-is the loss of the whole batch. Logits in half precision are judged in fp32.
+is the loss of the whole batch. With a ``mask`` (B, 1, h, w) of the pictures a sample's mean is the one over its masked
+area (see ``place_weights``). Logits in half precision are judged in fp32.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .masks import inside, weighed
 
 LOSSES = ("bce", "lsgan", "wgan-gp", "hinge", "relativistic")
 # Their logits have no natural zero: only differences between real and fake enter these losses.
@@ -39,16 +43,19 @@ def check_matched(real: Sequence[Tensor], fake: Sequence[Tensor], paired: bool) 
             )
 
 
-def mean_over_maps(value: Callable[..., Tensor], *maps: Sequence[Tensor]) -> Tensor:
+def mean_over_maps(value: Callable[..., Tensor], *maps: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
     """The scalar mean over maps of the mean of ``value``, so every map counts the same, however many places it has.
 
     ``value`` is called with the first map of each of ``maps``, then with the second of each, and so on, in fp32 or
-    wider. Raises ``ValueError`` for unlike numbers of maps.
+    wider. ``mask`` weighs its places. Raises ``ValueError`` for unlike numbers of maps.
     """
-    return torch.stack([value(*map(wide, group)).mean() for group in zip(*maps, strict=True)]).mean()
+    values = [value(*map(wide, group)) for group in zip(*maps, strict=True)]
+    return torch.stack([each.mean() for each in weighed(values, mask)]).mean()
 
 
-def discriminator_loss(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+def discriminator_loss(
+    loss: str, real: Sequence[Tensor], fake: Sequence[Tensor], mask: Tensor | None = None
+) -> Tensor:
     """The discriminator's loss, a scalar to be minimised. ``real``, ``fake``: logit maps, each (B, 1, h', w').
 
     ``bce``: ``softplus(-r) + softplus(f)``, the original value function with ``D = sigmoid(logit)`` (arXiv:1406.2661,
@@ -63,18 +70,21 @@ def discriminator_loss(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]
     """
     _known(loss)
     check_matched(real, fake, paired=loss == "relativistic")
+    mean = functools.partial(mean_over_maps, mask=mask)
     if loss == "relativistic":
-        return mean_over_maps(lambda r, f: F.softplus(f - r), real, fake)
+        return mean(lambda r, f: F.softplus(f - r), real, fake)
     if loss == "bce":
-        return mean_over_maps(lambda r: F.softplus(-r), real) + mean_over_maps(F.softplus, fake)
+        return mean(lambda r: F.softplus(-r), real) + mean(F.softplus, fake)
     if loss == "lsgan":
-        return mean_over_maps(lambda r: (r - 1).square(), real) + mean_over_maps(lambda f: (f + 1).square(), fake)
+        return mean(lambda r: (r - 1).square(), real) + mean(lambda f: (f + 1).square(), fake)
     if loss == "hinge":
-        return mean_over_maps(lambda r: F.relu(1 - r), real) + mean_over_maps(lambda f: F.relu(1 + f), fake)
-    return mean_over_maps(lambda f: f, fake) - mean_over_maps(lambda r: r, real)
+        return mean(lambda r: F.relu(1 - r), real) + mean(lambda f: F.relu(1 + f), fake)
+    return mean(lambda f: f, fake) - mean(lambda r: r, real)
 
 
-def generator_loss(loss: str, fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+def generator_loss(
+    loss: str, fake: Sequence[Tensor], real: Sequence[Tensor], mask: Tensor | None = None
+) -> Tensor:
     """The generator's loss, a scalar to be minimised. ``fake``, ``real``: logit maps, each (B, 1, h', w').
 
     ``bce``: ``softplus(-f)``, the non-saturating form (arXiv:1406.2661, sec. 3); ``lsgan``: ``(f - 1)^2``
@@ -86,18 +96,19 @@ def generator_loss(loss: str, fake: Sequence[Tensor], real: Sequence[Tensor]) ->
     """
     _known(loss)
     check_matched(real, fake, paired=loss == "relativistic")
+    mean = functools.partial(mean_over_maps, mask=mask)
     if loss == "relativistic":
-        return mean_over_maps(lambda r, f: F.softplus(r - f), real, fake)
+        return mean(lambda r, f: F.softplus(r - f), real, fake)
     if loss == "bce":
-        return mean_over_maps(lambda f: F.softplus(-f), fake)
+        return mean(lambda f: F.softplus(-f), fake)
     if loss == "lsgan":
-        return mean_over_maps(lambda f: (f - 1).square(), fake)
-    return mean_over_maps(lambda f: -f, fake)
+        return mean(lambda f: (f - 1).square(), fake)
+    return mean(lambda f: -f, fake)
 
 
-def verdicts(maps: Sequence[Tensor]) -> Tensor:
-    """(B,), a verdict a sample: each sample's mean over maps of its mean logit."""
-    return torch.stack([wide(m).flatten(1).mean(1) for m in maps]).mean(0)
+def verdicts(maps: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    """(B,), a verdict a sample: each sample's mean over maps of its mean logit, which a ``mask`` weighs."""
+    return torch.stack([m.flatten(1).mean(1) for m in weighed([wide(m) for m in maps], mask)]).mean(0)
 
 
 def accuracy(loss: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> tuple[float, float]:
@@ -138,11 +149,13 @@ def gradient_penalty(
     fake: Tensor,
     sigma: Tensor,
     mix: Tensor,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """``mean((|grad_x D(x, sigma)| - 1)^2)`` at ``x = mix real + (1 - mix) fake`` (arXiv:1704.00028, eq. 3), a scalar.
 
     ``real``, ``fake``: (B, C, h, w) latents at the noise levels ``sigma`` (B,); ``mix``: (B,) in [0, 1]. ``D`` is a
     sample's mean over maps of its mean logit, the gradient's norm is taken for each sample, the mean over the batch.
+    With a ``mask`` both are those of its area: beyond it ``real`` and ``fake`` are the same, and D need not move.
     Differentiable by the discriminator's weights; ``real`` and ``fake`` get no gradient. Not weighted.
 
     Raises ``ValueError`` where the shapes do not match.
@@ -157,5 +170,7 @@ def gradient_penalty(
     with torch.enable_grad():
         x = (share * real + (1 - share) * fake).requires_grad_(True)
         # Samples are independent, so the gradient of the sum holds each sample's own.
-        (gradient,) = torch.autograd.grad(verdicts(discriminator(x, sigma)).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(verdicts(discriminator(x, sigma), mask).sum(), x, create_graph=True)
+        if mask is not None:
+            gradient = gradient * inside(mask)
         return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()

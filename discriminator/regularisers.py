@@ -1,7 +1,8 @@
 """Penalties on a discriminator's verdicts, none of them weighted: their slope, their drift, their distance.
 
 As in ``losses``, each is the mean over maps of the mean over samples and places, so equal micro-batches average to the
-whole batch, and half precision is widened to fp32. ``wgan-gp``'s own penalty stands beside its loss.
+whole batch; a ``mask`` (B, 1, h, w) weighs the places, and half precision is widened to fp32. ``wgan-gp``'s own penalty
+stands beside its loss.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .losses import check_matched, mean_over_maps, wide
+from .masks import inside, place_weights
 
 
 def random_signs(maps: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
@@ -31,6 +33,7 @@ def exact_slope(
     judge_of: Callable[[Tensor], Sequence[Tensor]],
     latents: Tensor,
     signs: Sequence[Tensor] | Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Mean over maps, samples and places of ``|grad_x logit|^2``, a scalar: R1 at real latents, R2 at fake ones.
 
@@ -41,7 +44,8 @@ def exact_slope(
     levels and prompts are inside. ``signs``: for every logit -1 or 1, independent fair draws in the maps' shapes, or a
     function that makes them of the maps. One backward pass cannot give the norm of each logit's gradient, but with
     random signs ``u`` the cross terms of ``|grad sum(u logit)|^2`` cancel in expectation (Hutchinson): the estimate is
-    unbiased, and exact where no two logits of a sample depend on the same latent.
+    unbiased, and exact where no two logits of a sample depend on the same latent. With a ``mask`` the slope is that by
+    the latents within it: what lies beyond is no part of what is judged.
 
     Differentiable by the discriminator's weights; ``latents`` gets no gradient. Raises ``ValueError`` for signs that do
     not match the maps.
@@ -56,17 +60,23 @@ def exact_slope(
                 f"Expected one sign a logit, shapes {[tuple(m.shape) for m in maps]}, "
                 f"got {[tuple(s.shape) for s in drawn]}."
             )
+        values = [sign.to(wide(logits)) * wide(logits) for sign, logits in zip(drawn, maps, strict=True)]
+        if mask is not None:
+            # The gradient is squared below, and with it these weights.
+            weights = place_weights(mask, maps)
+            values = [each * weight.to(each).sqrt() for each, weight in zip(values, weights, strict=True)]
         # A map's weight is the root of its share of the mean. The cross terms between maps cancel as well.
-        signed = [
-            (sign.to(wide(logits)) * wide(logits)).sum() / math.sqrt(len(maps) * logits[0].numel())
-            for sign, logits in zip(drawn, maps, strict=True)
-        ]
+        signed = [each.sum() / math.sqrt(len(maps) * each[0].numel()) for each in values]
         (gradient,) = torch.autograd.grad(torch.stack(signed).sum(), x, create_graph=True)
+        if mask is not None:
+            gradient = gradient * inside(mask)
         # Samples are independent, so a sample's part of the gradient is that of its own logits.
         return gradient.square().flatten(1).sum(1).mean()
 
 
-def approximate_slope(logits: Sequence[Tensor], perturbed_logits: Sequence[Tensor], step: float) -> Tensor:
+def approximate_slope(
+    logits: Sequence[Tensor], perturbed_logits: Sequence[Tensor], step: float, mask: Tensor | None = None
+) -> Tensor:
     """Mean over maps, samples and places of ``((D(x + step n) - D(x)) / step)^2``, a scalar (arXiv:2501.08316, aR1).
 
     ``logits`` and ``perturbed_logits``: maps of ``D(x)`` and ``D(x + step n)``, each (B, 1, h', w'), with ``n``
@@ -79,10 +89,10 @@ def approximate_slope(logits: Sequence[Tensor], perturbed_logits: Sequence[Tenso
     check_matched(logits, perturbed_logits, paired=True)
     if not step > 0:
         raise ValueError(f"The step of the approximate slope must be above 0, got {step}.")
-    return mean_over_maps(lambda at, beside: ((beside - at) / step).square(), logits, perturbed_logits)
+    return mean_over_maps(lambda at, beside: ((beside - at) / step).square(), logits, perturbed_logits, mask=mask)
 
 
-def centring(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+def centring(real: Sequence[Tensor], fake: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
     """``(D(r) + D(f))^2`` of each pair, a scalar: real and fake logits lie around 0 (arXiv:2511.22475).
 
     Losses that see differences alone leave the logits' common level free, and it drifts. ``real``, ``fake``: logit
@@ -91,10 +101,12 @@ def centring(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     Raises ``ValueError`` for maps that do not match.
     """
     check_matched(real, fake, paired=True)
-    return mean_over_maps(lambda r, f: (r + f).square(), real, fake)
+    return mean_over_maps(lambda r, f: (r + f).square(), real, fake, mask=mask)
 
 
-def lecam(real: Sequence[Tensor], fake: Sequence[Tensor], mean_real: float, mean_fake: float) -> Tensor:
+def lecam(
+    real: Sequence[Tensor], fake: Sequence[Tensor], mean_real: float, mean_fake: float, mask: Tensor | None = None
+) -> Tensor:
     """``relu(D(r) - mean_fake)^2 + relu(mean_real - D(f))^2``, a scalar (arXiv:2104.03310, eq. 5).
 
     ``real``, ``fake``: logit maps, each (B, 1, h', w'); ``mean_real``, ``mean_fake``: running means of earlier ones.
@@ -104,8 +116,8 @@ def lecam(real: Sequence[Tensor], fake: Sequence[Tensor], mean_real: float, mean
     Raises ``ValueError`` for unlike numbers of maps.
     """
     check_matched(real, fake, paired=False)
-    above = mean_over_maps(lambda r: F.relu(r - mean_fake).square(), real)
-    below = mean_over_maps(lambda f: F.relu(mean_real - f).square(), fake)
+    above = mean_over_maps(lambda r: F.relu(r - mean_fake).square(), real, mask=mask)
+    below = mean_over_maps(lambda f: F.relu(mean_real - f).square(), fake, mask=mask)
     return above + below
 
 
@@ -138,9 +150,9 @@ class LeCam:
         seen = 1 - self.decay**self._updates
         return self._real / seen, self._fake / seen
 
-    def penalty(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    def penalty(self, real: Sequence[Tensor], fake: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
         """``lecam`` with the running means: a scalar, and 0 before the first update, as there is nothing to hold to."""
-        value = lecam(real, fake, *self.means)
+        value = lecam(real, fake, *self.means, mask)
         return value if self._updates else torch.zeros_like(value)
 
     def state_dict(self) -> dict[str, float | int]:

@@ -254,7 +254,11 @@ class StageConfig(Config):
         advanced=True,
     )
     lr_warmup_steps: int = option(
-        0, "Updates over which the learning rate rises from 0.", low=0, high=1_000_000, advanced=True
+        0,
+        "Updates over which the learning rate rises, evenly, to its value. Keep it to a tenth of steps.",
+        low=0,
+        high=1_000_000,
+        advanced=True,
     )
     weight_decay: float = option(0.01, "AdamW's weight decay.", low=0.0, high=1.0, step=0.01, advanced=True)
     max_grad_norm: float = option(
@@ -373,8 +377,8 @@ class DiscriminatorConfig(Config):
     penalty_sigma: float = option(
         0.05,
         "flux_features measures the slope by a random step of this size, in units of the latents' deviation; the other "
-        "architectures compute it.",
-        low=1e-3,
+        "architectures compute it. Shorter steps would measure bf16's rounding, longer ones the slope's change.",
+        low=0.05,
         high=1.0,
         step=0.01,
         advanced=True,
@@ -417,8 +421,8 @@ class DiscriminatorConfig(Config):
     )
     mismatched_share: float = option(
         0.0,
-        "flux_features: share of the samples whose real latents are also shown with another picture's caption, as a "
-        "fake.",
+        "flux_features: share of the samples whose real latents are also shown with the caption of another picture of "
+        "the dataset, as a fake.",
         low=0.0,
         high=1.0,
         step=0.05,

@@ -23,6 +23,7 @@ class Batch:
     ``x0`` (B, C, h, w), ``prompt_embeds`` (B, L, D), ``pooled_prompt_embeds`` (B, P), ``mask`` (B, 1, h, w) in [0, 1]
     or ``None``. ``positions`` is the place of each sample in the step's global batch: the key of its random draws.
     ``few_step`` says of each sample whether it is for the few-step sampler; it is empty where there is one sampler.
+    ``captions`` numbers each picture's own prompt in the dataset; ``dropped`` are those trained with the empty prompt.
     """
 
     x0: Tensor
@@ -31,6 +32,8 @@ class Batch:
     mask: Tensor | None
     names: tuple[str, ...]
     positions: tuple[int, ...]
+    captions: tuple[int, ...]
+    dropped: tuple[bool, ...]
     few_step: tuple[bool, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
@@ -110,10 +113,7 @@ def micro_batches(
         positions = tuple(range(start, start + batch_size))
         samples = [data.samples[chosen[position]] for position in positions]
         few_step = in_few_step_mode(step, positions) if two_samplers else ()
-        prompts = [
-            _prompt(data, None if dropped[position] else sample.prompt, few)
-            for position, sample, few in zip(positions, samples, few_step or [False] * batch_size, strict=True)
-        ]
+        own_dropped = tuple(dropped[position] for position in positions)
         flips = (draws.uniforms(seed, step, positions, "data/flip") < FLIP_PROBABILITY).tolist()
         flips = [flip and sample.flippable for flip, sample in zip(flips, samples, strict=True)]
         x0 = torch.stack(
@@ -122,7 +122,7 @@ def micro_batches(
                 for sample, flip, position in zip(samples, flips, positions, strict=True)
             ]
         )
-        batches.append(_stack(samples, prompts, x0, flips, positions, masked, few_step))
+        batches.append(_stack(data, samples, x0, flips, positions, masked, few_step, own_dropped))
     return batches
 
 
@@ -151,13 +151,14 @@ def held_out_batches(
             indices = group[start : start + batch_size]
             samples = [data.samples[index] for index in indices]
             yield _stack(
+                data,
                 samples,
-                [_prompt(data, sample.prompt, few_step) for sample in samples],
                 torch.stack([sample.mean for sample in samples]),
                 [False] * len(samples),
                 tuple(position[index] for index in indices),
                 any(sample.masked for sample in samples),
                 (True,) * len(samples) if few_step else (),
+                (False,) * len(samples),
             )
 
 
@@ -168,7 +169,7 @@ def _dropped(data: RealLatents, chosen: Sequence[int], seed: int, step: int, sha
     return (draws.uniforms(seed, step, range(len(chosen)), "data/caption dropout") < share).tolist()
 
 
-def _prompt(data: RealLatents, number: int | None, few_step: bool) -> Prompt:
+def prompt_of(data: RealLatents, number: int | None, few_step: bool) -> Prompt:
     """Prompt ``number``, or the empty one for ``None``, as the one or the other sampler is given it."""
     if few_step and data.few_step_prompts:
         prompt = data.few_step_empty_prompt if number is None else data.few_step_prompts[number]
@@ -186,14 +187,19 @@ def _posterior_sample(sample: LatentSample, flip: bool, seed: int, step: int, po
 
 
 def _stack(
+    data: RealLatents,
     samples: Sequence[LatentSample],
-    prompts: Sequence[Prompt],
     x0: Tensor,
     flips: Sequence[bool],
     positions: tuple[int, ...],
     masked: bool,
     few_step: tuple[bool, ...],
+    dropped: tuple[bool, ...],
 ) -> Batch:
+    prompts = [
+        prompt_of(data, None if empty else sample.prompt, few)
+        for sample, few, empty in zip(samples, few_step or [False] * len(samples), dropped, strict=True)
+    ]
     mask = None
     if masked:
         found = [sample.mask for sample in samples]
@@ -206,5 +212,7 @@ def _stack(
         mask=mask,
         names=tuple(sample.name for sample in samples),
         positions=positions,
+        captions=tuple(sample.prompt for sample in samples),
+        dropped=dropped,
         few_step=few_step,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...discriminator import augment
 from ...discriminator.interface import Conditioning, Seen
+from ...discriminator.masks import inside, share_of_highest
 from .. import draws, flow
 from ..base.families import flux1
 from ..config import AdversarialStageConfig, DiscriminatorConfig
@@ -23,17 +24,21 @@ from . import discriminator_files
 from .endpoints import Levels, draw_levels, judged_endpoints
 from .gradient_ratio import GradientRatio
 from .gradient_watch import GradientWatch
-from .judges import Judges, Shown, Verdicts, detached, on_cpu, sample_logits, share_of_base
+from .judges import Judges, Logits, Shown, on_cpu, sample_logits, share_of_base
 from .monitor import Monitor
 from .optimiser import Optimiser
 from .overfitting import Overfitting
 from .ranks import ALONE, Ranks
-from .replay import Replay
+from .replay import Recalled, Replay
 from .schedules import annealed
 from .stage import Stage, check_finite, sigma_statistics
 from .stage_watch import StageWatch
 from .target_checks import check_target
 from .update_statistics import gradient_statistics, sample_verdicts, verdict_statistics
+from .wrong_captions import WrongCaptions
+
+# Name of the measurement, for the user.
+HELD_OUT_REALS = "look at held-out pictures by the discriminator"
 
 
 class Prediction(NamedTuple):
@@ -50,7 +55,8 @@ class AdversarialStage(Stage):
 
     The generator is the LoRA: from a noised training latent it steps to an endpoint (``endpoints``), the data itself or
     a lower noise level. Real is the training latent at that level. Both are brought to one noise level before they are
-    judged (LADD, arXiv:2403.12015, section 3).
+    judged (LADD, arXiv:2403.12015, section 3). Where a picture is masked out both sides of a pair are the real one, and
+    no verdict counts: there is nothing to tell, and the LoRA is moved by neither loss.
     """
 
     name = "adversarial"
@@ -93,9 +99,11 @@ class AdversarialStage(Stage):
             total_steps=config.discriminator_warmup + config.steps * config.discriminator_updates,
         )
         self.gradient_ratio = GradientRatio(config.gradient_ratio, config.adversarial_weight)
-        self.overfitting = Overfitting(data, discriminator, two_samplers=len(self.endpoints) > 1)
-        self.replay = Replay(config.seed)
-        self.made: list[Tensor] = []
+        self.overfitting = Overfitting(data, discriminator, config, two_samplers=len(self.endpoints) > 1)
+        self.wrong_captions = WrongCaptions(data, config.seed) if discriminator.mismatched_share else None
+        if self.wrong_captions and self.wrong_captions.remark:
+            self.remarks.append(self.wrong_captions.remark)
+        self.replay = Replay(data, discriminator.replay_share, config.seed)
         self.taught = 0
         self.monitor = Monitor()
         self.watch = StageWatch(self, config, self.monitor)
@@ -145,16 +153,20 @@ class AdversarialStage(Stage):
             seen_fake = self.judges.look(shown.fake, shown.level, shown.conditioning)
             with self.judges.frozen():
                 real, fake = self.judges.verdicts(seen_real, shown.rows), self.judges.verdicts(seen_fake, shown.rows)
-                adversarial_loss = self.judges.generator_loss(real, fake, shown.rows)
+                adversarial_loss = self.judges.generator_loss(shown, real, fake)
+            told = sample_logits(shown, real), sample_logits(shown, fake)
             diffusion_loss = flow.flow_loss(velocity, batch.x0, prediction.noise, batch.mask).mean()
             (adversarial,) = torch.autograd.grad(adversarial_loss, velocity)
+            if batch.mask is not None:
+                # A verdict looks beyond its own place: there, too, the gradient counts what the mask says.
+                adversarial = adversarial * share_of_highest(batch.mask)
             (diffusion,) = torch.autograd.grad(diffusion_loss, velocity)
             gradient = weights["diffusion_weight"] * diffusion + weights["adversarial_weight"] * adversarial
             prediction.velocity.backward(gradient / len(batches))
 
             # The discriminator: tell these fakes from real, from what was seen already.
             if teach:
-                shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+                shown, seen_fake = self.lesson(batch, prediction, shown, seen_fake)
                 discriminator_loss, penalty, _ = self.judges.loss(shown, seen_real, seen_fake)
                 (discriminator_loss / len(batches)).backward()
                 _collect(losses, discriminator_loss=discriminator_loss, discriminator_penalty=penalty)
@@ -164,23 +176,23 @@ class AdversarialStage(Stage):
                 losses, diffusion_loss=diffusion_loss, adversarial_loss=adversarial_loss, total_loss=total_loss
             )
             gradients.append((diffusion, adversarial))
-            verdicts.append((detached(real), detached(fake)))
+            verdicts.append(told)
             sigmas.append(prediction.levels.sigma)
         means = check_finite(batches, losses, self.ranks)
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.apply(self.optimiser, self.monitor.lora)
         measured = gradient_statistics(gradients, self.ranks)
         self.gradient_ratio.update(measured["diffusion_velocity_grad"], measured["adversarial_velocity_grad"])
-        told = sample_verdicts(verdicts, self.ranks)
+        samples = sample_verdicts(verdicts, self.ranks)
         return {
             **means,
             **weights,
             **measured,
-            **verdict_statistics(self.judge.loss, *told),
+            **verdict_statistics(self.judge.loss, *samples),
             **sigma_statistics(sigmas, self.ranks),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
-            **(self.teach_discriminator(verdicts, told, draw) if teach else {}),
+            **(self.teach_discriminator(verdicts, samples, draw) if teach else {}),
             "images_seen": float((update + 1) * self.images_per_update),
         }
 
@@ -196,7 +208,7 @@ class AdversarialStage(Stage):
                 shown = self.shown(batch, prediction.levels, endpoint, draw)
                 seen_real = self.judges.look(shown.real, shown.level, shown.conditioning)
                 seen_fake = self.judges.look(shown.fake, shown.level, shown.conditioning)
-            shown, seen_fake = self.recalled(batch, prediction, shown, seen_fake)
+            shown, seen_fake = self.lesson(batch, prediction, shown, seen_fake)
             loss, penalty, told = self.judges.loss(shown, seen_real, seen_fake)
             (loss / len(batches)).backward()
             _collect(losses, discriminator_loss=loss, discriminator_penalty=penalty)
@@ -210,20 +222,17 @@ class AdversarialStage(Stage):
         }
 
     def teach_discriminator(
-        self, verdicts: list[tuple[Verdicts, Verdicts]], samples: list[Tensor], draw: int
+        self, verdicts: list[tuple[Logits, Logits]], samples: list[Tensor], draw: int
     ) -> dict[str, float]:
         """Apply the gradient that the discriminator has collected.
 
-        ``verdicts``: on real and on fake, of each micro-batch; ``samples``: each sample's mean of them, over all ranks.
+        ``verdicts``: on real and on fake, of each micro-batch; ``samples``: the same over all of them and all ranks.
         """
         learning_rate = self.discriminator_optimiser.learning_rate
         norm = self.apply(self.discriminator_optimiser, self.monitor.discriminator)
         self.taught += 1
-        # Only now: what a micro-batch is given must not depend on how the batch was cut.
         if self.judge.replay_share:
-            for made in itertools.chain(*self.ranks.gather_objects([made.cpu() for made in self.made])):
-                self.replay.add(made)
-            self.made.clear()
+            self.replay.keep(self.ranks)
         if self.judge.lecam:
             everywhere = itertools.chain(*self.ranks.gather_objects([tuple(map(on_cpu, pair)) for pair in verdicts]))
             self.judges.update_lecam(*zip(*everywhere, strict=True))
@@ -237,12 +246,21 @@ class AdversarialStage(Stage):
         """Now and then compare held-out reals with training reals; augment more while only the latter pass."""
         if not self.overfitting.due(self.taught):
             return {}
-        batch = self.overfitting.reals(draw).to(self.device)
-        with torch.no_grad():
-            shown = self.shown(batch, self.levels(batch, draw), batch.x0, draw)
-            seen = self.judges.look(shown.real, shown.level, shown.conditioning)
-            judged = self.judges.verdicts(seen, shown.rows)
-        held_out = self.ranks.agreed(torch.cat([sample_logits(maps) for maps in judged.values()]).mean().item())
+
+        def measure() -> float:
+            judged: list[Tensor] = []
+            with torch.no_grad():
+                for batch in self.overfitting.reals(draw):
+                    batch = batch.to(self.device)
+                    shown = self.shown(batch, self.levels(batch, draw), batch.x0, draw)
+                    seen = self.judges.look(shown.real, shown.level, shown.conditioning)
+                    judged.extend(sample_logits(shown, self.judges.verdicts(seen, shown.rows)).values())
+            return torch.cat(judged).mean().item()
+
+        found = self.measurements.take(HELD_OUT_REALS, measure, "turn watch and adaptive augmentation off")
+        if found is None:
+            return {}
+        held_out = self.ranks.agreed(found)
         real, fake = (side.mean().item() for side in samples)
         return self.overfitting.answer(real, held_out, fake, self.monitor.balance)
 
@@ -268,15 +286,7 @@ class AdversarialStage(Stage):
         return base if self.config.discriminator_ratio == "fixed" else self.monitor.balance.discriminator_updates(base)
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
-        batches = super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
-        prompts = [(batch.prompt_embeds, batch.pooled_prompt_embeds) for batch in batches]
-        self.first_prompt = batches[0].positions[0]
-        if self.judge.mismatched_share and self.ranks.count > 1:
-            # The prompt of the sample beside it, which may be another rank's.
-            sent = [(embeds.cpu(), pooled.cpu()) for embeds, pooled in prompts]
-            prompts, self.first_prompt = [*itertools.chain(*self.ranks.gather_objects(sent))], 0
-        self.prompts = Conditioning(*(torch.cat(side).to(self.device) for side in zip(*prompts, strict=True)))
-        return batches
+        return super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
 
     def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """The generator's velocity, adapter on, told which sampler it serves."""
@@ -307,43 +317,61 @@ class AdversarialStage(Stage):
         """Where the generator's step with ``velocity`` ends."""
         return flow.jump(prediction.x_t, velocity, prediction.levels.sigma, prediction.levels.end)
 
-    def shown(self, batch: Batch, levels: Levels, endpoint: Tensor, draw: int) -> Shown:
-        """Real latents and the generator's endpoints: at one level in a pair, with other noise, augmented alike."""
+    def shown(
+        self, batch: Batch, levels: Levels, endpoint: Tensor, draw: int, recalled: Recalled | None = None
+    ) -> Shown:
+        """Real latents and the generator's endpoints: at one level in a pair, with other noise, augmented alike.
+
+        Where the mask is 0 a fake is its real. Endpoints that are ``recalled`` bring a prompt and a mask of their own.
+        """
         seed, positions, shape = self.config.seed, batch.positions, batch.x0.shape[1:]
         real_noise = draws.normals(seed, draw, positions, "real noise", shape).to(batch.x0)
         fake_noise = draws.normals(seed, draw, positions, "fake noise", shape).to(batch.x0)
         real = flow.interpolate(batch.x0, real_noise, levels.seen)
         fake = flow.renoise(endpoint, levels.end, levels.seen, fake_noise)
+        conditioning = fake_conditioning = Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds)
+        mask = batch.mask
+        if mask is not None:
+            own = inside(mask) if recalled is None else inside(mask) | recalled.kept[:, None, None, None]
+            fake = torch.where(own, fake, real)
+        if recalled is not None:
+            fake_conditioning, mask = recalled.conditioning, recalled.mask
         if self.overfitting.augmentation.probability > 0:
             uniforms = draws.uniforms(seed, draw, positions, "augmentation", (augment.UNIFORMS,))
             drawn = augment.draw(len(positions), *shape[1:], self.overfitting.augmentation.probability, uniforms)
             real, fake = augment.apply(real, drawn), augment.apply(fake, drawn)
+            mask = None if mask is None else augment.follow(mask, drawn)
         few_step = self.few_step(batch)
         rows = {name: [row for row, few in enumerate(few_step) if few == (name == "x0")] for name in self.endpoints}
-        beside = len(self.endpoints) - self.first_prompt
         return Shown(
             real,
             fake,
             levels.told,
-            Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds),
-            self.prompts.rows([(place + beside) % len(self.prompts[0]) for place in positions]),
+            conditioning,
+            fake_conditioning,
+            None,
+            mask,
             {name: kept for name, kept in rows.items() if kept},
             draw,
             positions,
         )
 
-    def recalled(self, batch: Batch, prediction: Prediction, shown: Shown, seen_fake: Seen) -> tuple[Shown, Seen]:
-        """The discriminator's fakes: the LoRA's, a share of them replaced by what it made earlier."""
-        if not self.judge.replay_share:
-            return shown, seen_fake.detach()
-        with torch.no_grad():
-            endpoint = self.endpoint(prediction, prediction.velocity)
-            # Those that are estimates of the data: an endpoint at another level is no substitute for one of these.
-            few_step = torch.tensor(self.few_step(batch)) & (prediction.levels.end == 0).cpu()
-            mixed = self.replay.mix(endpoint, few_step, self.judge.replay_share, shown.draw, batch.positions)
-            self.made.append(endpoint[few_step.to(endpoint.device)])
-            shown = self.shown(batch, prediction.levels, mixed, shown.draw)
-            return shown, self.judges.look(shown.fake, shown.level, shown.conditioning)
+    def lesson(self, batch: Batch, prediction: Prediction, shown: Shown, seen_fake: Seen) -> tuple[Shown, Seen]:
+        """What the discriminator learns from: ``shown``, with a share of earlier fakes, caption and all, and with wrong
+        captions where it is to read them."""
+        seen_fake = seen_fake.detach()
+        if self.judge.replay_share:
+            with torch.no_grad():
+                # Those that are estimates of the data: an endpoint at another level is no substitute for one of these.
+                ends = prediction.levels.end.tolist()
+                estimates = [few and end == 0 for few, end in zip(self.few_step(batch), ends, strict=True)]
+                endpoint = self.endpoint(prediction, prediction.velocity)
+                recalled = self.replay.recall(batch, endpoint, estimates, shown.draw)
+                shown = self.shown(batch, prediction.levels, recalled.endpoint, shown.draw, recalled)
+                seen_fake = self.judges.look(shown.fake, shown.level, shown.fake_conditioning)
+        if self.wrong_captions is not None:
+            shown = shown._replace(wrong=self.wrong_captions.of(batch, shown.draw))
+        return shown, seen_fake
 
     def weights(self, update: int) -> dict[str, float]:
         """Both weights at this update of the LoRA, counted from 0."""

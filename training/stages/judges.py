@@ -13,31 +13,48 @@ from ...discriminator import losses as gan
 from ...discriminator import networks, regularisers
 from ...discriminator.flux_features import FluxFeatures
 from ...discriminator.interface import Conditioning, Discriminator, Seen
+from ...discriminator.masks import inside
 from .. import draws
 from ..base.base_model import FluxBase
 from ..base.families import flux1
 from ..config import DiscriminatorConfig
 
-# By kind of endpoint: a batch's samples (their places in it), or their logit maps.
+# By kind of endpoint: a batch's samples (their places in it), their logit maps, or each sample's mean logit.
 Rows = Mapping[str, list[int]]
 Verdicts = dict[str, list[Tensor]]
+Logits = dict[str, Tensor]
+
+
+class WrongPrompts(NamedTuple):
+    """For each sample the prompt of another picture, and whether there is one, other than its own."""
+
+    conditioning: Conditioning
+    differ: tuple[bool, ...]
 
 
 class Shown(NamedTuple):
-    """Pairs as they are judged: real and fake latents (B, C, h, w), both at ``level`` (B,), with their prompts.
+    """Pairs as they are judged: real and fake latents (B, C, h, w), both at ``level`` (B,), each with its prompt.
 
-    ``mismatched``: for each, the prompt of another sample of the update, for the same sampler.
-    ``rows`` says which of them are judged as which kind of endpoint; ``draw`` and ``positions`` key random draws.
+    ``wrong``: captions of other pictures, for a judge that is to learn from them. ``mask`` (B, 1, h, w) weighs the
+    places of a pair, ``None``: all alike. ``rows`` says which pairs are judged as which kind of endpoint; ``draw`` and
+    ``positions`` key random draws.
     """
 
     real: Tensor
     fake: Tensor
     level: Tensor
     conditioning: Conditioning
-    mismatched: Conditioning
+    fake_conditioning: Conditioning
+    wrong: WrongPrompts | None
+    mask: Tensor | None
     rows: Rows
     draw: int
     positions: tuple[int, ...]
+
+    def masks(self, rows: Rows | None = None) -> dict[str, Tensor | None]:
+        """The mask of the samples of each kind of endpoint."""
+        chosen = self.rows if rows is None else rows
+        return {endpoint: None if self.mask is None else self.mask[kept] for endpoint, kept in chosen.items()}
 
 
 def build(config: DiscriminatorConfig, base: FluxBase, guidance: float) -> Discriminator:
@@ -121,25 +138,28 @@ class Judges(nn.Module):
         finally:
             self.requires_grad_(True)
 
-    def generator_loss(self, real: Verdicts, fake: Verdicts, rows: Rows) -> Tensor:
+    def generator_loss(self, shown: Shown, real: Verdicts, fake: Verdicts) -> Tensor:
         """How far the fakes are from passing for real, a scalar."""
-        return _mean(rows, {e: gan.generator_loss(self.config.loss, fake[e], real[e]) for e in rows})
+        masks = shown.masks()
+        return _mean(
+            shown.rows, {e: gan.generator_loss(self.config.loss, fake[e], real[e], masks[e]) for e in shown.rows}
+        )
 
-    def loss(
-        self, shown: Shown, real_seen: Seen, fake_seen: Seen
-    ) -> tuple[Tensor, Tensor, tuple[Verdicts, Verdicts]]:
+    def loss(self, shown: Shown, real_seen: Seen, fake_seen: Seen) -> tuple[Tensor, Tensor, tuple[Logits, Logits]]:
         """How far the fakes are from being told, with all penalties, a scalar; the penalties' part of it; and the
-        verdicts on real and on fake, detached."""
-        config, rows = self.config, shown.rows
+        samples' mean logits, of real and of fake."""
+        config, rows, masks = self.config, shown.rows, shown.masks()
         real, fake = self.verdicts(real_seen, rows), self.verdicts(fake_seen, rows)
-        told = _mean(rows, {e: gan.discriminator_loss(config.loss, real[e], fake[e]) for e in rows})
+        told = _mean(rows, {e: gan.discriminator_loss(config.loss, real[e], fake[e], masks[e]) for e in rows})
         penalty = torch.zeros_like(told)
         if config.centring:
             penalty = penalty + config.centring * _mean(
-                rows, {e: regularisers.centring(real[e], fake[e]) for e in rows}
+                rows, {e: regularisers.centring(real[e], fake[e], masks[e]) for e in rows}
             )
         if config.lecam:
-            penalty = penalty + config.lecam * _mean(rows, {e: self.lecam[e].penalty(real[e], fake[e]) for e in rows})
+            penalty = penalty + config.lecam * _mean(
+                rows, {e: self.lecam[e].penalty(real[e], fake[e], masks[e]) for e in rows}
+            )
         if config.r1 or config.r2:
             slopes = self._approximate_slopes if config.architecture == "flux_features" else self._exact_slopes
             r1, r2 = slopes(shown, real_seen, fake_seen)
@@ -148,12 +168,12 @@ class Judges(nn.Module):
             penalty = penalty + config.gradient_penalty * self._gradient_penalty(shown)
         if config.mismatched_share:
             told = told + self._mismatched(shown, real)
-        return told + penalty, penalty, (detached(real), detached(fake))
+        return told + penalty, penalty, (sample_logits(shown, real), sample_logits(shown, fake))
 
-    def update_lecam(self, real: Sequence[Verdicts], fake: Sequence[Verdicts]) -> None:
+    def update_lecam(self, real: Sequence[Logits], fake: Sequence[Logits]) -> None:
         """Take the verdicts of one update into LeCam's running means."""
         for endpoint, means in self.lecam.items():
-            sides = [[sample_logits(v[endpoint]) for v in side if endpoint in v] for side in (real, fake)]
+            sides = [[logits[endpoint] for logits in side if endpoint in logits] for side in (real, fake)]
             if sides[0]:
                 means.update(*(torch.cat(side).mean().item() for side in sides))
 
@@ -163,8 +183,12 @@ class Judges(nn.Module):
         chosen = draws.uniforms(self.seed, shown.draw, shown.positions, "penalty") < share
         rows = {e: [row for row in kept if chosen[row]] for e, kept in shown.rows.items()}
         rows = {e: kept for e, kept in rows.items() if kept}
+        masks = shown.masks(rows)
         slopes = []
-        for latents, seen, name in ((shown.real, real_seen, "real step"), (shown.fake, fake_seen, "fake step")):
+        for latents, seen, name, prompts in (
+            (shown.real, real_seen, "real step", shown.conditioning),
+            (shown.fake, fake_seen, "fake step", shown.fake_conditioning),
+        ):
             if not rows:
                 self._keep_step(latents, shown)
                 slopes.append(latents.new_zeros(()))
@@ -172,13 +196,17 @@ class Judges(nn.Module):
             index = [row for kept in rows.values() for row in kept]
             place = {row: number for number, row in enumerate(index)}
             noise = draws.normals(self.seed, shown.draw, [shown.positions[row] for row in index], name, shape)
-            perturbed = latents[index] + step * self.deviation * noise.to(latents)
+            noise = noise.to(latents)
+            if shown.mask is not None:
+                # The slope by what is judged; what lies beyond the mask is given.
+                noise = noise * inside(shown.mask[index])
+            perturbed = latents[index] + step * self.deviation * noise
             with torch.no_grad():
-                beside = self.look(perturbed, shown.level[index], shown.conditioning.rows(index))
+                beside = self.look(perturbed, shown.level[index], prompts.rows(index))
             at = self.verdicts(seen, rows)
             moved = self.verdicts(beside, {e: [place[row] for row in kept] for e, kept in rows.items()})
             total = sum(
-                len(kept) * regularisers.approximate_slope(at[e], moved[e], step) for e, kept in rows.items()
+                len(kept) * regularisers.approximate_slope(at[e], moved[e], step, masks[e]) for e, kept in rows.items()
             )
             # By the expected number of chosen samples, so that micro-batches average to the batch.
             slopes.append(total / (share * len(latents)))
@@ -192,7 +220,7 @@ class Judges(nn.Module):
 
     def _exact_slopes(self, shown: Shown, real_seen: Seen, fake_seen: Seen) -> tuple[Tensor, Tensor]:
         """Both slopes on all samples by second derivatives, which small networks on latents allow."""
-        slopes = []
+        slopes, masks = [], shown.masks()
         for latents, name in ((shown.real, "real signs"), (shown.fake, "fake signs")):
             values = {}
             for endpoint, kept in shown.rows.items():
@@ -208,14 +236,14 @@ class Judges(nn.Module):
                         for number, m in enumerate(maps)
                     ]  # fmt: skip
 
-                slope = regularisers.exact_slope(judge_of, latents[kept].detach(), signs)
+                slope = regularisers.exact_slope(judge_of, latents[kept].detach(), signs, masks[endpoint])
                 values[endpoint] = slope * self.deviation**2
             slopes.append(_mean(shown.rows, values))
         return slopes[0], slopes[1]
 
     def _gradient_penalty(self, shown: Shown) -> Tensor:
         mix = draws.uniforms(self.seed, shown.draw, shown.positions, "penalty mix").to(shown.real)
-        values = {}
+        values, masks = {}, shown.masks()
         for endpoint, kept in shown.rows.items():
             conditioning = shown.conditioning.rows(kept)
 
@@ -225,35 +253,38 @@ class Judges(nn.Module):
                 return self.networks[endpoint](x, level, conditioning)
 
             values[endpoint] = gan.gradient_penalty(
-                judge_of, shown.real[kept], shown.fake[kept], shown.level[kept], mix[kept]
+                judge_of, shown.real[kept], shown.fake[kept], shown.level[kept], mix[kept], masks[endpoint]
             )
         return _mean(shown.rows, values)
 
     def _mismatched(self, shown: Shown, real: Verdicts) -> Tensor:
-        """Real latents under another sample's prompt count as fakes too (as in SANA-Sprint, arXiv:2503.09641)."""
-        prompts = shown.conditioning
+        """Real latents under another picture's caption count as fakes too (as in SANA-Sprint, arXiv:2503.09641)."""
+        assert shown.wrong is not None
         chosen = draws.uniforms(self.seed, shown.draw, shown.positions, "mismatch") < self.config.mismatched_share
-        differs = (prompts.pooled_prompt_embeds != shown.mismatched.pooled_prompt_embeds).any(1).cpu()
-        wanted = (chosen & differs).tolist()
+        wanted = [told and differs for told, differs in zip(chosen.tolist(), shown.wrong.differ, strict=True)]
         places = {e: [i for i, row in enumerate(kept) if wanted[row]] for e, kept in shown.rows.items()}
         places = {e: kept for e, kept in places.items() if kept}
         if not places:
             self._keep_step(shown.real, shown)
             return shown.real.new_zeros(())
-        with torch.no_grad():
-            seen = self.look(shown.real, shown.level, shown.mismatched)
         rows = {e: [shown.rows[e][i] for i in kept] for e, kept in places.items()}
-        wrong = self.verdicts(seen, rows)
+        index = [row for kept in rows.values() for row in kept]
+        place = {row: number for number, row in enumerate(index)}
+        with torch.no_grad():
+            seen = self.look(shown.real[index], shown.level[index], shown.wrong.conditioning.rows(index))
+        wrong = self.verdicts(seen, {e: [place[row] for row in kept] for e, kept in rows.items()})
+        masks = shown.masks(rows)
         total = sum(
-            len(kept) * gan.discriminator_loss(self.config.loss, [m[kept] for m in real[e]], wrong[e])
+            len(kept) * gan.discriminator_loss(self.config.loss, [m[kept] for m in real[e]], wrong[e], masks[e])
             for e, kept in places.items()
         )
         return total / len(shown.positions)
 
 
-def sample_logits(maps: Sequence[Tensor]) -> Tensor:
-    """(B,): each sample's mean over maps of its mean logit."""
-    return torch.stack([m.detach().flatten(1).mean(1) for m in maps]).mean(0)
+def sample_logits(shown: Shown, verdicts: Verdicts) -> Logits:
+    """By kind of endpoint (B,): each sample's mean over maps of its mean logit over the mask, detached."""
+    masks = shown.masks()
+    return {e: gan.verdicts([m.detach() for m in maps], masks[e]) for e, maps in verdicts.items()}
 
 
 def _mean(rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
@@ -262,11 +293,6 @@ def _mean(rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([values[endpoint] * (len(kept) / count) for endpoint, kept in rows.items()]).sum()
 
 
-def detached(verdicts: Verdicts) -> Verdicts:
-    """The same verdicts without their graph."""
-    return {endpoint: [m.detach() for m in maps] for endpoint, maps in verdicts.items()}
-
-
-def on_cpu(verdicts: Verdicts) -> Verdicts:
-    """The same verdicts on the CPU."""
-    return {endpoint: [m.cpu() for m in maps] for endpoint, maps in verdicts.items()}
+def on_cpu(logits: Logits) -> Logits:
+    """The same on the CPU."""
+    return {endpoint: values.cpu() for endpoint, values in logits.items()}

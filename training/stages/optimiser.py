@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim.lr_scheduler import LambdaLR
+
+from .schedules import annealed
 
 
 class NonFiniteError(ArithmeticError):
@@ -19,7 +21,8 @@ class NonFiniteError(ArithmeticError):
 class Optimiser:
     """AdamW (arXiv:1711.05101) over ``parameters``.
 
-    ``schedule``: ``constant``, ``linear`` or ``cosine``, after ``warmup_steps`` of rise, over ``total_steps``.
+    ``schedule``: ``constant``, ``linear`` or ``cosine``, after ``warmup_steps`` of rise, over ``total_steps``. The
+    first of n updates of rise has 1/n of the rate, the last of them all of it.
     ``max_grad_norm`` 0 leaves gradients as they are.
     """
 
@@ -45,8 +48,13 @@ class Optimiser:
             weight_decay=weight_decay,
             fused=True if all(parameter.is_cuda for parameter in self.parameters) else None,
         )
-        name = "constant_with_warmup" if schedule == "constant" else schedule
-        self._schedule = get_scheduler(name, self._adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+
+        def factor(update: int) -> float:
+            if update < warmup_steps:
+                return (update + 1) / warmup_steps
+            return annealed(schedule, 1.0, 0.0, min(1.0, (update - warmup_steps) / max(1, total_steps - warmup_steps)))
+
+        self._schedule = LambdaLR(self._adamw, factor)
 
     @property
     def learning_rate(self) -> float:

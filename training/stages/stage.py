@@ -112,6 +112,14 @@ class Stage(ABC):
         )
         self.average = RunningAverage(self.optimiser.parameters, config.ema_decay) if config.ema_decay else None
         self.lora_updates = 0
+        # What is known before the first step, told once.
+        self.remarks: list[str] = []
+        if config.lr_warmup_steps >= config.steps:
+            self.remarks.append(
+                f"lr_warmup_steps is {config.lr_warmup_steps}, and there are {config.steps} updates: the learning rate "
+                f"rises to the end, to {min(1.0, config.steps / config.lr_warmup_steps):.0%} of learning_rate. Lower "
+                "lr_warmup_steps to a tenth of steps or less."
+            )
 
     @property
     def total(self) -> int:
@@ -187,6 +195,7 @@ class Stage(ABC):
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
         """Go on from what ``state()`` gave."""
+        self.remarks = []
         lora.restore(self.base, tensors["adapter"])
         self.optimiser.restore(tensors["optimiser"], numbers["optimiser"])
         if self.average is not None:
@@ -195,7 +204,8 @@ class Stage(ABC):
 
     def take_notes(self) -> list[str]:
         """What was noticed since the last call, in sentences for the user."""
-        return self.measurements.take_notes()
+        told, self.remarks = self.remarks, []
+        return told + self.measurements.take_notes()
 
     def conclude(self) -> None:  # noqa: B027 - a stage without a conclusion is a whole stage
         """Called after the last step, before the result is taken."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...discriminator import losses as gan
-from .judges import Verdicts, sample_logits
+from .judges import Logits
 from .ranks import Ranks
 
 
@@ -42,9 +42,9 @@ def verdict_statistics(loss: str, real: Tensor, fake: Tensor) -> dict[str, float
     }
 
 
-def sample_verdicts(verdicts: Sequence[tuple[Verdicts, Verdicts]], ranks: Ranks) -> list[Tensor]:
+def sample_verdicts(verdicts: Sequence[tuple[Logits, Logits]], ranks: Ranks) -> list[Tensor]:
     """Each sample's mean logit (n,), for real and for fake, over the micro-batches of one update and all ranks."""
     sides = zip(*verdicts, strict=True)
     return ranks.gather_many(
-        *(torch.cat([sample_logits(maps) for batch in side for maps in batch.values()]) for side in sides)
+        *(torch.cat([logits for batch in side for logits in batch.values()]) for side in sides)
     )

@@ -350,16 +350,11 @@ def cheap_judges(count: int, deviation: float = 1.0, **changes: Any) -> tuple[Ju
         weight.data += 0.3 * draw(*weight.shape)
     few = [row for row in range(count) if row % 3]
     rows = {"x0": few, "jump": [row for row in range(count) if row not in few]}
-    shown = Shown(
-        draw(count, 16, 4, 4),
-        draw(count, 16, 4, 4),
-        torch.rand(count, generator=generator, dtype=torch.float64),
-        Conditioning(draw(count, LENGTH, CONTEXT), draw(count, POOLED)),
-        Conditioning(draw(count, LENGTH, CONTEXT), draw(count, POOLED)),
-        {name: kept for name, kept in rows.items() if kept},
-        0,
-        tuple(range(count)),
-    )
+    real, fake = draw(count, 16, 4, 4), draw(count, 16, 4, 4)
+    level = torch.rand(count, generator=generator, dtype=torch.float64)
+    prompts = Conditioning(draw(count, LENGTH, CONTEXT), draw(count, POOLED))
+    kinds = {name: kept for name, kept in rows.items() if kept}
+    shown = Shown(real, fake, level, prompts, prompts, None, None, kinds, 0, tuple(range(count)))
     return judges, shown, looks
 
 

@@ -233,3 +233,17 @@ def test_guidance_and_caption_dropout_reach_the_model(start, data, monkeypatch):
     guided, _ = gradients_of_step(start, data, monkeypatch, guidance=4.0)
     dropped, _ = gradients_of_step(start, data, monkeypatch, caption_dropout=1.0)
     assert relative(guided, plain) > 1e-3 and relative(dropped, plain) > 1e-3
+
+
+# Warm-up
+
+
+@pytest.mark.parametrize(("steps", "warmup", "said"), [(4, 2, ""), (4, 4, "to 100%"), (3, 12, "to 25%")])
+def test_the_rate_rises_from_the_first_update_and_a_rise_without_an_end_is_said(start, data, steps, warmup, said):
+    config = dataclasses.replace(CONFIG, steps=steps, lr_warmup_steps=warmup, learning_rate=1e-3, validate_every=0)
+    recorder = Recorder()
+    result = train_diffusion_stage(start, data, config, device="cpu", reporter=recorder)
+    rates = [record["learning_rate"] for record in recorder.records]
+    assert rates == pytest.approx([1e-3 * min(1.0, (step + 1) / warmup) for step in range(steps)])
+    texts = [text for _, text in result.log.notes]
+    assert len(texts) == bool(said) and all(said in text and "Lower lr_warmup_steps" in text for text in texts)

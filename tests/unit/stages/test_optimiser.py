@@ -100,9 +100,9 @@ def test_what_is_forgotten_does_not_move_the_next_update():
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ("constant", [0.0, 0.05, 0.1, 0.1, 0.1, 0.1]),
-        ("linear", [0.0, 0.05, 0.1, 0.075, 0.05, 0.025]),
-        ("cosine", [0.0, 0.05] + [0.05 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]),
+        ("constant", [0.05, 0.1, 0.1, 0.1, 0.1, 0.1]),
+        ("linear", [0.05, 0.1, 0.1, 0.075, 0.05, 0.025]),
+        ("cosine", [0.05, 0.1] + [0.05 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]),
     ],
 )
 def test_learning_rate_follows_its_schedule(schedule, expected):
