@@ -56,6 +56,11 @@ def notes_on_numbers(reals: Reals, count: int, floor: Measurement | None) -> lis
             f"The floor is of {len(reals.training)} pictures, fewer than the {count} of a row: its Fréchet is higher "
             "than is fair."
         )
+    if reals.num_masked:
+        notes.append(
+            f"{reals.num_masked} pictures have masks, which are not used here: all numbers are of whole pictures, also "
+            "of what the LoRA was not to learn."
+        )
     if max(reals.num_training, reals.num_held_out) > MOST_REALS:
         notes.append(f"Of training and held-out pictures {MOST_REALS} each were used, chosen at random.")
     return notes

@@ -34,6 +34,7 @@ class Reals:
     against_training: bool
     num_training: int
     num_held_out: int
+    num_masked: int
     space: FeatureSpace
     prompts: tuple[int, ...]
     """Index into the dataset's prompts of each picture to sample."""
@@ -70,6 +71,7 @@ class Reals:
             against_training=against_training,
             num_training=len(training),
             num_held_out=len(held_out),
+            num_masked=sum(sample.masked for sample in training + held_out),
             space=FeatureSpace.fit(seen),
             prompts=prompts,
         )

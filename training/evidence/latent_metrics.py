@@ -168,8 +168,19 @@ def radial_spectrum(latents: Tensor) -> Tensor:
 
 
 def _spectra(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    _check_latents(1, fake=fake, real=real)
-    fake_power, real_power = radial_spectrum(fake), radial_spectrum(real)
+    """Power by channel and radius; ``real`` as latents, or as their power, which need not be computed at each call."""
+    if real.ndim == 2:
+        _check_latents(1, fake=fake)
+        real_power = real
+    else:
+        _check_latents(1, fake=fake, real=real)
+        real_power = radial_spectrum(real)
+    fake_power = radial_spectrum(fake)
+    if fake_power.shape != real_power.shape:
+        raise ValueError(
+            f"Spectra of other channels or sizes cannot be compared: {tuple(fake_power.shape)} and "
+            f"{tuple(real_power.shape)} channels and radii."
+        )
     least = (real_power.amax(1, keepdim=True) * _POWER_FLOOR).clamp_min(torch.finfo(torch.float64).tiny)
     return fake_power.maximum(least), real_power.maximum(least)
 
@@ -177,7 +188,8 @@ def _spectra(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 def spectrum_distance(fake: Tensor, real: Tensor) -> float:
     """Mean |log10(P_fake / P_real)| over channels and radii from 1 on: 0.3 is a factor of 2 in power.
 
-    The channels' scales cancel. Raises ``ValueError`` for latents of other channels or sizes, or sides below 4.
+    ``real``: latents, or what ``radial_spectrum`` makes of them. The channels' scales cancel. Raises ``ValueError`` for
+    latents of other channels or sizes, or sides below 4.
     """
     fake_power, real_power = _spectra(fake, real)
     return (fake_power / real_power)[:, 1:].log10().abs().mean().item()
@@ -271,6 +283,7 @@ def measure(fake: Tensor, *, train: Tensor, held_out: Tensor, space: FeatureSpac
     """
     _check_latents(2, fake=fake, train=train, held_out=held_out)
     features, seen, real = space(fake), space(train), space(held_out)
+    real_power = radial_spectrum(held_out)
     real_diversity = diversity(real)
     return Measurement(
         frechet=frechet(features, real),
@@ -279,8 +292,8 @@ def measure(fake: Tensor, *, train: Tensor, held_out: Tensor, space: FeatureSpac
         patch_sliced_wasserstein=sliced_wasserstein(
             patches(space.standardised(fake), centred=True), patches(space.standardised(held_out), centred=True)
         ),
-        spectrum_distance=spectrum_distance(fake, held_out),
-        high_frequency=high_frequency_ratio(fake, held_out).log().mean().exp().item(),
+        spectrum_distance=spectrum_distance(fake, real_power),
+        high_frequency=high_frequency_ratio(fake, real_power).log().mean().exp().item(),
         diversity=diversity(features) / real_diversity if real_diversity > 0 else math.nan,
         memorised=memorised(features, seen, real),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from ..base import sampler
 from ..base.base_model import FluxBase
 from ..config import AdversarialStageConfig
-from ..data.real_latents import Prompt, RealLatents, drawn
+from ..data.real_latents import LatentSample, Prompt, RealLatents, drawn
+from ..data.stored_latents import StoredSample
 from ..evidence import latent_metrics
 from ..evidence.random_features import SMALLEST_SIDE, FeatureSpace
 from ..lora.sampling_advice import FEW_STEPS, ORDINARY_STEPS
@@ -40,6 +41,9 @@ class Examiner:
     training pictures where fewer than ``FEWEST_HELD_OUT`` are held out; of more than ``MOST_REALS`` that many, drawn.
     The captions are drawn from those of the held-out pictures, then from the others'. At most ``batch_size`` pictures
     go through the base at once.
+
+    Where pictures have masks only the places within them are compared: beyond its mask a real is filled with the
+    channels' means, and so is a sample beyond the mask of the picture whose caption it was made for.
     """
 
     def __init__(self, data: RealLatents, config: AdversarialStageConfig) -> None:
@@ -48,8 +52,9 @@ class Examiner:
         def of_shape(indices: tuple[int, ...]) -> list[int]:
             return [i for i in indices if data.samples[i].shape == shape]
 
-        def latents(indices: list[int]) -> Tensor:
-            return torch.stack([data.samples[i].mean for i in drawn(indices, MOST_REALS, "watch/reals")])
+        def latents(indices: list[int]) -> tuple[Tensor, Tensor | None]:
+            chosen = [data.samples[i] for i in drawn(indices, MOST_REALS, "watch/reals")]
+            return torch.stack([sample.mean for sample in chosen]), _masks(chosen)
 
         training, held_out = of_shape(data.training), of_shape(data.held_out)
         # All that a later examination takes from an earlier one; empty before the first.
@@ -58,12 +63,18 @@ class Examiner:
         if not self.possible:
             return
         self._batch_size = config.batch_size
-        self._reals = latents(held_out if len(held_out) >= FEWEST_HELD_OUT else training)
-        self._space = FeatureSpace.fit(latents(training))
+        seen, masks = latents(training)
+        self._fill = _means(seen, masks)
+        self._space = FeatureSpace.fit(_within(seen, masks, self._fill))
+        self._reals = _within(*latents(held_out if len(held_out) >= FEWEST_HELD_OUT else training), self._fill)
+        self._real_spectrum = latent_metrics.radial_spectrum(self._reals)
+        self._real_patches = self._patches(self._reals)
         self.diversity_real = latent_metrics.diversity(self._space(self._reals))
         shown = drawn(held_out, config.watch_pictures, "watch/captions")
         shown += drawn(training, config.watch_pictures - len(shown), "watch/captions")
         pictures = [data.samples[shown[i % len(shown)]] for i in range(config.watch_pictures)]
+        self._masks = _masks(pictures)
+        self.masked = sum(data.samples[i].masked for i in training + held_out)
         plain = tuple(data.prompts[sample.prompt] for sample in pictures)
         few = tuple((data.few_step_prompts or data.prompts)[sample.prompt] for sample in pictures)
         self._samplers = [_Sampler(config.target_steps, config.guidance, plain)]
@@ -86,14 +97,14 @@ class Examiner:
         """
         scores, diversities, ratios = [], [], []
         for wanted in self._samplers:
-            fake = self._sample(base, wanted, after_step)
+            fake = _within(self._sample(base, wanted, after_step), self._masks, self._fill)
             if not bool(torch.isfinite(fake).all()):
                 return Health(
                     held_out_loss=held_out_loss, diversity=math.nan, high_frequency=math.nan, score=math.nan
                 )
             scores.append(self._distance(fake))
             diversities.append(latent_metrics.diversity(self._space(fake)))
-            ratios.append(latent_metrics.high_frequency_ratio(fake, self._reals).log().mean().item())
+            ratios.append(latent_metrics.high_frequency_ratio(fake, self._real_spectrum).log().mean().item())
         self.first_scores = self.first_scores or scores
         relative = [score / max(first, 1e-6) for score, first in zip(scores, self.first_scores, strict=True)]
         return Health(
@@ -104,8 +115,11 @@ class Examiner:
         )
 
     def _distance(self, fake: Tensor) -> float:
-        sides = [latent_metrics.patches(self._space.standardised(side), centred=True) for side in (fake, self._reals)]
-        return latent_metrics.sliced_wasserstein(*sides) + latent_metrics.spectrum_distance(fake, self._reals)
+        patches = latent_metrics.sliced_wasserstein(self._patches(fake), self._real_patches)
+        return patches + latent_metrics.spectrum_distance(fake, self._real_spectrum)
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        return latent_metrics.patches(self._space.standardised(latents), centred=True)
 
     def _sample(self, base: FluxBase, wanted: _Sampler, after_step: Callable[[], None]) -> Tensor:
         height, width = self._reals.shape[-2:]
@@ -130,3 +144,23 @@ class Examiner:
                 for key, chosen in seeds.items()
             ]
         )
+
+
+def _masks(samples: Sequence[LatentSample | StoredSample]) -> Tensor | None:
+    """(n, 1, h, w), ones for a picture without one; ``None`` where none has one."""
+    if not any(sample.masked for sample in samples):
+        return None
+    found = [(sample.mask, sample.shape) for sample in samples]
+    return torch.stack([torch.ones(1, *shape[1:]) if mask is None else mask for mask, shape in found])
+
+
+def _means(latents: Tensor, masks: Tensor | None) -> Tensor:
+    """(C, 1, 1): each channel's mean over all places, each weighing what its mask says."""
+    if masks is None:
+        return latents.mean((0, 2, 3))[:, None, None]
+    return ((latents * masks).sum((0, 2, 3)) / masks.sum())[:, None, None]
+
+
+def _within(latents: Tensor, masks: Tensor | None, fill: Tensor) -> Tensor:
+    """``latents`` (n, C, h, w) where the masks are 1, ``fill`` (C, 1, 1) where they are 0."""
+    return latents if masks is None else masks * latents + (1 - masks) * fill

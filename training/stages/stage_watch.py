@@ -28,6 +28,11 @@ class StageWatch:
     def __init__(self, stage: Stage, config: AdversarialStageConfig, monitor: Monitor) -> None:
         self._stage, self._watches, self.monitor = stage, config.watch, monitor
         self._examiner = Examiner(stage.data, config)
+        if self.samples and self._examiner.masked:
+            stage.remarks.append(
+                f"{self._examiner.masked} pictures have masks: the watch compares samples with them within the masks "
+                "alone. What is drawn beyond is not judged, also where a sample has its subject elsewhere."
+            )
         self._best: Mapping[str, Tensor] = stage.start.tensors
         # Updates of the LoRA that were due, left-out ones included: the number that notes give.
         self._attempted = 0

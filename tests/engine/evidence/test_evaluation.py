@@ -397,3 +397,15 @@ def test_the_grid_has_a_strip_a_row_and_a_label_before_it():
         assert (part < 128).any() and (part[:, -3:] == 255).all()
     with pytest.raises(ValueError, match="no row"):
         picture_grid([])
+
+
+def test_masks_that_are_not_used_are_told(start, real):
+    """Once, with their number; none where no picture has one."""
+    samples = list(real.samples)
+    for number in (0, 3):
+        samples[number] = dataclasses.replace(samples[number], mask=torch.ones(1, *samples[number].shape[1:]))
+    told = []
+    for data in (real, dataclasses.replace(real, samples=tuple(samples))):
+        found = evaluate([("one", start)], data, **SETTINGS | {"step_counts": (1,), "count": 4})
+        told.append([note for note in found.notes if "masks" in note])
+    assert told[0] == [] and len(told[1]) == 1 and told[1][0].startswith("2 pictures have masks, which are not used")

@@ -79,7 +79,7 @@ def test_the_stage_agrees_with_its_derivation(start, monkeypatch, judge, changes
         | {"gradient_accumulation": 2, "gradient_checkpointing": False, "validate_every": 0} | changes
     )
     judge = DiscriminatorConfig(
-        **{"width": 8, "depth": 2, "augmentation": "off", "r1": 0.4, "r2": 0.3, "centring": 0.1, "penalty_share": 0.5}
+        **{"width": 8, "depth": 2, "augmentation": "off", "r1": 0.4, "r2": 0.3, "centring": 0.1, "penalty_share": 0.8}
         | judge
     )
     stage = AdversarialStage(start, data, judge, config, device="cpu")

@@ -459,3 +459,64 @@ def test_pictures_of_another_size_are_left_out(base):
     examiner = Examiner(both, examiner_config())
     assert examiner._reals.shape == (6, 16, 4, 4)
     assert not examiner.examine(base, None, lambda: None).not_finite()
+
+
+# Masks
+
+
+def half_masked(data, beyond: float):
+    """Every picture masked out on its right, where all its values are raised by ``beyond``."""
+    mask = torch.ones(1, *data.samples[0].shape[1:])
+    mask[..., mask.shape[2] // 2 :] = 0.0
+    samples = (dataclasses.replace(s, mean=s.mean + beyond * (1 - mask), mask=mask) for s in data.samples)
+    return dataclasses.replace(data, samples=tuple(samples))
+
+
+def test_what_lies_beyond_the_masks_is_not_compared(base):
+    """Neither of reals nor of samples: whatever stands there, health is the same."""
+    plain = make_data(count=12, side=8)
+    examiners = [Examiner(half_masked(plain, beyond), examiner_config()) for beyond in (0.0, 30.0)]
+    assert examiners[0].diversity_real == examiners[1].diversity_real
+    first, second = (examiner.examine(base, None, lambda: None) for examiner in examiners)
+    assert first == second
+    samples = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    painted = samples.clone()
+    painted[..., 4:] = 50.0
+    found = []
+    for given in (samples, painted):
+        examiners[0]._sample = lambda *_, given=given: given
+        found.append(examiners[0].examine(base, None, lambda: None))
+    assert found[0] == found[1]
+    unmasked = Examiner(plain, examiner_config())
+    unmasked.first_scores = list(examiners[0].first_scores)
+    unmasked._sample = lambda *_: samples
+    assert unmasked.examine(base, None, lambda: None).high_frequency != pytest.approx(found[0].high_frequency, rel=1e-3)
+
+
+def test_masks_of_ones_are_none(base):
+    plain = make_data(count=12, side=8)
+    ones = dataclasses.replace(
+        plain, samples=tuple(dataclasses.replace(s, mask=torch.ones(1, 8, 8)) for s in plain.samples)
+    )
+    found = [Examiner(data, examiner_config()).examine(base, None, lambda: None) for data in (plain, ones)]
+    assert found[0] == found[1]
+
+
+def test_masked_pictures_are_told_of(start):
+    texts = {}
+    for beyond in (None, 0.0):
+        data = make_data(count=12, side=8) if beyond is None else half_masked(make_data(count=12, side=8), beyond)
+        stage = AdversarialStage(start, data, JUDGE, WATCHED, device="cpu")
+        texts[beyond] = [text for text in stage.take_notes() if "masks" in text]
+    assert texts[None] == [] and len(texts[0.0]) == 1 and texts[0.0][0].startswith("12 pictures have masks")
+
+
+def test_the_reals_spectrum_is_computed_once(base, data, monkeypatch):
+    computed = []
+    radial_spectrum = latent_metrics.radial_spectrum
+    monkeypatch.setattr(latent_metrics, "radial_spectrum", lambda x: computed.append(len(x)) or radial_spectrum(x))
+    examiner = Examiner(data, examiner_config())
+    assert computed == [len(examiner._reals)]
+    for _ in range(2):
+        examiner.examine(base, None, lambda: None)
+    assert computed[1:] == [4] * 4, "of the samples alone, for either measure"
