@@ -252,3 +252,18 @@ def test_held_out_pictures_need_no_wrong_captions(start, data):
     """Their captions are not among those of the training pictures."""
     stage = make(start, data, {"augmentation": "adaptive", "mismatched_share": 1.0}, batch_size=1)
     assert "held_out_logits" in stage.update_discriminator(0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_batch_knows_its_captions(data, dropout):
+    """Each picture's own, and whether it is trained with the empty prompt in its place."""
+    seen = Counter()
+    for step in range(12):
+        (batch,) = micro_batches(
+            data, seed=0, step=step, batch_size=3, gradient_accumulation=1, caption_dropout=dropout
+        )
+        for row, (name, own, dropped) in enumerate(zip(batch.names, batch.captions, batch.dropped, strict=True)):
+            prompt = data.empty_prompt if dropped else data.prompts[own]
+            assert name == f"picture {own}" and torch.equal(batch.prompt_embeds[row], prompt.prompt_embeds)
+            seen[dropped] += 1
+    assert set(seen) == ({False, True} if dropout else {False})

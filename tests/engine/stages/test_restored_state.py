@@ -108,7 +108,8 @@ def altered(value: Any) -> Any:
     if isinstance(value, list):
         return [altered(inner) for inner in value]
     if isinstance(value, Tensor):
-        return value + 0.1 * (1 + value.abs())
+        # Whole numbers are numbers of prompts.
+        return value + 0.1 * (1 + value.abs()) if value.is_floating_point() else value + 1
     if isinstance(value, str):
         return value + "!"
     if isinstance(value, bool):
