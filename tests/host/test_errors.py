@@ -155,7 +155,12 @@ def vae_files() -> dict[str, tuple[dict[str, torch.Tensor], str]]:
     """Files that the host takes for VAEs of other models, and what is said of each."""
     tiny = load_file(TINY_BASE_FOLDER / "vae.safetensors")
     four = {"taesd_decoder.1.weight": torch.zeros(64, 4, 3, 3)}
-    shapes = {"decoder.middle.0.residual.0.gamma": (32, 1, 1, 1), "decoder.head.0.gamma": (8, 1, 1, 1)}
+    shapes = {
+        "decoder.middle.0.residual.0.gamma": (32, 1, 1, 1),
+        "decoder.head.0.gamma": (8, 1, 1, 1),
+        "decoder.head.2.weight": (3, 8, 3, 3, 3),
+        "encoder.conv1.weight": (8, 3, 3, 3, 3),
+    }
     wan = {name: torch.zeros(shape) for name, shape in shapes.items()}
     return {
         "four": (four, "4 channels, as Stable Diffusion 1.5's or SDXL's"),
