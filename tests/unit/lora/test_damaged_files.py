@@ -223,3 +223,21 @@ def test_an_alpha_that_is_no_number_is_named(narrow: BaseReference, tmp_path: Pa
     path.write_bytes(packed(json.dumps(header), body[:first] + struct.pack("<f", alpha) + body[first + 4 :]))
     with pytest.raises(LoRAError, match=f"my.safetensors: {key.removesuffix('.alpha')}"):
         lora.load_file(path, narrow)
+
+
+def test_an_own_file_with_a_weight_that_is_no_number_is_named(narrow: BaseReference, tmp_path: Path) -> None:
+    new = lora.create(narrow, LoRAConfig(rank=2, alpha=1.0, targets="attention"))
+    path = lora.save(new, tmp_path / "my.safetensors")
+    header, body = unpacked(path.read_bytes())
+    key = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+    first = header[key]["data_offsets"][0]
+    path.write_bytes(packed(json.dumps(header), body[:first] + struct.pack("<f", math.nan) + body[first + 4 :]))
+    with pytest.raises(LoRAError, match="my.safetensors holds NaN or infinity in transformer_blocks.0.attn.to_q.lora_A"):
+        lora.load_file(path, narrow)
+
+
+def test_a_history_that_is_odd_does_not_keep_a_lora_from_being_saved(narrow: BaseReference) -> None:
+    new = lora.create(narrow, LoRAConfig(rank=2, alpha=1.0, targets="attention"))
+    history = ({"steps_done": 3, "resolution": 512}, {"steps_done": "many", "resolution": [1]})
+    metadata = file_metadata(lora.FluxLoRA(narrow, new.config, new.tensors, history), "title")
+    assert (metadata["ss_steps"], metadata["modelspec.resolution"]) == ("3", "512x512")

@@ -198,7 +198,9 @@ def lokr(shape: tuple[int, int], rank: int, seed: int, scale: float) -> tuple[Pa
             parts["lokr_w1"] = drawn(rows, columns, seed=seed)
             whole.append(parts["lokr_w1"].double())
         else:
-            a, b = drawn(rows, rank, seed=seed + number), drawn(rank, columns, seed=seed + number + 7)
+            # Alpha is over the second factor's rank; the first may have another one.
+            inner = rank + 2 - number
+            a, b = drawn(rows, inner, seed=seed + number), drawn(inner, columns, seed=seed + number + 7)
             parts |= {f"lokr_w{number}_a": a, f"lokr_w{number}_b": b}
             whole.append(a.double() @ b.double())
     return parts, torch.kron(*whole) * scale
@@ -299,10 +301,15 @@ def test_embeddings_beside_a_lora_are_left_out_and_told(
 
 def test_a_fused_layer_that_learned_nothing_keeps_its_rank(narrow: BaseReference, tmp_path: Path) -> None:
     one, other = (f"lora_unet_double_blocks_{i}_img_attn_qkv" for i in range(2))
-    tensors = pair(one, 4, 32, 96) | pair(other, 4, 32, 96, seed=3)
+    tensors = pair(one, 6, 32, 96) | pair(other, 6, 32, 96, seed=3)
     tensors[f"{other}.lora_B.weight"].zero_()
     back = lora.load_file(written(tmp_path / "my.safetensors", tensors), narrow)
-    assert (back.config.rank, back.config.alpha) == (4, 4.0)
+    assert (back.config.rank, back.config.alpha) == (6, 6.0)
+    # With a third of the rank it would have a third of the directions to learn in.
+    assert all(
+        back.tensors[f"transformer_blocks.1.attn.{name}.lora_A.weight"].equal(tensors[f"{other}.lora_A.weight"])
+        for name in ("to_q", "to_k", "to_v")
+    )
     assert_same(change(back, "transformer_blocks.0.attn.to_k"), product(tensors, one)[32:64])
     assert not change(back, "transformer_blocks.1.attn.to_v").any()
 
@@ -405,3 +412,11 @@ def test_loras_for_flux_1_are_not_taken_for_others(
 ) -> None:
     back = lora.load_file(written(tmp_path / "my.safetensors", tensors, metadata), deep)
     assert len(back.tensors) == len(tensors)
+
+
+def test_an_alpha_beyond_what_a_lora_may_have_goes_into_the_weights(narrow: BaseReference, tmp_path: Path) -> None:
+    tensors = pair(TO_Q)
+    path = written(tmp_path / "my.safetensors", tensors | {f"{TO_Q}.alpha": torch.tensor(9000.0)})
+    back = lora.load_file(path, narrow)
+    assert back.config.alpha == 3.0
+    assert_same(change(back, TO_Q), product(tensors, TO_Q) * 3000)
