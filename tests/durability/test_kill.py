@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import random
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fluxduel.tests.durability.training_child import JUDGES, STAGE_1, STAGE_2, beside, run
+from fluxduel.tests.durability.training_child import JUDGES, STAGE_1, STAGE_2, STAGES, Place, beside, run
 
-STAGES = ("diffusion", "adversarial")
 # Each run from end to end is killed at a few moments, all of them together at this many.
 KILLS, RUNS = 20, 4
 KILLS_IN_SAVES, KILLS_ELSEWHERE = 8, 4
@@ -30,14 +28,11 @@ SECONDS = 240
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["fluxduel.tests.durability.training_child"])
 
-# How far a run is: the number of the stage, and of the step.
-Place = tuple[int, int]
-
 
 class Line(NamedTuple):
-    """One line that a run has told: when, what it says, and the step it is about where it is about one."""
+    """One line that a run has told: after how much work, what, and the step it is about where it is about one."""
 
-    time: float
+    work: int
     text: str
     place: Place | None
 
@@ -48,9 +43,9 @@ def told(folder: Path) -> list[Line]:
     lines = []
     for line in file.read_text().splitlines(keepends=True) if file.exists() else []:
         if line.endswith("\n"):
-            moment, text = line.rstrip("\n").split(" ", 1)
+            work, text = line.rstrip("\n").split(" ", 1)
             words = text.removeprefix("resumed ").split()
-            lines.append(Line(float(moment), text, _place(*words) if words[0] in STAGES else None))
+            lines.append(Line(int(work), text, _place(*words) if words[0] in STAGES else None))
     return lines
 
 
@@ -61,32 +56,27 @@ def _place(stage: str, step: str) -> Place:
 class Child:
     """A training process in ``folder``."""
 
-    def __init__(self, folder: Path, judge: str, last_operation: int = -1) -> None:
+    def __init__(
+        self, folder: Path, judge: str, last_operation: int = -1, kill_at: tuple[Place, int] | None = None
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self._before = len(told(folder))
-        self.process = processes.Process(target=run, args=(folder, judge, last_operation))
+        self.process = processes.Process(target=run, args=(folder, judge, last_operation, kill_at))
         self.process.start()
 
     def lines(self) -> list[Line]:
         """What this sitting has told."""
         return told(self.folder)[self._before :]
 
-    def wait_for(self, place: Place) -> None:
-        """Return when the run is there, or the process has ended."""
-        while self.process.is_alive():
-            if any(line.place is not None and line.place >= place for line in self.lines()):
-                return
-            time.sleep(0.002)
-
     def finish(self) -> None:
         self.process.join(SECONDS)
         assert self.process.exitcode == 0, f"exit code {self.process.exitcode}"
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
-        assert self.process.exitcode == -signal.SIGKILL, "it had ended before"
+    def is_killed(self) -> None:
+        """Wait until the process has killed itself."""
+        self.process.join(SECONDS)
+        assert self.process.exitcode == -signal.SIGKILL, f"exit code {self.process.exitcode}"
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -129,21 +119,19 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_killed_at_random_moments(whole: Whole, tmp_path: Path) -> None:
-    """The moments are spread evenly over the time of the whole run, measurements and saves included."""
+    """The moments are spread evenly over the work of the whole run, measurements and saves included."""
     steps = [line for line in whole.lines if line.place is not None]
-    times = [line.time for line in steps]
+    done = [line.work for line in steps]
     chosen = random.Random(whole.judge)
-    moments = sorted(chosen.uniform(times[0], times[-1]) for _ in range(KILLS))
+    moments = sorted(chosen.randrange(done[0], done[-1]) for _ in range(KILLS))
     kinds, places, lost = Counter(), [], []
     for number in range(RUNS):
         folder = tmp_path / f"run{number}"
         for moment in moments[number::RUNS]:
-            last = steps[bisect.bisect_right(times, moment) - 1]
+            last = steps[bisect.bisect_right(done, moment) - 1]
             assert last.place is not None
-            child = Child(folder, whole.judge)
-            child.wait_for(last.place)
-            time.sleep(moment - last.time)
-            child.kill()
+            child = Child(folder, whole.judge, kill_at=(last.place, moment - last.work))
+            child.is_killed()
             at, kind = where(child)
             kinds[kind] += 1
             places.append(f"{at} ({kind})")
@@ -179,8 +167,7 @@ def test_killed_within_saves(whole: Whole, tmp_path: Path) -> None:
     for number in sorted([*picked, *chosen.sample(others, KILLS_ELSEWHERE)]):
         folder = tmp_path / f"save{number}"
         child = Child(folder, whole.judge, last_operation=number)
-        child.process.join(SECONDS)
-        assert child.process.exitcode == -signal.SIGKILL
+        child.is_killed()
         killed.append(beside(folder, "killed_at").read_text())
         Child(folder, whole.judge).finish()
         assert_same(whole.folder, folder)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fluxduel.benchmarks.step import synthetic_data
 from fluxduel.tests.durability.file_operations import Operations
@@ -43,23 +44,59 @@ JUDGES = {
 }  # fmt: skip
 
 
+# How far a run is: the number of the stage, and of the step.
+Place = tuple[int, int]
+STAGES = ("diffusion", "adversarial")
+
+
+class Work(TorchDispatchMode):
+    """Counts what the process does, operations of torch and of files, and kills it in the midst of them.
+
+    ``kill_at``: how many operations after the run has come to a place, and at the latest when it comes to the next: so
+    the moment is the same on a busy machine and on an idle one.
+    """
+
+    def __init__(self, kill_at: tuple[Place, int] | None) -> None:
+        super().__init__()
+        self.done = 0
+        self._kill_at, self._left = kill_at, -1
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        self.another()
+        return operation(*arguments, **(options or {}))
+
+    def another(self) -> None:
+        self.done += 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= self._left > 0
+
+    def reached(self, place: Place) -> None:
+        if self._left > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._kill_at is not None and place >= self._kill_at[0]:
+            self._left = self._kill_at[1]
+
+
 class Told:
-    """A reporter that writes a line about each step and note, with the time, so that whoever kills knows where.
+    """A reporter that writes a line about each step and note, with the work done so far.
 
     A measurement asks whether to stop more than the once that each step does.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, work: Work) -> None:
+        self._file, self._work = file, work
         self._asked = 0
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, place: Place | None = None) -> None:
         with open(self._file, "a") as file:
-            file.write(f"{time.monotonic():.4f} {text}\n")
+            file.write(f"{self._work.done} {text}\n")
+        if place is not None:
+            self._work.reached(place)
 
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         self._asked = 0
-        self._write(f"{stage} {step}")
+        self._write(f"{stage} {step}", (STAGES.index(stage), step))
 
     def preview(self, step: int, latents: Tensor) -> None:
         pass
@@ -70,7 +107,8 @@ class Told:
     def resumed(
         self, stage: str, total: int, records: Sequence[Mapping[str, float]], notes: Sequence[tuple[int, str]]
     ) -> None:
-        self._write(f"resumed {stage} {int(records[-1]['step']) if records else 0}")
+        step = int(records[-1]["step"]) if records else 0
+        self._write(f"resumed {stage} {step}", (STAGES.index(stage), step))
 
     def should_stop(self) -> bool:
         self._asked += 1
@@ -92,10 +130,10 @@ def beside(folder: Path, what: str) -> Path:
     return folder.with_name(f"{folder.name}.{what}")
 
 
-def train(folder: Path, judge: str) -> None:
+def train(folder: Path, judge: str, work: Work) -> None:
     """Stage 1, then stage 2 from its LoRA."""
     start = lora.create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=4, alpha=4.0))
-    reporter = Told(beside(folder, "told"))
+    reporter = Told(beside(folder, "told"), work)
     common = {"device": "cpu", "reporter": reporter}
     first = train_diffusion_stage(start, data(), STAGE_1, run_folder=folder / "diffusion", **common)
     train_adversarial_stage(
@@ -103,16 +141,18 @@ def train(folder: Path, judge: str) -> None:
     )
 
 
-def run(folder: Path, judge: str, last_operation: int) -> None:
-    """What a process does. It kills itself at the file operation ``last_operation`` of its runs, if there is one."""
+def run(folder: Path, judge: str, last_operation: int, kill_at: tuple[Place, int] | None) -> None:
+    """What a process does. It kills itself at the file operation ``last_operation`` of its runs, or at ``kill_at``."""
     torch.set_num_threads(1)
+    work = Work(kill_at)
 
     def kill(number: int, name: str, place: str) -> None:
+        work.another()
         if number == last_operation:
             beside(folder, "killed_at").write_text(f"{name} {place}")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with Operations(within=folder, before=kill) as operations:
-        train(folder, judge)
+    with Operations(within=folder, before=kill) as operations, work:
+        train(folder, judge, work)
     told = list(zip(operations.names, operations.places, strict=True))
     beside(folder, "operations").write_text(json.dumps(told))

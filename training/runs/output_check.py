@@ -34,7 +34,7 @@ def check_writable(folder: Path, names: Iterable[str]) -> None:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
             top, _, below = name.rpartition("/")[0].partition("/")
             # As long as the folder that is meant, where a path is nearly too long.
-            made.append(folder / f".{uuid.uuid4().hex}"[: max(len(top), 12)])
+            made.append(folder / f"{f'.{uuid.uuid4().hex}'[: max(len(top), 12) - 4]}.tmp")
             probe = made[-1] / below / name.rpartition("/")[2]
             try:
                 make_folder(probe.parent)
