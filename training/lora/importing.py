@@ -120,9 +120,6 @@ def _own(
     if not intact:
         log.warning("%s was changed by another program since FluxDuel wrote it; its settings are left aside.", path)
         return None
-    broken = next((key for key, tensor in lora.tensors.items() if not bool(torch.isfinite(tensor).all())), None)
-    if broken is not None:
-        raise LoRAError(f"{path} holds NaN or infinity in {broken}. The file is of no use: choose another one.")
     if base.get("fingerprint") and base["fingerprint"] != reference.fingerprint():
         log.warning("%s was trained on another base (%s), not on %s.", path, base.get("name"), reference.name)
     return lora
