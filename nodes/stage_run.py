@@ -9,7 +9,7 @@ import torch
 
 from ..training.data.fits import check_fits
 from ..training.data.real_latents import RealLatents
-from ..training.failure_words import reason
+from ..training.failure_words import in_words, reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
 from ..training.runs import run_directory
@@ -38,7 +38,10 @@ def run_stage(
     state.
     """
     check_fits(lora.base, data)
-    choice = run_directory.choose(host.runs_folder(), wanted)
+    try:
+        choice = run_directory.choose(host.runs_folder(), wanted)
+    except OSError as error:
+        raise RuntimeError(f"The runs of earlier stages cannot be looked at. {in_words(error)}") from error
     reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base))
     try:
         result = _finished(choice, wanted, lora, reporter) or host.with_device(
@@ -50,6 +53,9 @@ def run_stage(
         raise RuntimeError(reporter.message) from failure
     except torch.OutOfMemoryError as error:
         reporter.finish("failed", f"The {wanted.stage} stage could not start. {MEMORY_ADVICE}")
+        raise RuntimeError(reporter.message) from error
+    except OSError as error:
+        reporter.finish("failed", f"The {wanted.stage} stage could not start. {in_words(error)}")
         raise RuntimeError(reporter.message) from error
     finally:
         if reporter.running and sys.exc_info()[1] is not None:

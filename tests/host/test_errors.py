@@ -183,6 +183,23 @@ def test_a_vae_of_another_model(comfy_host: ComfyHost, folder: Path, kind: str) 
     assert "FluxDuelEncodeRealLatents" in message and words in message and "ae.safetensors" in message
 
 
+def test_a_runs_folder_that_is_a_file(comfy_host: ComfyHost, folder: Path) -> None:
+    """What the file system says reaches the page in words, with what to do, and not as a number."""
+    runs = comfy_host.base / "output" / "fluxduel"
+    aside = runs.rename(runs.with_name("fluxduel-aside")) if runs.exists() else None
+    runs.write_text("no folder")
+    try:
+        # With a seed of its own, or the host would remember the stage of another test.
+        graph = training_graph(folder.name, "loras/no-folder", seed=77)
+        message = error_of(comfy_host, graph)
+    finally:
+        runs.unlink()
+        if aside is not None:
+            aside.rename(runs)
+    assert "FluxDuelTrain" in message and "RuntimeError" in message
+    assert "fluxduel: something else of that name is there; move it away" in message and "Errno" not in message
+
+
 def test_two_sources_of_prompts(comfy_host: ComfyHost, folder: Path) -> None:
     graph = training_graph(folder.name)
     graph[PROMPT] = node("CLIPTextEncode", {"clip": [ENCODERS, 0], "text": "x"})
