@@ -44,7 +44,7 @@ def command(pictures: Path, output: Path, *more: str) -> list[str]:
         "base.precision": "fp32", "base.device": "cpu", "images.folder": pictures, "images.caption_rule": "file name",
         "data.resolution": SIDE, "data.held_out_share": 0.25, "lora.rank": 2, "lora.alpha": 2,
         "start.adversarial": "no", "diffusion.steps": STEPS, "diffusion.learning_rate": 1e-3,
-        "diffusion.preview_every": 0, "output.folder": output,
+        "output.folder": output,
     }  # fmt: skip
     return [*PROGRAM, "train", *(f"--{name}={value}" for name, value in flags.items()), *more]
 
