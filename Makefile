@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability test-install demo lint bench-step bench-quality bench-robust bench-ranks bench-memory host clean
+.PHONY: help test test-durability test-install test-mutation demo lint bench-step bench-quality bench-robust bench-ranks bench-memory host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
