@@ -240,7 +240,7 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(start, data, tmp_p
 def test_two_processes_do_not_train_one_run(start, data, tmp_path):
     wanted = fingerprint("diffusion", start, data, STAGE_1)
     with run_directory.RunDirectory.opened(tmp_path / "run", wanted, {}):
-        with pytest.raises(RunDirectoryError, match="another process trains this run"):
+        with pytest.raises(RunDirectoryError, match="is in use: process \\d+ on .* trains this run"):
             trainer(start, data, "diffusion")(tmp_path / "run")
     assert not trainer(start, data, "diffusion")(tmp_path / "run").stopped
 
