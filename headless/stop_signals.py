@@ -59,7 +59,7 @@ def stop_on_signals(announce: bool) -> Iterator[StopSignals]:
     that the signal has come.
     """
     signals = StopSignals(announce)
-    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in STOPPING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, signals.handle) for number in heard}
     try:
         yield signals

@@ -44,7 +44,8 @@ def run_stage(
         raise RuntimeError(f"The runs of earlier stages cannot be looked at. {in_words(error)}") from error
     reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base))
     try:
-        result = _finished(choice, wanted, lora, reporter) or host.with_device(
+        done = _finished(choice, wanted, lora, reporter)
+        result = done or host.with_device(
             lambda device: train(owned(lora), owned(data), device=device, reporter=reporter, run_folder=choice.folder)
         )
     except StageFailure as failure:
@@ -63,7 +64,7 @@ def run_stage(
     if result.stopped:
         reporter.finish("stopped", f"Cancelled {reporter.place}. {_kept(result, lora, choice.folder.name)}")
         host.raise_interruption()
-    if choice.finished:
+    if done is not None:
         reporter.finish("finished", choice.text)
     else:
         noted = f", with {reporter.notes_text}" if reporter.notes_text else ""

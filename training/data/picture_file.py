@@ -116,6 +116,8 @@ def _opened(file: IO[bytes], path: Path) -> ImageFile.ImageFile:
     """As ``Image.open``, whose limit of pixels is one for the whole process and too low for today's cameras."""
     Image.init()
     start = file.read(16)
+    if len(start) < 4:
+        raise ValueError(f"it holds {len(start)} bytes only" if start else "it is empty")
     # Formats without a mark at their start would find a picture in anything: such a one is tried where it is named.
     marked = [kind for kind, (_, accepts) in Image.OPEN.items() if accepts is not None and accepts(start) is True]
     named = Image.registered_extensions().get(path.suffix.lower())

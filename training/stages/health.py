@@ -127,7 +127,7 @@ class Examiner:
         by_id = {id(prompt): prompt for prompt in wanted.prompts}
         for number, prompt in enumerate(wanted.prompts):
             seeds.setdefault(id(prompt), []).append(_FIRST_SEED + number)
-        return torch.cat(
+        made = torch.cat(
             [
                 sampler.sample(
                     base,
@@ -144,6 +144,9 @@ class Examiner:
                 for key, chosen in seeds.items()
             ]
         )
+        # In the pictures' order again, which is that of the masks.
+        order = torch.tensor([seed for chosen in seeds.values() for seed in chosen]).argsort()
+        return made[order]
 
 
 def _masks(samples: Sequence[LatentSample | StoredSample]) -> Tensor | None:

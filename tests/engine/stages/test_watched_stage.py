@@ -26,7 +26,7 @@ from fluxduel.training.runs.run_directory import RunDirectory, fingerprint
 from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.stages import health
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
-from fluxduel.training.stages.health import Examiner
+from fluxduel.training.stages.health import _FIRST_SEED, Examiner
 from fluxduel.training.stages.stage import StageResult
 from fluxduel.training.stages.watch import Health, Verdict
 
@@ -491,6 +491,25 @@ def test_what_lies_beyond_the_masks_is_not_compared(base):
     unmasked.first_scores = list(examiners[0].first_scores)
     unmasked._sample = lambda *_: samples
     assert unmasked.examine(base, None, lambda: None).high_frequency != pytest.approx(found[0].high_frequency, rel=1e-3)
+
+
+def test_samples_come_in_the_order_of_the_pictures_and_their_masks(base):
+    """Also where pictures share a caption, by which they are sampled: each is filled beyond its own mask."""
+    plain = make_data(count=12, side=8)
+    shared = dataclasses.replace(
+        plain, samples=tuple(dataclasses.replace(s, prompt=number % 2) for number, s in enumerate(plain.samples))
+    )
+    examiner = Examiner(shared, examiner_config())
+    (wanted,) = examiner._samplers
+    assert len({id(prompt) for prompt in wanted.prompts}) < len(wanted.prompts)
+    together = examiner._sample(base, wanted, lambda: None)
+    for number, prompt in enumerate(wanted.prompts):
+        seed = _FIRST_SEED + number
+        alone = sampler.sample(
+            base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=8, width=8, steps=wanted.steps,
+            seeds=[seed], guidance=wanted.guidance,
+        )  # fmt: skip
+        torch.testing.assert_close(together[number], alone[0], rtol=1e-3, atol=1e-4)
 
 
 def test_masks_of_ones_are_none(base):
