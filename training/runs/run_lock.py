@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ def held(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        stack.callback(os.close, handle)
+        stack.callback(_let_go, os.close, handle)
         try:
             _lock(handle)
         except OSError as error:
@@ -117,12 +117,18 @@ def held(folder: Path) -> Iterator[None]:
                 raise InUse(_in_use(folder, _Owner.from_text(_read(str(folder / LOCK))), folder / LOCK)) from error
             stack.enter_context(_owned(folder))
         else:
-            stack.callback(_unlock, handle)
+            stack.callback(_let_go, _unlock, handle)
             # For others to read; nothing depends on it.
             with contextlib.suppress(OSError):
                 os.truncate(handle, 0)
                 os.write(handle, _Owner.current().text().encode())
         yield
+
+
+def _let_go(release: Callable[[int], None], handle: int) -> None:
+    # The run is over by then, and the lock ends with the process anyway: no reason to lose its result.
+    with contextlib.suppress(OSError):
+        release(handle)
 
 
 if os.name == "nt":
