@@ -169,7 +169,7 @@ def main() -> None:
     medians["operations"] = counted
     medians["validation"] = {}
     for name, stage in stages.items():
-        expected = sum(stage.evaluations().values()) / (options.batch_size * stage.evaluations_per_picture)
+        expected = sum(stage.evaluations(0).values()) / (options.batch_size * stage.evaluations_per_picture)
         medians["validation"][name] = {
             "steps": round(validations[name] / operations[name], 1), "in the note": round(expected, 1)
         }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -93,6 +93,8 @@ class _Loop:
         self.score: float | None = None
         self.saved_at: int | None = None
         self.stats = Stats(*self._restored())
+        # An earlier sitting went for fewer steps, and has told the cost of their measurements.
+        self._extended = bool(self.stats.records) and self.stats.records[-1]["total"] != stage.total
         if self.saved_at is not None:
             reporter.resumed(stage.name, stage.total, self.stats.records, self.stats.notes)
 
@@ -103,6 +105,9 @@ class _Loop:
         try:
             if self.pending is not None:
                 self._complete(self.pending)
+            if self._extended and not self.stage.ended:
+                self._tell_cost(self.step + 1, "the time from here on")
+                self._tell()
             while self.step < self.stage.total and not self.stage.ended:
                 self._stop_if_asked()
                 started = time.perf_counter()
@@ -130,15 +135,14 @@ class _Loop:
 
     def _complete(self, values: dict[str, float], seconds: float | None = None) -> None:
         """What follows a step: the measurement where it is due, the record, the notes."""
-        every = self.stage.config.validate_every
-        if every and (self.step % every == 0 or self.step == self.stage.total):
+        if self._is_measured(self.step):
             measured = self.stage.validate(self._stop_if_asked)
             values = values | measured
             # Never one measure for want of another: they are not compared with each other.
             score = measured.get(self.stage.scored_by, math.nan)
             self.score = score if math.isfinite(score) else None
             if self.step == 0:
-                self._tell_cost()
+                self._tell_cost(0, "this run's time")
         else:
             self.score = None
         self.pending = None
@@ -153,14 +157,27 @@ class _Loop:
             self.stats.note(self.step, text)
             self.reporter.note(self.step, text)
 
-    def _tell_cost(self) -> None:
-        """Say once what the measurements cost."""
+    def _is_measured(self, step: int) -> bool:
+        every = self.stage.config.validate_every
+        return bool(every) and (step % every == 0 or step == self.stage.total)
+
+    def _tell_cost(self, first: int, of: str) -> None:
+        """Say once what the measurements from step ``first`` on cost, as a share ``of`` some time."""
         stage, config = self.stage, self.stage.config
-        evaluations = stage.evaluations()
-        if evaluations:
-            # Each rank trains on its own pictures, and all of them measure with the same ones.
-            own = config.batch_size * config.gradient_accumulation
-            words = share_of_time(evaluations, config.validate_every, own * stage.evaluations_per_picture)
+        steps = [each for each in range(first, stage.total + 1) if self._is_measured(each) and stage.evaluations(each)]
+        if not steps:
+            return
+        # Each rank trains on its own pictures, and all of them measure with the same ones.
+        own = config.batch_size * config.gradient_accumulation
+        words = share_of_time(
+            [stage.evaluations(step) for step in steps],
+            own * stage.training_evaluations(self.step),
+            own * stage.evaluations_per_picture,
+            of,
+            # The start and the end are measured in any case.
+            fewer=any(0 < step < stage.total for step in steps),
+        )
+        if (self.step, words) not in self.stats.notes:
             stage.measurements.notes.append(words)
 
     def _tell_space(self) -> None:

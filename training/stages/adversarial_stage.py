@@ -440,16 +440,26 @@ class AdversarialStage(Stage):
     def take_notes(self) -> list[str]:
         return super().take_notes() + (self.monitor.take_lines() if self.config.watch else [])
 
-    def evaluations(self) -> dict[str, int]:
-        return super().evaluations() | self.watch.evaluations()
+    def evaluations(self, step: int) -> dict[str, int]:
+        in_warmup = 0 < step <= self.config.discriminator_warmup
+        return super().evaluations(step) | ({} if in_warmup else self.watch.evaluations())
 
     @property
     def evaluations_per_picture(self) -> float:
         """Also the looks at real and at fake, through a part of the base's blocks, and updates of the discriminator
         beyond one, with fakes of their own."""
-        look = share_of_base(self.judge, self.base)
-        more = max(0, self.config.discriminator_updates - 1) * (1 + 2 * look)
-        return super().evaluations_per_picture + look * (2 + self._backward) + more
+        more = max(0, self.config.discriminator_updates - 1) * self._evaluations_of_discriminator
+        looks = share_of_base(self.judge, self.base) * (2 + self._backward)
+        return super().evaluations_per_picture + looks + more
+
+    def training_evaluations(self, first: int) -> float:
+        warmup = max(0, self.config.discriminator_warmup - first)
+        return super().training_evaluations(first + warmup) + warmup * self._evaluations_of_discriminator
+
+    @property
+    def _evaluations_of_discriminator(self) -> float:
+        """An update of the discriminator on a fake of its own: that one's making, and two looks."""
+        return 1 + 2 * share_of_base(self.judge, self.base)
 
     @property
     def scored_by(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from .ranks import Ranks
@@ -64,15 +64,21 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
-def share_of_time(evaluations: Mapping[str, int], updates: int, per_update: float) -> str:
-    """In words, what measurements cost beside training, both counted in evaluations of the base for one picture.
+def share_of_time(measurements: Sequence[Mapping[str, int]], training: float, update: float, of: str, fewer: bool) -> str:
+    """In words, what measurements cost beside training, all counted in evaluations of the base for one picture.
 
-    ``evaluations`` of each measurement by its name, taken together once in ``updates`` updates of ``per_update`` each.
+    ``measurements``: what each takes, by the names of its parts; one at least. ``training``: what all updates beside
+    them take, and ``update`` one of them. ``of``: whose time that is. ``fewer``: whether ``validate_every`` can make
+    them fewer.
     """
-    total = sum(evaluations.values())
-    parts = ", ".join(f"{name} {count}" for name, count in evaluations.items())
+    sizes = [sum(parts.values()) for parts in measurements]
+    total, largest = sum(sizes), max(sizes)
+    names = ", ".join(f"{name} {count}" for name, count in measurements[sizes.index(largest)].items())
+    worth = round(largest / update)
+    updates = f"{worth} update{'s'[: worth != 1]}" if worth else "less than one update"
+    several = f"there are {len(sizes)}, and each" if len(sizes) > 1 else "there is one, and it"
     return (
-        f"Measurements take about {total / (total + updates * per_update):.0%} of this run's time: each evaluates the "
-        f"base for {total} pictures ({parts}), as training does in {total / per_update:.0f} updates. A larger "
-        "validate_every lowers that."
+        f"Measurements take about {total / (total + training):.0%} of {of}: {several} evaluates the base for "
+        f"{'' if min(sizes) == largest else 'up to '}{largest} pictures ({names}), as training does in {updates}."
+        f"{' A larger validate_every lowers that.' if fewer else ''}"
     )

@@ -153,8 +153,8 @@ class Stage(ABC):
         loss = self.measurements.take(name, measure, "set validate_every to 0 to go without measurements")
         return None if loss is None else self.ranks.agreed(loss)
 
-    def evaluations(self) -> dict[str, int]:
-        """By measurement, how many pictures the base is evaluated for at each validation."""
+    def evaluations(self, step: int) -> dict[str, int]:
+        """By measurement, how many pictures the base is evaluated for where ``validate`` is called after ``step`` steps."""
         pictures = min(len(self.data.held_out), metrics.MOST_PICTURES)
         return {HELD_OUT: pictures * len(metrics.HELD_OUT_SIGMAS)} if pictures else {}
 
@@ -166,6 +166,10 @@ class Stage(ABC):
         blocks costs one more.
         """
         return 1 + self._backward
+
+    def training_evaluations(self, first: int) -> float:
+        """What all steps from ``first`` (counted from 0) on cost, for one picture each, in evaluations of the base."""
+        return (self.total - first) * self.evaluations_per_picture
 
     @property
     def _backward(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from fluxduel.tests.engine.stages.test_diffusion_stage import CONFIG as STAGE_1
 from fluxduel.tests.engine.stages.test_watched_stage import WATCHED, same
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.runs.stage_loop import _Loop, run
+from fluxduel.training.runs.train_stages import train_diffusion_stage
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.judges import share_of_base
 from fluxduel.training.stages.measurements import Measurements, Stopped
 from fluxduel.training.stages.ranks import ALONE, Ranks
 from fluxduel.training.stages.stage import Stage
@@ -219,15 +222,18 @@ def test_what_a_validation_costs_is_known_before_it(start, held_out, target):
         stage = DiffusionStage(start, data, dataclasses.replace(STAGE_1, validate_every=2), device="cpu")
     else:
         stage = watched(start, data, target=target, watch_pictures=5)
-    evaluations = stage.evaluations()
+    evaluations = stage.evaluations(0)
     assert sum(evaluations.values()) == counted(stage)
     assert all(evaluations[name] <= 16 * 4 for name in evaluations if name != "samples for the watch")
     assert ("samples for the watch" in evaluations) == (target != "diffusion")
 
 
 def test_the_share_of_time_is_said_once(start, data):
-    """8 pictures, against 2 updates of 2 pictures, each forward and back: 8 of 16. With recomputation 8 of 20."""
-    for checkpointing, share in ((False, "50%"), (True, "40%")):
+    """8 pictures at 3 validations, against 4 updates of 2 pictures, each forward and back: 24 of 40.
+
+    With recomputation 24 of 48.
+    """
+    for checkpointing, share in ((False, "60%"), (True, "50%")):
         config = dataclasses.replace(STAGE_1, steps=4, validate_every=2, gradient_checkpointing=checkpointing)
         result = run(DiffusionStage(start, data, config, device="cpu"), Recorder())
         ((step, text),) = result.log.notes
@@ -236,3 +242,64 @@ def test_the_share_of_time_is_said_once(start, data):
     assert not run(DiffusionStage(start, data, unmeasured, device="cpu"), Recorder()).log.notes
     nothing, config = dataclasses.replace(data, held_out=()), dataclasses.replace(STAGE_1, steps=1, validate_every=1)
     assert not run(DiffusionStage(start, nothing, config, device="cpu"), Recorder()).log.notes
+
+
+def told_cost(result) -> tuple[int, int, int, str]:
+    """Step, percentage and number of measurements of the last note on their cost, and its text."""
+    step, text = [note for note in result.log.notes if note[1].startswith("Measurements take")][-1]
+    share, number = re.search(r"about (\d+)% of .*there (?:are|is) (\w+)", text).groups()
+    return step, int(share), 1 if number == "one" else int(number), text
+
+
+@pytest.mark.parametrize("warmup", [None, 0, 3])
+@pytest.mark.parametrize(("steps", "every"), [(1, 100), (1, 1), (3, 2), (4, 2), (5, 4), (6, 100)])
+def test_the_cost_that_is_told_is_that_of_the_measurements_that_are_made(start, data, warmup, steps, every):
+    """Also of a run that is shorter than ``validate_every``, and of one whose warm-up is measured without samples."""
+    if warmup is None:
+        stage: Stage = DiffusionStage(
+            start, data, dataclasses.replace(STAGE_1, steps=steps, validate_every=every), device="cpu"
+        )
+    else:
+        stage = watched(start, data, steps=steps, validate_every=every, discriminator_warmup=warmup)
+    sizes, validate = [], stage.validate
+
+    def measured(after_step: Callable[[], None]) -> dict[str, float]:
+        seen: list[int] = []
+        hook = stage.base.transformer.x_embedder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        values = validate(after_step)
+        hook.remove()
+        sizes.append(sum(seen))
+        return values
+
+    stage.validate = measured
+    step, share, number, text = told_cost(run(stage, Recorder()))
+    own = stage.config.batch_size * stage.config.gradient_accumulation
+    cost = own * steps * stage.evaluations_per_picture
+    if warmup:
+        # One fake is made, and looked at beside its real.
+        cost += own * warmup * (1 + 2 * share_of_base(JUDGE, stage.base))
+    assert step == 0 and number == len(sizes)
+    assert share == round(100 * sum(sizes) / (sum(sizes) + cost))
+    assert f"{max(sizes)} pictures" in text and ("up to" in text) == (min(sizes) < max(sizes))
+    assert "1 updates" not in text and "0 updates" not in text
+    assert ("A larger validate_every" in text) == (every < stage.total), "advice that cannot help, or none that can"
+
+
+def test_a_run_that_is_extended_is_told_the_cost_anew(start, data, tmp_path):
+    """A trial of few steps measures more often than the long run after it; one that only goes on does not say more."""
+
+    def train(steps: int, recorder: Recorder | None = None):
+        config = dataclasses.replace(STAGE_1, steps=steps, validate_every=4)
+        recorder = recorder or Recorder()
+        return train_diffusion_stage(start, data, config, device="cpu", reporter=recorder, run_folder=tmp_path / "run")
+
+    trial = train(2)
+    assert told_cost(trial)[::2] == (0, 2)
+    assert train(20, Recorder(stop_before=1)).stopped and train(20, Recorder(stop_before=9)).stopped
+    longer = train(20)
+    told = [note for note in longer.log.notes if note[1].startswith("Measurements take")]
+    assert told[0] == trial.log.notes[0] and len(told) == 2
+    # At 4, 8, 12, 16 and 20: five of 8 pictures, against 18 updates of 2 pictures, forward and back.
+    step, share, number, text = told_cost(longer)
+    assert (step, share, number) == (2, round(100 * 40 / (40 + 18 * 4)), 5) and "of the time from here on" in text
+    assert train(20).log.notes == longer.log.notes
