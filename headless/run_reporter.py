@@ -21,15 +21,23 @@ STAGE_NAMES = {"diffusion": "stage 1", "adversarial": "stage 2"}
 class RunReporter:
     """The ``Reporter`` of the process that speaks for all.
 
-    ``decode``: latents (n, 16, h, w) in model space -> pictures (n, H, W, 3) in [0, 1].
+    ``decode``: latents (n, 16, h, w) in model space -> pictures (n, H, W, 3) in [0, 1]. ``told``: where the texts of
+    the notes go that the user has been shown.
     """
 
     def __init__(
-        self, stage: str, folder: Path, config: RunConfig, decode: Callable[[Tensor], Tensor], stop: StopSignals
+        self,
+        stage: str,
+        folder: Path,
+        config: RunConfig,
+        decode: Callable[[Tensor], Tensor],
+        stop: StopSignals,
+        told: list[str],
     ) -> None:
         self._name = STAGE_NAMES[stage]
-        self._folder, self._decode, self._stop = folder, decode, stop
-        self._progress = Progress(self._name)
+        self._folder, self._decode, self._stop, self._told = folder, decode, stop, told
+        warmup = config.adversarial.discriminator_warmup if stage == "adversarial" else 0
+        self._progress = Progress(f"{self._name} ({warmup} of warm-up first)" if warmup else self._name)
         self._trackers = Trackers(stage, folder, config)
 
     def resumed(
@@ -54,6 +62,7 @@ class RunReporter:
 
     def note(self, step: int, text: str) -> None:
         warn(f"{self._name}, step {step}: {text}")
+        self._told.append(text)
 
     def should_stop(self) -> bool:
         return bool(self._stop)

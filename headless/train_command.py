@@ -92,7 +92,8 @@ def train(config: RunConfig) -> Path:
             )
             result = run.stage(print_, lora, stage, encoders.decode)
             path = run.save(result.lora, config.output.name)
-            run.say("\n".join([sampling_advice(config.adversarial, data.few_step_phrase), *delivered(result.log)]))
+            news = [text for text in delivered(result.log) if text not in run.told]
+            run.say("\n".join([sampling_advice(config.adversarial, data.few_step_phrase), *news]))
         return path
 
 
@@ -196,6 +197,8 @@ class _Run:
     def __init__(self, config: RunConfig, place: Place, stop: StopSignals) -> None:
         self.config, self.place, self.stop = config, place, stop
         self.output = Path(config.output.folder)
+        # The notes that the user has read already.
+        self.told: list[str] = []
         if place.ranks.first:
             check_output(config)
 
@@ -248,7 +251,7 @@ class _Run:
         self.say(f"{STAGE_NAMES[name]}: {choice.text} Folder: {choice.folder}")
         reporter: RunReporter | QuietReporter = QuietReporter(self.stop)
         if ranks.first:
-            reporter = RunReporter(name, choice.folder, self.config, decode, self.stop)
+            reporter = RunReporter(name, choice.folder, self.config, decode, self.stop, self.told)
         try:
             result = train_stage(device=self.place.device, reporter=reporter, run_folder=choice.folder, ranks=ranks)
         except StageFailure as failure:

@@ -172,4 +172,4 @@ class Balance:
             )
 
     def _say(self, seen: str) -> None:
-        self.lines.append(f"After {self.updates} updates, warm-up included, pair accuracy averages {seen}.")
+        self.lines.append(f"Pair accuracy averages {seen}.")

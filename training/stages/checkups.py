@@ -22,8 +22,8 @@ class Checkups:
         self.lines: list[str] = [] if lines is None else lines
         self.weight_scale = 1.0
         """Factor on the adversarial weight, in (0, 1]."""
-        self.best_update = 0
-        """The update whose state is delivered and gone back to; 0 is the start."""
+        self.best_step = 0
+        """The step after which the state was that is delivered and gone back to; 0 is the start."""
         self.roll_backs = 0
         self.stopped = False
         self._start: Health | None = None
@@ -49,47 +49,50 @@ class Checkups:
         self._start, self._diversity_real = start, diversity_real
         self._best_score = start.score
 
-    def examine(self, update: int, health: Health) -> Verdict:
-        """Judge the state after ``update`` updates of the LoRA. Raises ``RuntimeError`` before ``begin``."""
+    def examine(self, step: int, health: Health, last: bool = False) -> Verdict:
+        """Judge the state after ``step`` steps, the warm-up's included as everywhere in notes; the ``last`` of all?
+
+        Raises ``RuntimeError`` before ``begin``.
+        """
         start = self._reference()
         if bad := health.not_finite():
             seen = ", ".join(f"{name} is {getattr(health, name)} (limit: finite)" for name in bad)
-            return self.collapse(update, seen)
+            return self.collapse(seen)
         warnings, collapses = self._compare(start, health)
         if collapses:
-            return self.collapse(update, "; ".join(collapses))
+            return self.collapse("; ".join(collapses))
         lines = []
         best = False
         if health.score < self._best_score:
             refusal = self._refusal(start, health)
             if not refusal:
                 best = True
-                of = f"update {self.best_update}" if self.best_update else "the start"
+                of = f"step {self.best_step}" if self.best_step else "the start"
                 lines.append(
-                    f"Update {update}: score {health.score:.4g} is below {self._best_score:.4g} of {of} (lower is "
-                    "better). This state is kept, to be delivered unless a better one follows."
+                    f"Score {health.score:.4g} is below {self._best_score:.4g} of {of} (lower is better). This state "
+                    f"is kept{'' if last else ', to be delivered unless a better one follows'}."
                 )
-                self.best_update, self._best_score = update, health.score
+                self.best_step, self._best_score = step, health.score
             else:
                 lines.append(
-                    f"Update {update}: score {health.score:.4g} is below {self._best_score:.4g}, the best so far, but "
+                    f"Score {health.score:.4g} is below {self._best_score:.4g}, the best so far, but "
                     f"{refusal}. This state is not kept, since the score may miss what that shows."
                 )
         if warnings:
             self._lower()
             lines.append(
-                f"Update {update}: {'; '.join(warnings)}. The adversarial weight is lowered to {self.weight_scale:.3g} "
+                f"{_sentence('; '.join(warnings))} The adversarial weight is lowered to {self.weight_scale:.3g} "
                 "of its setting, so that the LoRA moves less and the flow loss holds it better."
             )
         elif self.weight_scale < 1:
             self.weight_scale = min(1.0, self.weight_scale * self.thresholds.recover)
             lines.append(
-                f"Update {update}: loss, diversity and sharpness are within their limits. The adversarial weight is "
+                f"Loss, diversity and sharpness are within their limits. The adversarial weight is "
                 f"raised to {self.weight_scale:.3g} of its setting, since there is room again."
             )
         return self._verdict("best" if best else "warn" if warnings else "fine", *lines)
 
-    def collapse(self, update: int, seen: str) -> Verdict:
+    def collapse(self, seen: str) -> Verdict:
         """Answer a state that is beyond repair, ``seen`` saying why: ``roll back``, or ``stop`` at the last one."""
         self._collapses += 1
         count, limit = self._collapses, self.thresholds.collapses
@@ -97,32 +100,32 @@ class Checkups:
             self.stopped = True
             return self._verdict(
                 "stop",
-                f"Update {update}: {seen}. This is collapse {count} (limit {limit}): the stage ends, since half the "
-                f"weight did not help before, and {self._best()} is delivered.",
+                f"{_sentence(seen)} This is collapse {count} (limit {limit}): the stage ends, since half the weight "
+                "did not help before.",
             )
         self.roll_backs += 1
         self._lower()
         return self._verdict(
             "roll back",
-            f"Update {update}: {seen}. This is collapse {count} (the stage ends at {limit}): the LoRA goes back to "
+            f"{_sentence(seen)} This is collapse {count} (the stage ends at {limit}): the LoRA goes back to "
             f"{self._best()}, and the adversarial weight is lowered to {self.weight_scale:.3g} of its setting, since "
             "the same weight would lead here again.",
         )
 
-    def warn(self, update: int, seen: str) -> Verdict:
+    def warn(self, seen: str) -> Verdict:
         """Lower the adversarial weight, ``seen`` saying why."""
         self._lower()
         return self._verdict(
             "warn",
-            f"Update {update}: {seen}. The adversarial weight is lowered to {self.weight_scale:.3g} of its setting.",
+            f"{_sentence(seen)} The adversarial weight is lowered to {self.weight_scale:.3g} of its setting.",
         )
 
     def conclude(self) -> str:
         """The line that says which state is delivered, at the end of the stage. Raises ``RuntimeError`` before
         ``begin``."""
         start = self._reference()
-        if self.best_update:
-            line = f"The state of update {self.best_update} is delivered: score {self._best_score:.4g}, against "
+        if self.best_step:
+            line = f"The state of step {self.best_step} is delivered: score {self._best_score:.4g}, against "
             line += f"{start.score:.4g} at the start (lower is better)."
         else:
             line = "Stage 2 did not improve on stage 1 by the held-out score (no acceptable state below "
@@ -131,11 +134,11 @@ class Checkups:
         return line
 
     def scalars(self) -> dict[str, float]:
-        """``weight_scale``, number of roll backs, the best update and, once there is a start, the best score."""
+        """``weight_scale``, number of roll backs, the best step and, once there is a start, the best score."""
         values = {
             "weight_scale": self.weight_scale,
             "roll_backs": float(self.roll_backs),
-            "best_update": float(self.best_update),
+            "best_step": float(self.best_step),
         }
         return values if self._start is None else values | {"best_score": self._best_score}
 
@@ -143,7 +146,7 @@ class Checkups:
         """All that later decisions depend on, as JSON."""
         return {
             "weight_scale": self.weight_scale,
-            "best_update": self.best_update,
+            "best_step": self.best_step,
             "roll_backs": self.roll_backs,
             "stopped": self.stopped,
             "start": None if self._start is None else asdict(self._start),
@@ -155,7 +158,7 @@ class Checkups:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state()`` gave; ``begin`` need not be called again."""
-        self.weight_scale, self.best_update = state["weight_scale"], state["best_update"]
+        self.weight_scale, self.best_step = state["weight_scale"], state["best_step"]
         self.roll_backs, self.stopped, self._collapses = state["roll_backs"], state["stopped"], state["collapses"]
         self._start = None if state["start"] is None else Health(**state["start"])
         self._diversity_real = state["diversity_real"]
@@ -222,10 +225,14 @@ class Checkups:
         self.weight_scale *= self.thresholds.lower
 
     def _best(self) -> str:
-        if not self.best_update:
+        if not self.best_step:
             return "the start (stage 1's weights)"
-        return f"the best state so far, of update {self.best_update} (score {self._best_score:.4g})"
+        return f"the best state so far, of step {self.best_step} (score {self._best_score:.4g})"
 
     def _verdict(self, kind: Kind, *lines: str) -> Verdict:
         self.lines.extend(lines)
         return Verdict(kind, lines)
+
+
+def _sentence(seen: str) -> str:
+    return f"{seen[0].upper()}{seen[1:]}."

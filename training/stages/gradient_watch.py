@@ -101,8 +101,7 @@ class GradientWatch:
         while self._skips[0] <= self.updates - limits.skip_window:
             self._skips.popleft()
         self.lines.append(
-            f"Update {self.updates} of the {self.network}: {seen}. It is skipped, so that one bad sample does not "
-            "undo many good updates."
+            f"An update of the {self.network} is skipped, so that one bad sample does not undo many good ones: {seen}."
         )
         if self._non_finite >= limits.non_finite:
             self._request = (

@@ -64,7 +64,9 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
-def share_of_time(measurements: Sequence[Mapping[str, int]], training: float, update: float, of: str, fewer: bool) -> str:
+def share_of_time(
+    measurements: Sequence[Mapping[str, int]], training: float, update: float, of: str, fewer: bool
+) -> str:
     """In words, what measurements cost beside training, all counted in evaluations of the base for one picture.
 
     ``measurements``: what each takes, by the names of its parts; one at least. ``training``: what all updates beside

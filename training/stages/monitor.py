@@ -33,17 +33,17 @@ class Monitor:
         """Factor on the adversarial weight for the next update of the LoRA: 0 while the discriminator guesses."""
         return self.checkups.weight_scale if self.balance.knows else 0.0
 
-    def after_update(self, update: int) -> Verdict:
+    def after_update(self) -> Verdict:
         """Answer what the gradients and the balance ask for; call after each update of the LoRA or of the warm-up."""
         collapse = "; ".join(filter(None, (self.lora.take_request(), self.discriminator.take_request())))
         lower = self.balance.take_request()
         if collapse:
-            return self._forgetting(self.checkups.collapse(update, collapse))
-        return self.checkups.warn(update, lower) if lower else Verdict("fine")
+            return self._forgetting(self.checkups.collapse(collapse))
+        return self.checkups.warn(lower) if lower else Verdict("fine")
 
-    def examine(self, update: int, health: Health) -> Verdict:
-        """Judge the state after ``update`` updates of the LoRA; see ``Checkups.examine``."""
-        return self._forgetting(self.checkups.examine(update, health))
+    def examine(self, step: int, health: Health, last: bool = False) -> Verdict:
+        """Judge the state after ``step`` steps, perhaps the ``last`` one; see ``Checkups.examine``."""
+        return self._forgetting(self.checkups.examine(step, health, last))
 
     def take_lines(self) -> list[str]:
         """The lines since the last call, to be logged with the step at hand."""

@@ -154,7 +154,7 @@ class Stage(ABC):
         return None if loss is None else self.ranks.agreed(loss)
 
     def evaluations(self, step: int) -> dict[str, int]:
-        """By measurement, how many pictures the base is evaluated for where ``validate`` is called after ``step`` steps."""
+        """By measurement, how many pictures the base is evaluated for in the validation after ``step`` steps."""
         pictures = min(len(self.data.held_out), metrics.MOST_PICTURES)
         return {HELD_OUT: pictures * len(metrics.HELD_OUT_SIGMAS)} if pictures else {}
 

@@ -34,8 +34,13 @@ class StageWatch:
                 "alone. What is drawn beyond is not judged, also where a sample has its subject elsewhere."
             )
         self._best: Mapping[str, Tensor] = stage.start.tensors
-        # Updates of the LoRA that were due, left-out ones included: the number that notes give.
-        self._attempted = 0
+        # Updates of the LoRA that were due, left-out ones included. Notes count steps, as all that shows a run does.
+        self._attempted, self._warmup = 0, config.discriminator_warmup
+        if self._warmup:
+            stage.remarks.append(
+                f"Up to step {self._warmup} the discriminator learns alone (discriminator_warmup); step "
+                f"{self._warmup + 1} is the first update of the LoRA."
+            )
         self._begun = False
         # Whether a state after the start was measured, and whether memory did not suffice for one or the start.
         self._examined = self._left_out = False
@@ -47,7 +52,7 @@ class StageWatch:
         self.monitor.balance.update(pair_accuracy)
         if not self._watches:
             return {}
-        self._obey(self.monitor.after_update(update))
+        self._obey(self.monitor.after_update())
         return self.monitor.scalars()
 
     def examine(self, values: Mapping[str, float], after_step: Callable[[], None]) -> dict[str, float]:
@@ -75,7 +80,8 @@ class StageWatch:
             self._begun = True
         else:
             self._examined = True
-            self._obey(self.monitor.examine(self._attempted, health))
+            last = self._attempted == stage.config.steps
+            self._obey(self.monitor.examine(self._warmup + self._attempted, health, last))
         return {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
 
     @property

@@ -111,12 +111,13 @@ def test_both_stages_run_and_say_where_the_loras_are(finished: Done) -> None:
     for name in ("mine-stage1.safetensors", "mine.safetensors"):
         assert f"Saved {finished.output / name}" in finished.said
     assert "Training: 4. Held out: 2." in finished.said
-    *_, advice, delivered = finished.said.splitlines()
-    assert advice == "Sample with 4 steps."
-    assert re.fullmatch(r"The state of update \d+ is delivered: .*", delivered)
+    assert finished.said.splitlines()[-1] == "Sample with 4 steps."
+    # Once, among the notes.
+    (delivered,) = [line for line in (finished.said + finished.progress).splitlines() if "is delivered" in line]
+    assert re.fullmatch(r"stage 2, step 20: The state of step \d+ is delivered: .*", delivered)
     assert "Traceback" not in finished.progress
     assert "stage 1: 24 of 24" in finished.progress
-    assert "stage 2: 20 of 20" in finished.progress
+    assert "stage 2 (4 of warm-up first): 20 of 20" in finished.progress
 
 
 def test_stage_2_begins_with_the_lora_of_stage_1(finished: Done) -> None:
@@ -144,6 +145,7 @@ def test_the_same_command_uses_what_is_finished(finished: Done, config_file: Pat
     again = run("train", config_file, "--output.folder", finished.output, "--output_name", "mine")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("The same run is finished in") == 2
+    assert re.fullmatch(r"The state of step \d+ is delivered: .*", again.stdout.splitlines()[-1])
     assert "Encodings found in the cache: 9 of 9." in again.stdout
     assert all(torch.equal(before[name], t) for name, t in load_file(finished.output / "mine.safetensors").items())
     assert len(list(finished.output.glob("*/run.json"))) == 2

@@ -625,7 +625,7 @@ def test_nothing_is_decided_in_the_warm_up(start, data, monkeypatch, accuracy):
     """However long the discriminator guesses, or has won, before the LoRA's first update: that one has its weight."""
     stage = warmed_up(start, data, monkeypatch, 400, accuracy)
     assert stage.weights(0)["adversarial_weight"] == CONFIG.adversarial_weight
-    assert stage.monitor.after_update(1).kind == "fine" and not stage.take_notes()
+    assert stage.monitor.after_update().kind == "fine" and not stage.monitor.take_lines()
     assert stage.monitor.balance.knows and stage.monitor.checkups.weight_scale == 1
 
 

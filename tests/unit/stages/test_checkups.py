@@ -23,12 +23,12 @@ def checkups(diversity_real=None, **start):
 def test_a_better_score_is_the_best():
     watched = checkups()
     verdict = watched.examine(100, GOOD)
-    assert verdict.kind == "best" and watched.best_update == 100
-    assert "score 5 is below 127 of the start" in verdict.lines[0] and "kept" in verdict.lines[0]
+    assert verdict.kind == "best" and watched.best_step == 100
+    assert "Score 5 is below 127 of the start" in verdict.lines[0] and "kept" in verdict.lines[0]
     assert watched.examine(200, replace(GOOD, score=5.5)).kind == "fine"
     assert watched.examine(300, replace(GOOD, score=5.0)).kind == "fine"
     assert watched.examine(400, replace(GOOD, score=4.0)).kind == "best"
-    assert watched.best_update == 400 and watched.weight_scale == 1.0
+    assert watched.best_step == 400 and watched.weight_scale == 1.0
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_state_may_be_the_best_and_be_warned_of():
     watched = checkups()
     verdict = watched.examine(100, replace(GOOD, held_out_loss=0.9 * 1.08))
     assert verdict.kind == "best" and len(verdict.lines) == 2
-    assert watched.best_update == 100 and watched.weight_scale == 0.5
+    assert watched.best_step == 100 and watched.weight_scale == 0.5
     assert watched.examine(200, replace(GOOD, high_frequency=1.44, score=4.0)).kind == "best"
 
 
@@ -103,13 +103,13 @@ def test_a_state_may_be_the_best_and_be_warned_of():
 def test_the_best_score_of_an_unacceptable_state_is_not_kept(change):
     watched = checkups()
     verdict = watched.examine(100, replace(GOOD, **change))
-    assert verdict.kind == "warn" and watched.best_update == 0
+    assert verdict.kind == "warn" and watched.best_step == 0
     assert "not kept" in verdict.lines[0] and "limit" in verdict.lines[0]
 
 
 def test_the_weight_recovers_with_health_up_to_one():
     watched = checkups()
-    watched.warn(10, "the discriminator has won")
+    watched.warn("the discriminator has won")
     scales = []
     for update in range(100, 1000, 100):
         verdict = watched.examine(update, replace(GOOD, score=200.0))
@@ -125,17 +125,18 @@ def test_two_roll_backs_then_the_end():
     watched = checkups()
     bad = replace(GOOD, high_frequency=2.0)
     first = watched.examine(100, bad)
-    assert first.kind == "roll back" and watched.weight_scale == 0.5 and watched.best_update == 0
+    assert first.kind == "roll back" and watched.weight_scale == 0.5 and watched.best_step == 0
     assert "2 of real" in first.lines[0] and "limit 1.5" in first.lines[0] and "the start" in first.lines[0]
     assert watched.examine(200, GOOD).kind == "best"
     second = watched.examine(300, replace(GOOD, score=math.nan))
-    assert second.kind == "roll back" and "of update 200 (score 5)" in second.lines[0]
+    assert second.kind == "roll back" and "of step 200 (score 5)" in second.lines[0]
     assert watched.weight_scale == pytest.approx(0.5 * 1.1 * 0.5)
     assert watched.examine(400, replace(GOOD, score=6.0)).kind == "fine"
     third = watched.examine(500, replace(GOOD, held_out_loss=2.0))
     assert third.kind == "stop" and watched.stopped and watched.roll_backs == 2
-    assert "limit 3" in third.lines[0] and "the stage ends" in third.lines[0] and "update 200" in third.lines[0]
-    assert "update 200 is delivered: score 5, against 127" in watched.conclude()
+    assert "limit 3" in third.lines[0] and "the stage ends" in third.lines[0]
+    assert "step 200" not in third.lines[0], "the conclusion tells it"
+    assert "step 200 is delivered: score 5, against 127" in watched.conclude()
 
 
 def test_without_a_better_state_the_start_is_delivered():
@@ -161,4 +162,4 @@ def test_a_start_that_is_no_reference_is_refused(change):
 def test_without_a_start_there_is_nothing_to_compare_with():
     with pytest.raises(RuntimeError, match="begin"):
         Checkups().examine(100, GOOD)
-    assert Checkups().collapse(100, "gradients").kind == "roll back"
+    assert Checkups().collapse("gradients").kind == "roll back"

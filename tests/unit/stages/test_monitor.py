@@ -23,14 +23,14 @@ def test_requests_reach_the_one_who_decides():
     watched = monitor()
     for norm in [1.0] * 50 + [100.0] * 6:
         watched.lora.outlier(norm)
-    verdict = watched.after_update(56)
+    verdict = watched.after_update()
     assert verdict.kind == "roll back" and "6 of the last 50" in verdict.lines[0]
     assert watched.adversarial_scale == 0.5
-    assert watched.after_update(57).kind == "fine"
+    assert watched.after_update().kind == "fine"
     assert not watched.lora.outlier(100.0)
     for _ in range(250):
         watched.balance.update(1.0)
-    verdict = watched.after_update(58)
+    verdict = watched.after_update()
     assert verdict.kind == "warn" and "has won" in verdict.lines[0] and "lowered to 0.25" in verdict.lines[0]
 
 
@@ -80,7 +80,7 @@ def drive(watched, updates):
         accuracy = (0.5, 0.7, 1.0)[update // 400 % 3]
         watched.balance.update(accuracy)
         skipped = (watched.lora.outlier(spike * draw.lognormvariate(0, 0.3)), watched.discriminator.outlier(spike))
-        verdict = watched.after_update(update)
+        verdict = watched.after_update()
         if update % 50 == 0:
             watched.balance.check_overfit(1.0, -0.9, -1.0, True)
             sharpness = draw.uniform(0.8, 1.4)
