@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability test-install test-mutation demo lint bench-step bench-quality bench-robust bench-ranks bench-memory host clean
+.PHONY: help test test-durability test-install test-mutation demo lint bench-step bench-quality bench-robust bench-ranks bench-memory bench-gpu host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,6 +47,9 @@ bench-ranks: .venv/installed ## throughput of two ranks, each on a core, against
 
 bench-memory: .venv/installed ## memory of training on 100,000 pictures against 20
 	$(PY) -m fluxduel.benchmarks.dataset_memory $(ARGS)
+
+bench-gpu: .venv/installed ## memory and time at FLUX.1's full size on one GPU, random weights (4 minutes of an H100); TORCH=torch
+	$(PY) -m fluxduel.benchmarks.gpu.run $(ARGS)
 
 host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what it requires
 	@$(PY) -m fluxduel.tests.get_host

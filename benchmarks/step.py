@@ -20,12 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
-from peft import LoraConfig
+from diffusers import FluxTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fluxduel.benchmarks.plain_loop import plain_loop
 from fluxduel.training.base.base_model import TINY_BASE_FOLDER, BaseReference
-from fluxduel.training.base.families import flux1
 from fluxduel.training.config import (
     TINY_BASE,
     AdversarialStageConfig,
@@ -44,60 +43,18 @@ TARGETS = ("x0", "jump", "two_samplers")
 PROMPT_LENGTH = 16
 
 
-def synthetic_data(side: int, context_dim: int, pooled_dim: int) -> RealLatents:
-    """40 random latents with captions of their own, 8 held out: time does not depend on what they show."""
+def synthetic_data(
+    side: int, context_dim: int, pooled_dim: int, *, length: int = PROMPT_LENGTH, count: int = 40, held_out: int = 8
+) -> RealLatents:
+    """Random latents with captions of their own, the last ones held out: time does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    prompts = tuple(Prompt(str(i), draw(PROMPT_LENGTH, context_dim), draw(pooled_dim)) for i in range(40))
-    samples = tuple(LatentSample(str(i), draw(16, side, side), None, None, None, None, i) for i in range(40))
-    return RealLatents(samples, prompts, prompts[0], tuple(range(32, 40)), "benchmark")
-
-
-def plain_loop(data: RealLatents, batch_size: int, side: int, checkpointing: bool) -> Callable[[], None]:
-    """A step as a short script would do it with diffusers and PEFT."""
-    folder = TINY_BASE_FOLDER / "transformer"
-    transformer = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False)
-    pattern = flux1.target_pattern("attention+mlp", "").pattern
-    transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=pattern))
-    if checkpointing:
-        transformer.enable_gradient_checkpointing()
-    weights = [p for p in transformer.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=1e-4)
-    x0_all = torch.stack([sample.mean for sample in data.samples])
-    embeds_all = torch.stack([prompt.prompt_embeds for prompt in data.prompts])
-    pooled_all = torch.stack([prompt.pooled_prompt_embeds for prompt in data.prompts])
-    device, dtype = torch.device("cpu"), torch.float32
-    image_ids = FluxPipeline._prepare_latent_image_ids(batch_size, side // 2, side // 2, device, dtype)
-    text_ids = torch.zeros(PROMPT_LENGTH, 3)
-
-    def step() -> None:
-        chosen = torch.randint(len(data.samples), (batch_size,))
-        x0 = x0_all[chosen]
-        noise = torch.randn_like(x0)
-        sigma = torch.sigmoid(torch.randn(batch_size))
-        x_t = (1 - sigma)[:, None, None, None] * x0 + sigma[:, None, None, None] * noise
-        prediction = transformer(
-            hidden_states=FluxPipeline._pack_latents(x_t, batch_size, 16, side, side),
-            encoder_hidden_states=embeds_all[chosen],
-            pooled_projections=pooled_all[chosen],
-            timestep=sigma,
-            guidance=torch.ones(batch_size),
-            img_ids=image_ids,
-            txt_ids=text_ids,
-            return_dict=False,
-        )[0]
-        target = FluxPipeline._pack_latents(noise - x0, batch_size, 16, side, side)
-        loss = torch.nn.functional.mse_loss(prediction, target)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        loss.item()
-
-    return step
+    prompts = tuple(Prompt(str(i), draw(length, context_dim), draw(pooled_dim)) for i in range(count))
+    samples = tuple(LatentSample(str(i), draw(16, side, side), None, None, None, None, i) for i in range(count))
+    return RealLatents(samples, prompts, prompts[0], tuple(range(count - held_out, count)), "benchmark")
 
 
 def seconds(step: Callable[[], object], steps: int) -> float:
@@ -130,6 +87,8 @@ def main() -> None:
     data = synthetic_data(options.side, 128, 64)
     shared = dict(batch_size=options.batch_size, gradient_checkpointing=checkpointing, steps=100_000)
     stage1 = DiffusionStage(start, data, DiffusionStageConfig(**shared), device="cpu")
+    folder = TINY_BASE_FOLDER / "transformer"
+    transformer = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32)
     counter = iter(range(10**9))
 
     def stepper(stage: Stage) -> Callable[[], object]:
@@ -137,7 +96,9 @@ def main() -> None:
 
     stages: dict[str, Stage] = {"stage1": stage1}
     contenders = {
-        "plain": plain_loop(data, options.batch_size, options.side, checkpointing),
+        "plain": plain_loop(
+            transformer, data, rank=RANK, batch_size=options.batch_size, checkpointing=checkpointing
+        ),
         "stage1": stepper(stage1),
     }
     for target in TARGETS:

@@ -1,0 +1,1 @@
+"""FLUX.1 at its full size, with random weights, on one GPU."""
