@@ -79,7 +79,8 @@ class Subject:
         self.start: FluxLoRA = lora.create(self.reference, LoRAConfig(rank=RANK, alpha=RANK))
 
     def _empty(self) -> FluxTransformer2DModel:
-        return empty_transformer(read_transformer_config(self.reference.path)).to(torch.bfloat16)
+        # torch's own: diffusers' to() warns of a list of modules that is empty here.
+        return nn.Module.to(empty_transformer(read_transformer_config(self.reference.path)), torch.bfloat16)
 
     def transformer(self) -> FluxTransformer2DModel:
         """A transformer without an adapter, whose weights are those of all others."""
