@@ -73,8 +73,9 @@ OUTPUT = "Folders of runs, outputs and caches, not read"
 OTHER = "Other files, not used"
 UNREAD_PICTURES = "pictures of kinds that cannot be read here, left out (save them as PNG or JPEG)"
 CONDITIONS = "pictures that steer others (-condlabel), left out"
+NO_FILES = "pipes, devices and the like, which hold nothing that could be read, left out"
 TWICE = "folders that are links to one that is read already, left out"
-WARNED = (UNREAD_PICTURES, CONDITIONS, TWICE)
+WARNED = (UNREAD_PICTURES, CONDITIONS, NO_FILES, TWICE)
 
 
 def scan(folder: Path | str, leave_out: Sequence[Path] = ()) -> Folder:
@@ -100,7 +101,10 @@ def scan(folder: Path | str, leave_out: Sequence[Path] = ()) -> Folder:
         suffix, stem = path.suffix.lower(), path.stem
         in_mask_folder = MASK_FOLDER in path.relative_to(root).parts[:-1]
         ending = next((number for number, end in enumerate(MASK_ENDINGS) if stem.lower().endswith(end)), None)
-        if suffix in readable:
+        if path.exists() and not path.is_file():
+            # To read one would wait, or go on, for ever.
+            found.leave_out(NO_FILES, path)
+        elif suffix in readable:
             if ending is not None:
                 # Stated beside the picture, it comes before one in a masks folder.
                 found.masks.add(path, path.parent, stem[: -len(MASK_ENDINGS[ending])], rank=ending)

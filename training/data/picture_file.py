@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,11 @@ _HALVED_ABOVE = 100_000_000
 
 # Pillow has a reader for these, but it starts another program, gives no picture, or a stand-in for layers.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "PSD", "WMF"}
+
+# What Pillow says, in many ways, of files that end too soon.
+_CUT_SHORT = re.compile(
+    r"truncated|not processed|not enough image data|expected to read|requires a buffer|end of file|eof", re.IGNORECASE
+)
 
 DAMAGED_METADATA = "Pictures with damaged metadata, taken as upright"
 CONVERTED = "Pictures converted to sRGB from their colour profile"
@@ -61,18 +68,35 @@ def read_picture(path: Path, name: str) -> PictureFile:
     """
     # Pillow's readers raise whatever their parts do for damaged files, from struct.error to RuntimeError.
     try:
-        return _read(path)
+        with warnings.catch_warnings():
+            # Of metadata the orientation alone is needed, and what is wrong with pixels is an error.
+            warnings.simplefilter("ignore")
+            return _read(path)
     except Exception as error:
         raise ImageFolderError(
             f"The picture '{name}' in {path.parent} cannot be read: {_why(error)}. Repair, replace or remove it."
         ) from error
 
 
+class _Unreadable(Exception):
+    """Why a picture cannot be read, in words for the user."""
+
+
 def _why(error: Exception) -> str:
-    words = reason(error)
-    # Others speak of Pillow's own variables.
-    told = words and isinstance(error, OSError | SyntaxError | ValueError)
-    return words if told else f"{type(error).__name__} {words}"
+    """In our words: Pillow's own are of its readers' insides."""
+    if isinstance(error, _Unreadable) or (isinstance(error, OSError) and error.errno is not None):
+        return reason(error)
+    if isinstance(error, MemoryError):
+        return "memory does not suffice for it"
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large("more")
+    if _CUT_SHORT.search(str(error)):
+        return "it is cut short: a part of it is missing"
+    return "its content is damaged, or of a variety of its format that Pillow does not read"
+
+
+def _too_large(size: str) -> str:
+    return f"it has {size} pixels, and {MOST_PIXELS / 1e6:.0f} million are the most"
 
 
 def _read(path: Path) -> PictureFile:
@@ -81,9 +105,7 @@ def _read(path: Path) -> PictureFile:
         source, turned, several = _without_orientation(file, remarks)
         image = _opened(source, path)
         if image.width * image.height > MOST_PIXELS:
-            raise ValueError(
-                f"it has {image.width} x {image.height} pixels, and {MOST_PIXELS / 1e6:.0f} million are the most"
-            )
+            raise _Unreadable(_too_large(f"{image.width} x {image.height}"))
         if several or getattr(image, "is_animated", False):
             remarks.append(FIRST_FRAME)
         image.load()
@@ -117,7 +139,8 @@ def _opened(file: IO[bytes], path: Path) -> ImageFile.ImageFile:
     Image.init()
     start = file.read(16)
     if len(start) < 4:
-        raise ValueError(f"it holds {len(start)} bytes only" if start else "it is empty")
+        held = f"{len(start)} byte{'s'[: len(start) != 1]}"
+        raise _Unreadable(f"it holds {held} only" if start else "it is empty")
     # Formats without a mark at their start would find a picture in anything: such a one is tried where it is named.
     marked = [kind for kind, (_, accepts) in Image.OPEN.items() if accepts is not None and accepts(start) is True]
     named = Image.registered_extensions().get(path.suffix.lower())
@@ -130,8 +153,9 @@ def _opened(file: IO[bytes], path: Path) -> ImageFile.ImageFile:
         try:
             return Image.OPEN[kind][0](file, str(path))  # type: ignore[return-value]
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            why = _why(error)
-    raise SyntaxError(why)
+            # Of a format without a mark that is no evidence that the file was ever meant to be one.
+            why = _why(error) if kind in marked else why
+    raise _Unreadable(why)
 
 
 def _orientation(info: Mapping[Any, Any], remarks: list[str]) -> int:
@@ -152,12 +176,12 @@ def _orientation(info: Mapping[Any, Any], remarks: list[str]) -> int:
 
 def _tensors(image: Image.Image, info: Mapping[Any, Any], remarks: list[str]) -> tuple[Tensor, Tensor | None]:
     if image.mode == "F":
-        raise ValueError("its values are floating-point numbers of no certain range; save it with 8 or 16 bits")
+        raise _Unreadable("its values are floating-point numbers of no certain range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow would clip 16 bits to 8 instead of scaling them.
         values = np.asarray(image).astype(np.float32)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its values need more than 16 bits; save it with 8 or 16 bits")
+            raise _Unreadable("its values need more than 16 bits; save it with 8 or 16 bits")
         if info.get("icc_profile"):
             remarks.append(UNUSED_PROFILE)
         return torch.from_numpy(values / 65535)[..., None].repeat(1, 1, 3), None
