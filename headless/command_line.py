@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ..training.failure_words import in_words
 from ..training.step_counts import step_counts
-from .config_file import configuration, did_you_mean
+from .config_file import check_system, configuration, did_you_mean
 from .lasting_output import deliver, lasting_output
 from .option_flags import Once, add_flags
 from .run_config import RunConfig
@@ -42,11 +42,19 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         if unknown:
             raise ValueError(_unknown(unknown[0], commands[options.command]))
+        _check_paths(options)
         return options.run(options)
     except ValueError as error:
         return _complain(str(error), WRONG_INPUT)
     except OSError as error:
         return _complain(in_words(error), FAILED)
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    for name, value in vars(options).items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                check_system(name if name in ("config", "file", "graph") else f"--{name}", str(path))
 
 
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

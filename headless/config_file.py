@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,23 @@ def configuration(file: Path | None, settings: Mapping[str, Any]) -> RunConfig:
     return RunConfig.from_values(values)
 
 
+# A drive or a server, as in C:\\pictures, C:/pictures and \\\\server\\pictures.
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\]")
+
+
+def check_system(option: str, path: str) -> None:
+    """Raises ``ValueError`` where ``path`` is one of Windows, which another system would look for below its own."""
+    if os.name == "nt" or not _OF_WINDOWS.match(path) or os.path.lexists(path):
+        return
+    raise ValueError(
+        f"{option}: {path} is a path of Windows, and this is another system. Write the path as it is on this machine "
+        "(in WSL C:\\pictures is /mnt/c/pictures)."
+    )
+
+
 def _text(option: str, text: str) -> str:
+    if option in PATHS:
+        check_system(option, text)
     if option in _NAMES and any(ord(letter) < 32 for letter in text):
         raise ValueError(f"{option}: {_short(text)} holds a control character, which no name of a file may.")
     return os.path.expanduser(text) if option in PATHS else text if option in _NAMES else readable(text)

@@ -14,12 +14,12 @@ from ..training.evidence.evaluation import evaluate
 from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
 from ..training.evidence.picture_files import side_by_side
 from ..training.lora.adapter import create, load_file
-from ..training.runs.output_check import check_writable
+from ..training.runs.output_check import check_writable, leaving_nothing
 from ..training.step_counts import steps_text
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
-from .train_command import base_reference, encoded_pictures
+from .train_command import base_reference, cache_folder, encoded_pictures
 
 REPORT, NUMBERS, CHART, PICTURES = "report.txt", "evaluation.json", "chart.png", "pictures.png"
 
@@ -49,8 +49,8 @@ def evaluate_loras(
     if bare_base:
         loras.insert(0, ("base", create(base, LoRAConfig(rank=1, alpha=1.0))))
     folder = folder.expanduser()
-    check_writable(folder, (REPORT, NUMBERS, CHART, PICTURES))
-    with joined(config.base.device) as place:
+    with leaving_nothing(folder, cache_folder(config)), joined(config.base.device) as place:
+        check_writable(folder, (REPORT, NUMBERS, CHART, PICTURES))
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoding, measuring = Progress("encoding"), Progress("evaluating")
         data, _ = encoded_pictures(config, encoders, lambda done, total: encoding.update(done, total, {}))

@@ -232,8 +232,8 @@ def _own_record(metadata: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     try:
         record = json.loads(metadata[lora_files.METADATA_KEY])
         dict(record["lora_config"]), dict(record["base"]), [dict(stage) for stage in record["provenance"]]
-    except (ValueError, KeyError, TypeError) as error:
-        return {}, f"FluxDuel's metadata cannot be read ({type(error).__name__}: {error})."
+    except (ValueError, KeyError, TypeError):
+        return {}, "FluxDuel's metadata cannot be read: they were changed or cut short."
     return record, ""
 
 
@@ -327,8 +327,8 @@ def _discriminator(file: Path, content: Any, metadata: Mapping[str, str]) -> dic
         config, base = dict(record["config"]), str(record["base"])
     except (ValueError, KeyError, TypeError) as error:
         raise LoRAError(
-            f"{file} is a discriminator whose metadata cannot be read ({type(error).__name__}: {error}). Take the file "
-            "of another run."
+            f"{file} is a discriminator whose metadata cannot be read: they were changed or cut short. Take "
+            "the file of another run."
         ) from error
     dtypes: Counter[str] = Counter()
     values = non_finite = 0

@@ -15,7 +15,7 @@ from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
 from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of
-from ..training.runs.output_check import check_writable
+from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
@@ -61,8 +61,8 @@ def sample_pictures(
     lora = load_file(lora_file.expanduser(), base_reference(config))
     counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
     folder = folder.expanduser()
-    check_writable(folder, [f"{len(prompts):02}-steps{max(counts)}-seed{seed + count}.png"])
-    with joined(config.base.device) as place:
+    with leaving_nothing(folder), joined(config.base.device) as place:
+        check_writable(folder, [f"{len(prompts):02}-steps{max(counts)}-seed{seed + count}.png"])
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoded = [encoders.encode_prompt(prompt) for prompt in prompts]
         encoders.free()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,7 @@ from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import sampling_advice
 from ..training.runs import run_directory
-from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable
+from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable, leaving_nothing
 from ..training.runs.run_directory import Fingerprint
 from ..training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 from ..training.stages import discriminator_files
@@ -57,7 +58,11 @@ def train(config: RunConfig) -> Path:
     not let it begin, ``OSError`` where a file cannot be written.
     """
     check(config)
-    with joined(config.base.device, config.base.shard) as place, stop_on_signals(announce=place.ranks.first) as stop:
+    with (
+        leaving_nothing(Path(config.output.folder), cache_folder(config)),
+        joined(config.base.device, config.base.shard) as place,
+        stop_on_signals(announce=place.ranks.first) as stop,
+    ):
         run = _Run(config, place, stop)
         lora, discriminator = run.starting_point()
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
@@ -110,6 +115,7 @@ def check(config: RunConfig) -> None:
     if not config.images.folder:
         raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
     check_name(config)
+    check_folders(config)
     check_start(config)
     wanted(config.trackers)
 
@@ -119,6 +125,19 @@ def check_name(config: RunConfig) -> None:
     name = config.output.name
     if not name or name != Path(name).name:
         raise ValueError(f"output.name must be the name of a file without folders, got {name!r}.")
+
+
+def check_folders(config: RunConfig) -> None:
+    """Raises ``ValueError`` where the run would write among its own training pictures."""
+    pictures = os.path.realpath(config.images.folder)
+    for option in ("folder", "cache"):
+        folder = getattr(config.output, option)
+        if folder and os.path.realpath(folder) == pictures:
+            raise ValueError(
+                f"images.folder and output.{option} are both {folder}: the pictures that a run writes would be trained "
+                f"on by the next one. Give another --output.{option}, such as {Path(folder) / 'output'}, which is left "
+                "out of the training pictures."
+            )
 
 
 def check_start(config: RunConfig) -> None:
@@ -155,6 +174,11 @@ def check_output(config: RunConfig) -> None:
         ) from error
 
 
+def cache_folder(config: RunConfig) -> Path:
+    """Where encoded pictures and captions are kept."""
+    return Path(config.output.cache or Path(config.output.folder) / "cache")
+
+
 def base_reference(config: RunConfig) -> BaseReference:
     """The base that the configuration names."""
     return BaseReference(config.base.checkpoint, config.base.precision)
@@ -183,7 +207,7 @@ def encoded_pictures(
         encode_prompt=encoders.encode_prompt,
         vae_key=encoders.vae_key,
         text_key=encoders.text_key,
-        cache_folder=Path(config.output.cache or Path(config.output.folder) / "cache"),
+        cache_folder=cache_folder(config),
         report=report,
         **dataclasses.asdict(config.data),
     )

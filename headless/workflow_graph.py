@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..training.failure_words import reason
 from .json_text import JSONTextError, decoded, parsed
@@ -76,8 +76,11 @@ def read_workflow(path: Path | str) -> str:
             chunks = getattr(picture, "text", {})
     except JSONTextError as error:
         raise ValueError(f"{path} is neither text nor a PNG picture. {_EXPECTED}") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path} cannot be read: {reason(error)}. {_EXPECTED}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        # Pillow's own words are of its reader's insides.
+        told = isinstance(error, OSError) and error.errno is not None
+        words = reason(error) if told else "it is a damaged PNG picture"
+        raise ValueError(f"{path} cannot be read: {words}. {_EXPECTED}") from error
     for name in ("prompt", "workflow"):
         if name in chunks:
             return chunks[name]
@@ -125,7 +128,7 @@ def _editor_graph(content: Mapping[str, Any]) -> Graph:
         }
         nested = _in_subgraphs(content)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"This workflow is damaged ({type(error).__name__}: {error}). {_EXPECTED}") from error
+        raise ValueError(f"This workflow is damaged: a part that ComfyUI writes is missing. {_EXPECTED}") from error
     if nested and not any(node.kind in STAGES for node in graph.values()):
         raise ValueError(
             "The training nodes of this workflow are inside a subgraph. Use File > Export (API), which has none, or "

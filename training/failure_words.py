@@ -63,6 +63,8 @@ _SHARING_VIOLATIONS = (32, 33)
 _NUMBERED = re.compile(
     r"\[Errno (\d+)\] [^:\n]*?(?=[:.]|$)(: '[^'\n]*')?|[A-Z][a-z ]* \(os error (\d+)\)", re.MULTILINE
 )
+# What safetensors says, of its own insides.
+_HEADER = re.compile(r"Error while deserializing(?: header)?(?:: [^\n]*)?")
 
 
 def reason(error: BaseException) -> str:
@@ -71,7 +73,8 @@ def reason(error: BaseException) -> str:
     ``error`` may be any; of those that are no ``OSError`` it is their own text.
     """
     if not isinstance(error, OSError) or error.errno is None:
-        return _NUMBERED.sub(lambda match: _words(int(match[1] or match[3])), str(error).strip()).rstrip(".")
+        told = _NUMBERED.sub(lambda match: _words(int(match[1] or match[3])), str(error).strip())
+        return _HEADER.sub("it is no safetensors file, or only a part of one", told).rstrip(".")
     if getattr(error, "winerror", None) in _SHARING_VIOLATIONS:
         return _BUSY
     words = _words(error.errno)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fluxduel.tests.comfy_host import ROOT
 from fluxduel.training.failure_words import in_words, reason
@@ -115,3 +117,35 @@ def test_a_handler_that_does_is_found() -> None:
         handler = next(n for n in ast.walk(ast.parse(code.format(kind=kind, act=act))) if hasattr(n, "handlers"))
         (only,) = handler.handlers  # type: ignore[attr-defined]
         assert (catches(only.type) and bool(list(untold(only)))) is found, (kind, act)
+
+
+# Nor what a library, or Python itself, says of its own insides.
+
+
+def insides(path: Path) -> Iterator[str]:
+    """Where a message holds the name of an error's class, or the error as Python writes it."""
+    for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(handler, ast.ExceptHandler) or not handler.name:
+            continue
+        for node in ast.walk(handler):
+            if isinstance(node, ast.FormattedValue):
+                own = isinstance(node.value, ast.Name) and node.value.id == handler.name
+                if ast.unparse(node.value) == f"type({handler.name}).__name__" or (own and node.conversion == ord("r")):
+                    yield f"{path}:{node.lineno}"
+
+
+def test_no_message_holds_the_class_of_an_error(tmp_path: Path) -> None:
+    told = [where for path in sorted(ROOT.glob("*/**/*.py")) if product(path) for where in insides(path)]
+    assert not told, told
+    for text in ("{type(error).__name__}", "{error!r}"):
+        (tmp_path / "a.py").write_text(f"try:\n    pass\nexcept KeyError as error:\n    raise X(f'{text}')\n")
+        assert len(list(insides(tmp_path / "a.py"))) == 1
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 12, 40])
+def test_what_safetensors_says_of_a_part_of_a_file_is_told_in_words(tmp_path: Path, length: int) -> None:
+    save_file({"a": torch.zeros(4, 4)}, tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:length])
+    with pytest.raises(Exception) as caught:
+        safe_open(tmp_path / "a.safetensors", framework="pt")
+    assert reason(caught.value) == "it is no safetensors file, or only a part of one", caught.value

@@ -19,7 +19,7 @@ def raise_together(problems: Sequence[DataError]) -> None:
         return
     if len(problems) == 1:
         raise problems[0]
-    lines = [f"{len(problems)} files or pictures cannot be used:", *(f"- {each}" for each in problems[:MOST_PROBLEMS])]
+    lines = [f"{len(problems)} problems with files or pictures:", *(f"- {each}" for each in problems[:MOST_PROBLEMS])]
     if len(problems) > MOST_PROBLEMS:
         lines.append(f"- and {len(problems) - MOST_PROBLEMS} more.")
     raise type(problems[0])("\n".join(lines)) from problems[0]

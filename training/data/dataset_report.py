@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from .buckets import window
+from .buckets import MAX_ASPECT, window
 from .data_error import listed, quoted
 from .encoder_warnings import encoder_warnings
 from .pictures import Picture
@@ -78,7 +78,8 @@ def _warnings(
             cropped.append(picture.name)
     if cropped:
         warnings.append(
-            f"pictures that lose more than a third to the crop: {len(cropped)} ({listed(sorted(cropped))})."
+            f"pictures that lose more than a third to the crop: {len(cropped)} ({listed(sorted(cropped))}). A smaller "
+            f"bucket_step has more shapes, up to {MAX_ASPECT} : 1; or crop them to what matters."
         )
     names: dict[str, list[str]] = {}
     for picture in pictures:

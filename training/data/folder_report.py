@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .captions import CAPTION_RULES
+from .companions import Companions
 from .data_error import listed
 from .folder_files import WARNED, Folder
 from .masks import MASK_RULES
@@ -45,6 +46,10 @@ def describe_folder(
             f"Files whose name is spelt otherwise than the picture's (case or Unicode form), used for it: {len(spelt)} "
             f"({listed(spelt)})."
         )
+    if caption_rule == CAPTION_RULES[0]:
+        lines += _unexpected(found, found.captions, caption_files)
+    if mask_rule == MASK_RULES[2]:
+        lines += _unexpected(found, found.masks, mask_files)
     lines += remarks.lines()
     lines += [
         f"{why}: {len(names)} ({listed(names, most=20)})." for why, names in found.left_out.items() if why not in WARNED
@@ -54,9 +59,9 @@ def describe_folder(
         for why in WARNED
         if why in found.left_out
     ]
-    for companions, files, used_at_all, rule in (
-        (found.captions, caption_files, caption_rule == CAPTION_RULES[0], f"the caption rule is '{caption_rule}'"),
-        (found.masks, mask_files, mask_rule == MASK_RULES[2], f"the mask rule is '{mask_rule}'"),
+    for companions, files, kind, rule, needed in (
+        (found.captions, caption_files, "caption", caption_rule, CAPTION_RULES[0]),
+        (found.masks, mask_files, "mask", mask_rule, MASK_RULES[2]),
     ):
         orphans = companions.without_picture(found.pictures)
         second = set(companions.files) - set(files.values()) - set(orphans)
@@ -66,8 +71,28 @@ def describe_folder(
         ):
             if which:
                 lines.append(f"Warning: {what}: {len(which)} ({listed(sorted(map(found.name, which)))}).")
-        if files and not used_at_all:
+        if files and rule != needed:
+            names = sorted(map(found.name, set(files.values())))
             lines.append(
-                f"Warning: {companions.plural} that are not used, because {rule}: {len(set(files.values()))}."
+                f"Warning: {companions.plural} that are not used, because the {kind} rule is '{rule}': {len(names)} "
+                f"({listed(names)}). To use them choose the {kind} rule '{needed}'."
             )
     return "\n".join(lines + [f"Warning: {warning}" for warning in remarks.warnings()])
+
+
+def _unexpected(found: Folder, companions: Companions, files: Mapping[Path, Path]) -> list[str]:
+    """What perhaps was not meant: files that go by a picture's whole name, and those that serve several pictures."""
+    whole = sorted(found.name(file) for picture, file in files.items() if file.stem.startswith(picture.name))
+    pictures: dict[Path, list[str]] = {}
+    for picture, file in files.items():
+        pictures.setdefault(file, []).append(found.name(picture))
+    shared = sorted(
+        f"'{found.name(file)}' of {listed(sorted(names))}" for file, names in pictures.items() if len(names) > 1
+    )
+    lines, what = [], companions.plural.capitalize()
+    if whole:
+        lines.append(f"{what} found by the picture's whole name: {len(whole)} ({listed(whole)}).")
+    if shared:
+        more = f"; and {len(shared) - 5} more" if len(shared) > 5 else ""
+        lines.append(f"{what} that serve several pictures: {len(shared)} ({'; '.join(shared[:5])}{more}).")
+    return lines

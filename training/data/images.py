@@ -265,18 +265,39 @@ def _chosen(
         if wanted:
             chosen.loose.extend(loose)
             problems += unclear
-    if caption_rule == "text file":
-        _require_captions(chosen, used)
-    if mask_rule == "mask files":
-        _require_masks(chosen, used)
+    without = [path for path in used if path not in chosen.caption_files] if caption_rule == "text file" else []
+    if without:
+        problems.append(_no_captions(chosen, used, without))
+    unmasked = [path for path in used if path not in chosen.mask_files] if mask_rule == "mask files" else []
+    if unmasked:
+        problems.append(_no_masks(chosen, used, unmasked))
+    uncaptioned = set(without)
     for path in used:
         try:
             file = chosen.caption_files.get(path)
-            chosen.captions[path] = caption_of(found, path, caption_rule, trigger_word, file)
+            if path not in uncaptioned:
+                chosen.captions[path] = caption_of(found, path, caption_rule, trigger_word, file)
         except ImageFolderError as error:
             problems.append(error)
+    # Where no picture has its companion, the rule is wrong, which is known without reading all of them.
+    if problems and len(used) not in (len(without), len(unmasked)):
+        problems += _unreadable(chosen, used)
     raise_together(problems)
     return chosen
+
+
+def _unreadable(chosen: _Chosen, used: Sequence[Path]) -> list[ImageFolderError]:
+    """What is wrong with pictures and masks, so that all is told in one message with what is missing beside them."""
+    problems = []
+    for path in used:
+        try:
+            if chosen.mask_rule == "mask files" and path not in chosen.mask_files:
+                read_picture(path, chosen.found.name(path))
+            else:
+                _picture_and_mask(chosen, path)
+        except ImageFolderError as error:
+            problems.append(error)
+    return problems
 
 
 def folder_fingerprint(folder: Path | str, leave_out: Sequence[Path] = ()) -> str:
@@ -299,22 +320,18 @@ def folder_fingerprint(folder: Path | str, leave_out: Sequence[Path] = ()) -> st
     return total.hexdigest()
 
 
-def _require_captions(chosen: _Chosen, used: Sequence[Path]) -> None:
-    without = [path for path in used if path not in chosen.caption_files]
-    if without:
-        raise ImageFolderError(
-            f"{len(without)} of {len(used)} pictures in {chosen.found.root} have no caption file: "
-            f"{listed([chosen.found.name(path) for path in without])}. Put a text file of the same name beside each "
-            f"(for example '{without[0].stem}.txt'; it may be empty), or choose another caption rule."
-        )
+def _no_captions(chosen: _Chosen, used: Sequence[Path], without: Sequence[Path]) -> ImageFolderError:
+    return ImageFolderError(
+        f"{len(without)} of {len(used)} pictures in {chosen.found.root} have no caption file: "
+        f"{listed([chosen.found.name(path) for path in without])}. Put a text file of the same name beside each "
+        f"(for example '{without[0].stem}.txt'; it may be empty), or choose another caption rule."
+    )
 
 
-def _require_masks(chosen: _Chosen, used: Sequence[Path]) -> None:
-    without = [path for path in used if path not in chosen.mask_files]
-    if without:
-        first = without[0]
-        raise ImageFolderError(
-            f"{len(without)} of {len(used)} pictures in {chosen.found.root} have no mask: "
-            f"{listed([chosen.found.name(path) for path in without])}. Put '{first.stem}{MASK_ENDINGS[0]}.png' beside "
-            f"the picture or '{MASK_FOLDER}/{first.stem}.png' below its folder, or choose another mask rule."
-        )
+def _no_masks(chosen: _Chosen, used: Sequence[Path], without: Sequence[Path]) -> ImageFolderError:
+    first = without[0]
+    return ImageFolderError(
+        f"{len(without)} of {len(used)} pictures in {chosen.found.root} have no mask: "
+        f"{listed([chosen.found.name(path) for path in without])}. Put '{first.stem}{MASK_ENDINGS[0]}.png' beside "
+        f"the picture or '{MASK_FOLDER}/{first.stem}.png' below its folder, or choose another mask rule."
+    )

@@ -68,6 +68,9 @@ class KnownFiles:
         row = self._new.get((state.path, state.reading))
         if row is not None and row[2:4] == (state.size, state.mtime_ns):
             return Known(*row[4:])
+        if self._file is None or not (self._connection or self._file.exists()):
+            # A database is made where there is something to keep: a dataset that is refused leaves no folder.
+            return None
         key = (_text(state.path), state.reading, state.size, state.mtime_ns)
         rows = self._ask(lambda connection: connection.execute(_FIND, key).fetchall())
         return Known(*rows[0]) if rows else None

@@ -115,7 +115,7 @@ def _json(where: str, text: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LoRAError(f"{where} is no JSON ({error}).") from error
+        raise LoRAError(f"{where} is no JSON.") from error
     if not isinstance(record, dict):
         raise LoRAError(f"{where} is no JSON object.")
     return record

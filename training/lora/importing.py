@@ -114,8 +114,8 @@ def _own(
         intact = expected.keys() == tensors.keys() and all(torch.equal(tensors[k], t) for k, t in expected.items())
         check_fit(weights, layers, reference.name)
         lora = FluxLoRA(reference, config, {key: weight.float() for key, weight in weights.items()}, provenance)
-    except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s: its FluxDuel metadata does not fit its tensors (%s) and is left aside.", path, error)
+    except (KeyError, TypeError, ValueError):
+        log.warning("%s: its FluxDuel metadata does not fit its tensors and is left aside.", path)
         return None
     if not intact:
         log.warning("%s was changed by another program since FluxDuel wrote it; its settings are left aside.", path)

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..atomic_file import make_folder, write_flushed
@@ -45,6 +45,19 @@ def check_writable(folder: Path, names: Iterable[str]) -> None:
         for path in made:
             with contextlib.suppress(OSError):
                 shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def leaving_nothing(*folders: Path) -> Iterator[None]:
+    """Where an exception leaves the block, those of ``folders``, and above, that it made and left empty are removed."""
+    new = {above for folder in folders for above in (folder, *folder.parents) if not os.path.exists(above)}
+    try:
+        yield
+    except BaseException:
+        for folder in sorted(new, key=lambda each: len(each.parts), reverse=True):
+            with contextlib.suppress(OSError):  # not made, or not empty
+                folder.rmdir()
+        raise
 
 
 def scarce_space(folder: Path, checkpoint: int, kept: int) -> str:

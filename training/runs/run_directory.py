@@ -134,7 +134,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         version, checksum = manifest["version"], manifest.pop("checksum")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it is damaged ({error!r}).") from error
+        raise ValueError("it is damaged: a part of it is missing.") from error
     if version != _VERSION:
         raise ValueError(f"it is of version {version}, this FluxDuel reads {_VERSION}.")
     if checksum != digest(json.dumps(manifest)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 from fluxduel.tests.unit.data.odd_pictures import noise, written_by_pillow
 from fluxduel.training.data.data_error import ImageFolderError
 from fluxduel.training.data.folder_files import _OTHER_PICTURES
-from fluxduel.training.data.images import folder_fingerprint, list_images, load_folder
+from fluxduel.training.data.images import folder_fingerprint, list_images, load_folder, open_folder
 from fluxduel.training.data.known_files import FILE_NAME
 from fluxduel.training.runs import run_directory
 from fluxduel.training.runs.checkpoints import STATS_FILE
@@ -135,15 +136,43 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> N
     with pytest.raises(ImageFolderError) as caught:
         load(tmp_path)
     message = str(caught.value)
-    assert message.startswith("4 files or pictures cannot be used:")
+    assert message.startswith("4 problems with files or pictures:")
     assert all(f"- The picture '{name}' in" in message for name in ("a.png", "b.jpg", "c.webp", "gone.png"))
     assert "Errno" not in message and "good.png" not in message
+
+
+@pytest.mark.parametrize("opened", [load_folder, open_folder], ids=["read", "opened"])
+def test_what_is_missing_beside_pictures_is_told_with_what_cannot_be_read(tmp_path: Path, opened) -> None:
+    """Otherwise the second kind shows only when the first is mended."""
+
+    def refused(caption_rule: str, mask_rule: str) -> str:
+        with pytest.raises(ImageFolderError) as caught:
+            opened(tmp_path, caption_rule=caption_rule, trigger_word="", mask_rule=mask_rule)
+        return str(caught.value)
+
+    for name in ("good", "bare", "bad"):
+        write(tmp_path / f"{name}.png")
+    text(tmp_path / "good.txt", "a caption")
+    text(tmp_path / "bad.txt", "a caption")
+    (tmp_path / "bad.png").write_bytes(b"<html>404</html>")
+    (tmp_path / "bare.mask.png").write_bytes(b"")
+    message = refused("text file", "none")
+    assert message.startswith("2 problems with files or pictures:\n- 1 of 3 pictures in") and "'bare.png'" in message
+    assert "\n- The picture 'bad.png' in" in message
+    message = refused("text file", "mask files")
+    assert message.startswith("4 problems") and "2 of 3 pictures in" in message and "no mask: 'bad.png'" in message
+    assert "- The picture 'bare.mask.png' in" in message and "- The picture 'bad.png' in" in message
+    # Where no picture has a caption it is the rule that is wrong: not all of a large folder is read for that.
+    for name in ("good", "bad"):
+        (tmp_path / f"{name}.txt").unlink()
+    message = refused("text file", "none")
+    assert message.startswith("3 of 3 pictures in") and "404" not in message and "cannot be read" not in message
 
 
 def test_too_many_problems_are_counted(tmp_path: Path) -> None:
     for number in range(103):
         (tmp_path / f"{number:03}.png").write_bytes(b"")
-    with pytest.raises(ImageFolderError, match=r"103 files(.|\n)*'099.png'(.|\n)*- and 3 more\.$"):
+    with pytest.raises(ImageFolderError, match=r"103 problems with files(.|\n)*'099.png'(.|\n)*- and 3 more\.$"):
         load(tmp_path)
 
 
@@ -156,7 +185,7 @@ def test_onetrainers_masks_are_masks_and_no_pictures(tmp_path: Path) -> None:
     write(tmp_path / "x-condlabel.png")
     images, report = load(tmp_path)
     assert [image.name for image in images] == ["x.jpg"] and images[0].mask is None
-    assert "Warning: mask files that are not used, because the mask rule is 'none': 1." in report
+    assert "Warning: mask files that are not used, because the mask rule is 'none': 1 (" in report
     assert "Warning: pictures that steer others (-condlabel), left out: 1 ('x-condlabel.png')." in report
     (image,), report = load(tmp_path, mask_rule="mask files")
     assert image.mask.mean().item() == pytest.approx(0.2)
@@ -195,10 +224,48 @@ def test_the_whole_name_with_txt_behind_it(tmp_path: Path) -> None:
     text(tmp_path / "cat.jpg.txt", "from jpg")
     text(tmp_path / "cat.png.txt", "from png")
     assert captions(tmp_path) == {"cat.jpg": "from jpg", "cat.png": "from png"}
+    _, report = load(tmp_path, "text file")
+    assert "Caption files found by the picture's whole name: 2 ('cat.jpg.txt', 'cat.png.txt')." in report
+    assert "serve several" not in report
     text(tmp_path / "cat.txt", "from both")
     assert captions(tmp_path) == {"cat.jpg": "from both", "cat.png": "from both"}
     _, report = load(tmp_path, "text file")
     assert "beside another that comes first, not used: 2 ('cat.jpg.txt', 'cat.png.txt')" in report
+    assert "whole name" not in report and "several" not in load(tmp_path)[1]
+
+
+def test_a_file_that_serves_several_pictures_is_said_to(tmp_path: Path) -> None:
+    for number in range(7):
+        write(tmp_path / f"{number}.png")
+        write(tmp_path / f"{number}.webp")
+        text(tmp_path / f"{number}.txt", "both")
+        Image.new("L", (24, 16), 102).save(tmp_path / f"{number}.mask.png")
+    write(tmp_path / "own.png")
+    text(tmp_path / "own.txt", "one")
+    Image.new("L", (24, 16), 102).save(tmp_path / "own.png.mask.png")
+    _, report = load(tmp_path, "text file", "mask files")
+    said = "Caption files that serve several pictures: 7 ('0.txt' of '0.png', '0.webp'; '1.txt' of '1.png', '1.webp'; "
+    assert said in report and "; and 2 more)." in report and "'5.txt'" not in report and "'own.txt'" not in report
+    assert "Mask files that serve several pictures: 7 ('0.mask.png' of '0.png', '0.webp'; " in report
+    _, report = load(tmp_path)
+    assert "serve several" not in report
+
+
+@pytest.mark.parametrize("what", ["caption", "mask"])
+def test_files_that_the_rules_leave_unused_are_named_with_what_would_use_them(tmp_path: Path, what: str) -> None:
+    for number in range(7):
+        write(tmp_path / f"{number}.png")
+        if what == "caption":
+            text(tmp_path / f"{number}.txt", "a caption")
+        else:
+            Image.new("L", (24, 16), 102).save(tmp_path / f"{number}.mask.png")
+    end, rule, needed = (".txt", "file name", "text file") if what == "caption" else (".mask.png", "none", "mask files")
+    _, report = load(tmp_path)
+    listed = ", ".join(f"'{number}{end}'" for number in range(5))
+    assert (
+        f"Warning: {what} files that are not used, because the {what} rule is '{rule}': 7 ({listed} and 2 more). "
+        f"To use them choose the {what} rule '{needed}'." in report
+    )
 
 
 @pytest.mark.parametrize("loose", ["jpg", "txt"])
@@ -261,16 +328,16 @@ def test_every_file_of_random_folders_is_used_or_named(tmp_path: Path) -> None:
         images, report = load(root)
         used = {image.name for image in images}
         counted = sum(
-            int(line.split("that are not used, because")[1].split(": ")[-1].rstrip("."))
+            int(more[1])
             for line in report.splitlines()
-            if "that are not used, because" in line
+            if "that are not used, because" in line and (more := re.search(r"and (\d+) more\)", line))
         )
         silent = [
             name
             for name in sorted(files - used)
             if not any(f"'{part}'" in report for part in (name, *map(str, Path(name).parents)))
         ]
-        # Captions and masks that belong to a picture are counted, not named, where the rules do not ask for them.
+        # Of captions and masks that the rules do not ask for a few are named, and the others counted.
         assert len(silent) == counted, (number, silent, report)
 
 

@@ -182,10 +182,10 @@ def test_orphans_and_unused_files_are_reported(tmp_path: Path) -> None:
     _, report = load(tmp_path, "text file")
     assert "Warning: caption files without a picture of their name: 2 ('gone.txt', 'sub/a.txt')." in report
     assert "Warning: mask files without a picture of their name: 1 ('masks/gone.png')." in report
-    assert "Warning: mask files that are not used, because the mask rule is 'none': 1." in report
+    assert "Warning: mask files that are not used, because the mask rule is 'none': 1 ('a.mask.png'). To use" in report
     assert "caption files that are not used" not in report
     _, report = load(tmp_path, "file name", mask_rule="mask files")
-    assert "Warning: caption files that are not used, because the caption rule is 'file name': 1." in report
+    assert "Warning: caption files that are not used, because the caption rule is 'file name': 1 ('a.txt')." in report
     assert "mask files that are not used" not in report
 
 

@@ -650,7 +650,8 @@ def test_the_report_counts_and_warns() -> None:
         "Training: 4. Held out: 1.",
         "Warning: pictures smaller than their bucket: 1 ('2.png'). They were enlarged, which teaches blur: use larger "
         "pictures or a lower resolution.",
-        "Warning: pictures that lose more than a third to the crop: 1 ('3.png').",
+        "Warning: pictures that lose more than a third to the crop: 1 ('3.png'). A smaller bucket_step has "
+        "more shapes, up to 4 : 1; or crop them to what matters.",
         "Warning: empty captions: 1 of 5.",
     ]
 

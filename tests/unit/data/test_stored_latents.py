@@ -196,7 +196,7 @@ def test_all_broken_pictures_are_named_at_once(folder: Path, tmp_path: Path) -> 
         (folder / name).write_bytes(b"no picture")
     with pytest.raises(DataError) as caught:
         encode(folder, tmp_path / "cache")
-    assert "2 files or pictures cannot be used" in str(caught.value)
+    assert "2 problems with files or pictures" in str(caught.value)
     assert all(f"'{name}'" in str(caught.value) for name in ("3.png", "5.png"))
 
 

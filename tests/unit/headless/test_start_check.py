@@ -61,6 +61,7 @@ def test_other_ways_to_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_command_says_so_before_it_loads_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = tmp_path / "fluxduel.safetensors"
     start.touch()
-    flags = ["--start.lora", str(start), "--output.folder", str(tmp_path), "--images.folder", str(tmp_path)]
+    pictures = tmp_path / "pictures"
+    flags = ["--start.lora", str(start), "--output.folder", str(tmp_path), "--images.folder", str(pictures)]
     assert main(["train", *flags]) == 2
     assert "start.lora" in capsys.readouterr().err

@@ -429,6 +429,10 @@ def test_files_without_a_workflow_are_refused(tmp_path: Path) -> None:
         read_workflow(path)
     with pytest.raises(ValueError, match="missing.json cannot be read"):
         read_workflow(tmp_path / "missing.json")
+    for content in (b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(9)):
+        (tmp_path / "cut.png").write_bytes(content)
+        with pytest.raises(ValueError, match="cut.png cannot be read: it is a damaged PNG picture. "):
+            read_workflow(tmp_path / "cut.png")
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(ValueError, match="picture.jpg is neither text nor a PNG"):
         read_workflow(tmp_path / "picture.jpg")
