@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 
+from ..training.evidence.lora_names import changes_nothing
 from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
@@ -82,7 +83,7 @@ class SaveLoRA(io.ComfyNode):
         tensors = adapters.file_tensors(flux_lora, format, number_type)
         _verify(path, set(tensors))
         message = f"Saved {path}"
-        if _untrained(flux_lora):
+        if changes_nothing(flux_lora):
             message += "\nThis LoRA is untrained: it changes nothing. Did you connect a stage's output?"
             log.warning(message)
         else:
@@ -102,7 +103,3 @@ def _verify(path: Path, names: set[str]) -> None:
             f"Save FLUX LoRA: {path} holds {len(found)} tensors where {len(names)} were written. "
             "Save again under another prefix."
         )
-
-
-def _untrained(lora: FluxLoRA) -> bool:
-    return all(not tensor.any() for name, tensor in lora.tensors.items() if name.endswith(".lora_B.weight"))

@@ -13,6 +13,7 @@ Where it is not installed, empty modules stand in; only audio nodes would call i
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -51,6 +52,21 @@ def stand_in_for_torchaudio() -> None:
         sys.modules[name] = importlib.util.module_from_spec(spec)
     for part in ("functional", "transforms"):
         setattr(sys.modules["torchaudio"], part, sys.modules[f"torchaudio.{part}"])
+
+
+def enter(host: str, base: str | None = None) -> None:
+    """Make the modules of ``host`` those of this process, on the CPU; its files lie in ``base``, where one is given."""
+    sys.meta_path.insert(0, TorchvisionSchemas())
+    stand_in_for_torchaudio()
+    sys.path[0] = host
+    # The host reads them when it is imported.
+    sys.argv = sys.argv[:1]
+    # As main.py does: importing the host's nodes puts another `utils` in front of this one.
+    importlib.import_module("utils.install_util")
+    arguments = importlib.import_module("comfy.cli_args").args
+    arguments.cpu = True
+    if base is not None:
+        arguments.base_directory = base
 
 
 def main() -> None:

@@ -72,6 +72,8 @@ def reason(error: BaseException) -> str:
 
     ``error`` may be any; of those that are no ``OSError`` it is their own text.
     """
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not {error.encoding.upper()} text (at byte {error.start})"
     if not isinstance(error, OSError) or error.errno is None:
         told = _NUMBERED.sub(lambda match: _words(int(match[1] or match[3])), str(error).strip())
         return _HEADER.sub("it is no safetensors file, or only a part of one", told).rstrip(".")

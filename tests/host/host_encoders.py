@@ -9,7 +9,6 @@ weights. Written there: ``ae.safetensors``, a random VAE of FLUX's kind in the f
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -92,19 +91,10 @@ def pictures(request: Request) -> list[Any]:
 
 
 def main() -> None:
-    from fluxduel.tests.launch_comfy import TorchvisionSchemas, stand_in_for_torchaudio
+    from fluxduel.tests.launch_comfy import enter
 
     host, base = sys.argv[1], Path(sys.argv[2])
-    sys.meta_path.insert(0, TorchvisionSchemas())
-    stand_in_for_torchaudio()
-    sys.path[0] = host
-    sys.argv = sys.argv[:1]
-    # As main.py does: importing the host's nodes puts another `utils` in front of this one.
-    importlib.import_module("utils.install_util")
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = str(base)
+    enter(host, str(base))
     import torch
     from safetensors.torch import save_file
 

@@ -8,7 +8,6 @@ Each function below puts plain values into the report; ``test_host_functions.py`
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -298,19 +297,10 @@ def message_of(call: Callable[[], Any]) -> str:
 
 
 def main() -> None:
-    from fluxduel.tests.launch_comfy import TorchvisionSchemas, stand_in_for_torchaudio
+    from fluxduel.tests.launch_comfy import enter
 
     host, base, report_file = sys.argv[1:]
-    sys.meta_path.insert(0, TorchvisionSchemas())
-    stand_in_for_torchaudio()
-    sys.path[0] = host
-    sys.argv = sys.argv[:1]
-    # As main.py does: importing the host's nodes puts another `utils` in front of this one.
-    importlib.import_module("utils.install_util")
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = base
+    enter(host, base)
     import torch
 
     checks = (

@@ -8,7 +8,6 @@ its nodes Train LoRA and Save LoRA do, and ``<kind>-changes.safetensors``: what 
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,17 +17,10 @@ RANK, ALPHA = 2, 1.5
 
 
 def main() -> None:
-    from fluxduel.tests.launch_comfy import TorchvisionSchemas, stand_in_for_torchaudio
+    from fluxduel.tests.launch_comfy import enter
 
     host, folder, seed = sys.argv[1:]
-    sys.meta_path.insert(0, TorchvisionSchemas())
-    stand_in_for_torchaudio()
-    sys.path[0] = host
-    sys.argv = sys.argv[:1]
-    importlib.import_module("utils.install_util")
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
+    enter(host)
     import comfy.lora
     import comfy.weight_adapter
     import torch

@@ -11,7 +11,6 @@ to write.
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import logging
 import sys
@@ -31,18 +30,10 @@ class Complaints(logging.Handler):
 
 
 def main() -> None:
-    from fluxduel.tests.launch_comfy import TorchvisionSchemas, stand_in_for_torchaudio
+    from fluxduel.tests.launch_comfy import enter
 
     host, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-    sys.meta_path.insert(0, TorchvisionSchemas())
-    stand_in_for_torchaudio()
-    sys.path[0] = host
-    sys.argv = sys.argv[:1]
-    # As main.py does: importing the host's nodes puts another `utils` in front of this one.
-    importlib.import_module("utils.install_util")
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
+    enter(host)
     import comfy.model_management
     import comfy.sd
     import folder_paths

@@ -142,6 +142,12 @@ def test_no_message_holds_the_class_of_an_error(tmp_path: Path) -> None:
         assert len(list(insides(tmp_path / "a.py"))) == 1
 
 
+def test_text_that_cannot_be_decoded_is_told_in_words() -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"ab\xff".decode()
+    assert reason(caught.value) == "it is not UTF-8 text (at byte 2)"
+
+
 @pytest.mark.parametrize("length", [0, 4, 8, 12, 40])
 def test_what_safetensors_says_of_a_part_of_a_file_is_told_in_words(tmp_path: Path, length: int) -> None:
     save_file({"a": torch.zeros(4, 4)}, tmp_path / "a.safetensors")

@@ -52,6 +52,10 @@ _XLABS = {
     },
     "single": {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": "linear2"},
 }
+# The ranks of LoHa and LoKr multiply: what was a small file may become a LoRA that fills the card.
+_HIGH_RANK = 256
+# Weight, gradient and both of AdamW's moments, in fp32.
+_BYTES_IN_TRAINING = 16
 
 
 def load_file(path: Path, reference: BaseReference) -> FluxLoRA:
@@ -156,6 +160,15 @@ def _foreign(
         config = LoRAConfig(rank=rank, alpha=(scale or 1.0) * rank, **_targets(list(changes), layers))
     except ValueError as error:
         raise LoRAError(f"{path} cannot be trained further: {error}") from error
+    if rank > _HIGH_RANK:
+        numbers = sum(weight.numel() for weight in weights.values())
+        log.warning(
+            "%s: as a LoRA it has rank %d. Training it takes %.1f GB for weights, gradients and AdamW's state in fp32; "
+            "a new LoRA of rank 16 to 64 takes a fraction of that.",
+            path,
+            rank,
+            numbers * _BYTES_IN_TRAINING / 1e9,
+        )
     narrower = sum(change.rank < rank for change in changes.values())
     if narrower:
         log.info("%s: %d of its layers have a lower rank, and are widened without changing them.", path, narrower)

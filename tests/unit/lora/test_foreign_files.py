@@ -268,6 +268,19 @@ def test_what_has_too_high_a_rank_is_refused(wide: BaseReference, tmp_path: Path
             lora.load_file(path, wide)
 
 
+@pytest.mark.parametrize(("inner", "warned"), [(16, False), (17, True)])
+def test_a_loha_that_becomes_a_lora_of_high_rank_is_warned_of(
+    wide: BaseReference, tmp_path: Path, caplog: pytest.LogCaptureFixture, inner: int, warned: bool
+) -> None:
+    """16 * 16 = 256 is the most that is taken without a word. One layer, 3072 wide: 289 * 6144 numbers of 16 bytes."""
+    sizes = {"w1_a": (3072, inner), "w1_b": (inner, 3072), "w2_a": (3072, inner), "w2_b": (inner, 3072)}
+    tensors = {f"lora_unet_double_blocks_0_img_attn_proj.hada_{part}": drawn(*size) for part, size in sizes.items()}
+    back = lora.load_file(written(tmp_path / "my.safetensors", tensors), wide)
+    assert back.config.rank == inner**2
+    text = f"my.safetensors: as a LoRA it has rank 289. Training it takes {289 * 6144 * 16 / 1e9:.1f} GB"
+    assert (text in caplog.text) is warned
+
+
 def test_a_linear_layer_written_as_a_convolution(narrow: BaseReference, tmp_path: Path) -> None:
     tensors = pair(TO_Q)
     written(tmp_path / "my.safetensors", {key: tensor[:, :, None, None] for key, tensor in tensors.items()})
