@@ -11,6 +11,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 from skimage.data import hubble_deep_field
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder
 from fluxduel.training.base.base_model import TINY_BASE_FOLDER, BaseReference, load_base
 from fluxduel.training.base.families import flux1
@@ -101,7 +102,7 @@ def stage1(start, data):
     config = DiffusionStageConfig(
         steps=60, learning_rate=2e-3, batch_size=4, gradient_checkpointing=False, validate_every=30
     )
-    return train_diffusion_stage(start, data, config, device="cpu", reporter=Recorder())
+    return train_diffusion_stage(start, data, config, device=DEVICE, reporter=Recorder())
 
 
 def held_out(result) -> list[float]:
@@ -141,7 +142,7 @@ def test_stage_2_trains_to_its_end_without_diverging(stage1, data, objective):
         watch_pictures=4,
     )
     judge = DiscriminatorConfig(width=32)
-    result = train_adversarial_stage(stage1.lora, data, judge, config, device="cpu", reporter=Recorder())
+    result = train_adversarial_stage(stage1.lora, data, judge, config, device=DEVICE, reporter=Recorder())
     assert not result.stopped and len(result.log.records) == 31
     assert all(math.isfinite(value) for record in result.log.records for value in record.values())
     before, *_, after = held_out(result)
@@ -160,12 +161,12 @@ def test_a_learning_rate_that_breaks_the_lora_is_caught(stage1, data):
         validate_every=2, watch_pictures=4, target_steps=2, ema_decay=0.0,
     )  # fmt: skip
     result = train_adversarial_stage(
-        stage1.lora, data, DiscriminatorConfig(), config, device="cpu", reporter=Recorder()
+        stage1.lora, data, DiscriminatorConfig(), config, device=DEVICE, reporter=Recorder()
     )
     texts = [text for _, text in result.log.notes]
     assert any("collapse 1" in text and "goes back to the start" in text for text in texts), texts
     before, *others = held_out(result)
     assert max(others) > 1.1 * before
-    base = load_base(stage1.lora.base, "cpu")
+    base = load_base(stage1.lora.base, DEVICE)
     lora.attach(base, result.lora)
     assert metrics.held_out_flow_loss(base, data, config.guidance, batch_size=4) < 1.1 * before

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.base.sampler import sample
@@ -29,7 +30,7 @@ from fluxduel.training.lora.adapter import FluxLoRA, create
 
 COUNT = 6
 FIELDS = [field.name for field in dataclasses.fields(latent_metrics.Measurement)]
-SETTINGS = dict(step_counts=(1, 2), count=COUNT, seed=40, guidance=2.0, device="cpu")
+SETTINGS = dict(step_counts=(1, 2), count=COUNT, seed=40, guidance=2.0, device=DEVICE)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def equal(one: latent_metrics.Measurement, other: latent_metrics.Measurement) ->
 def test_the_numbers_are_those_of_the_pieces(start, bare, real):
     """Picture by picture with the sampler, then the metrics, the floor and the flow loss, each called by itself."""
     found = evaluate([("base", bare), ("one", start)], real, **SETTINGS, keep=2)
-    base = load_base(start.base, "cpu")
+    base = load_base(start.base, DEVICE)
     lora.attach(base, start)
     captions = [real.prompts[real.samples[i].prompt] for i in (*real.held_out, *real.training)]
     train, held_out = stack(real, real.training), stack(real, real.held_out)
@@ -100,7 +101,7 @@ def test_the_numbers_are_those_of_the_pieces(start, bare, real):
                 steps=steps,
                 seeds=[40 + i],
                 guidance=2.0,
-            )
+            ).cpu()
             for i in range(COUNT)
         ]
         expected = latent_metrics.measure(torch.cat(pictures), train=train, held_out=held_out, space=space)
@@ -196,7 +197,7 @@ def test_a_phrase_that_the_data_lack_is_told(start, real):
 def test_the_flow_loss_is_at_the_last_loras_guidance(start, bare, real):
     last = with_stage(start, "adversarial", guidance=4.0)
     found = evaluate([("base", bare), ("one", last)], real, **SETTINGS)
-    base = load_base(start.base, "cpu")
+    base = load_base(start.base, DEVICE)
     lora.attach(base, bare)
     assert found.flow_guidance == 4.0
     assert found.results[0].held_out_loss == pytest.approx(held_out_flow_loss(base, real, 4.0, batch_size=4), rel=1e-5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.training.base import sampler
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.evidence import sample_lora as module
@@ -15,7 +16,7 @@ from fluxduel.training.evidence.sample_lora import sample_lora
 from fluxduel.training.lora import adapter
 
 GIVEN: dict[str, Any] = {
-    "height": 4, "width": 6, "step_counts": (1, 3), "seeds": (5, 6, 7), "guidance": 3.0, "device": "cpu",
+    "height": 4, "width": 6, "step_counts": (1, 3), "seeds": (5, 6, 7), "guidance": 3.0, "device": DEVICE,
 }  # fmt: skip
 
 
@@ -26,7 +27,7 @@ def sampled(start, data, calls: list[tuple[int, int]] | None = None, **changes: 
 
 
 def test_each_picture_is_that_of_the_sampler_with_the_lora_on(start, data) -> None:
-    base = load_base(start.base, "cpu")
+    base = load_base(start.base, DEVICE)
     adapter.attach(base, start)
     pictures = sampled(start, data)
     assert pictures.shape == (2, 2, 3, 16, 4, 6)
@@ -37,14 +38,14 @@ def test_each_picture_is_that_of_the_sampler_with_the_lora_on(start, data) -> No
                     base, data.prompts[prompt].prompt_embeds, data.prompts[prompt].pooled_prompt_embeds,
                     height=4, width=6, steps=steps, seeds=[seed], guidance=3.0,
                 )  # fmt: skip
-                torch.testing.assert_close(pictures[prompt, place, number], expected[0], rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(pictures[prompt, place, number], expected[0].cpu(), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(sampled(start, data, guidance=1.0), pictures, rtol=1e-2)
-    without = load_base(start.base, "cpu")
+    without = load_base(start.base, DEVICE)
     plain = sampler.sample(
         without, data.prompts[0].prompt_embeds, data.prompts[0].pooled_prompt_embeds, height=4, width=6, steps=1,
         seeds=[5], guidance=3.0,
     )  # fmt: skip
-    assert not torch.allclose(plain[0], pictures[0, 0, 0], rtol=1e-2), "the LoRA does nothing"
+    assert not torch.allclose(plain[0].cpu(), pictures[0, 0, 0], rtol=1e-2), "the LoRA does nothing"
 
 
 @pytest.mark.parametrize(("at_once", "passes"), [(3, 1), (2, 2), (1, 3)])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
@@ -57,10 +58,10 @@ def trainer(start, data, kind: str) -> Train:
         recorder = recorder or Recorder()
         if kind == "diffusion":
             config = dataclasses.replace(STAGE_1, **changes)
-            return train_diffusion_stage(start, data, config, device="cpu", reporter=recorder, run_folder=folder)
+            return train_diffusion_stage(start, data, config, device=DEVICE, reporter=recorder, run_folder=folder)
         config = dataclasses.replace(STAGE_2, **changes)
         judge = JUDGE if kind == "adversarial" else HEADS
-        return train_adversarial_stage(start, data, judge, config, device="cpu", reporter=recorder, run_folder=folder)
+        return train_adversarial_stage(start, data, judge, config, device=DEVICE, reporter=recorder, run_folder=folder)
 
     return train
 
@@ -249,7 +250,7 @@ def test_training_uses_no_random_state(start, data):
     """So a checkpoint holds none: each draw is a function of the seed, the step and the place in the batch."""
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
-    stage = AdversarialStage(start, data, JUDGE, STAGE_2, device="cpu")
+    stage = AdversarialStage(start, data, JUDGE, STAGE_2, device=DEVICE)
     run(stage, Recorder())
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder
 from fluxduel.training.base import sampler
 from fluxduel.training.base.base_model import FluxBase, load_base
@@ -37,7 +38,7 @@ class Told(Recorder):
 
 def train(start, data, folder: Path, recorder: Recorder, **changes: Any):
     config = dataclasses.replace(SHORT, **changes)
-    return train_diffusion_stage(start, data, config, device="cpu", reporter=recorder, run_folder=folder)
+    return train_diffusion_stage(start, data, config, device=DEVICE, reporter=recorder, run_folder=folder)
 
 
 def test_only_a_run_that_goes_on_is_told_as_one(start, data, tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_the_judge_lies_beside_the_lora_as_it_was_at_the_end(start, data, tmp_pa
         steps=2, batch_size=2, gradient_checkpointing=False, validate_every=0, watch=False, discriminator_warmup=1
     )
     judge = DiscriminatorConfig(architecture="cnn", width=8, depth=1)
-    stage = AdversarialStage(start, data, judge, config, device="cpu")
+    stage = AdversarialStage(start, data, judge, config, device=DEVICE)
     with RunDirectory.opened(tmp_path, fingerprint("adversarial", start, data, config, judge), {}) as directory:
         run(stage, Recorder(), directory)
     kept = load_file(tmp_path / "discriminator.safetensors")
@@ -69,14 +70,14 @@ def test_a_preview_is_for_the_first_held_out_caption(start, data, tmp_path: Path
     data = dataclasses.replace(data, held_out=held_out)
     recorder = Recorder()
     result = train(start, data, tmp_path, recorder, preview_every=3, preview_steps=1, ema_decay=0.0)
-    base = load_base(start.base, "cpu")
+    base = load_base(start.base, DEVICE)
     adapter.attach(base, result.lora)
     prompt = data.prompts[data.samples[6 if held_out else 0].prompt]
     expected = sampler.sample(
         base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=1,
         seeds=range(len(recorder.previews[0])), guidance=SHORT.guidance,
     )  # fmt: skip
-    torch.testing.assert_close(recorder.previews[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(recorder.previews[0], expected.cpu(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_preview_can_be_stopped_in_its_midst(start, data, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.nn import functional as F
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.tests.engine.stages.test_diffusion_stage import relative
 from fluxduel.training.base.base_model import BaseReference, load_base
@@ -49,7 +50,7 @@ def data():
 
 def make(start, data, judge=None, **changes) -> AdversarialStage:
     judge = dataclasses.replace(JUDGE, **(judge or {}))
-    return AdversarialStage(start, data, judge, dataclasses.replace(CONFIG, **changes), device="cpu")
+    return AdversarialStage(start, data, judge, dataclasses.replace(CONFIG, **changes), device=DEVICE)
 
 
 def state(stage: AdversarialStage) -> dict[str, dict[str, torch.Tensor]]:
@@ -81,7 +82,7 @@ def opinionated(stage: AdversarialStage) -> AdversarialStage:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in stage.judges.parameters():
-            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+            weight += 0.1 * torch.randn(weight.shape, generator=generator).to(weight)
     return stage
 
 
@@ -346,7 +347,7 @@ def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
     for draw in range(60):
         (batch,) = stage.micro_batches(draw)
         levels = stage.levels(batch, draw)
-        noise = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(draw))
+        noise = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(draw)).to(batch.x0)
         sigma, end, level, _ = (v[:, None, None, None] for v in levels)
         endpoint = (1 - sigma) * batch.x0 + sigma * noise - (sigma - end) * (noise - batch.x0)
         shown = stage.shown(batch, levels, endpoint, draw)
@@ -489,9 +490,9 @@ def test_guidance_tells_the_samplers_apart(start):
     batch, generator, embedded = passes_of(stage, 1)
     (given,) = generator
     few = torch.tensor(batch.few_step)
-    assert torch.equal(given["guidance"], torch.where(few, 4.0, 1.5))
+    assert torch.equal(given["guidance"].cpu(), torch.where(few, 4.0, 1.5))
     captions = {p.prompt_embeds.numpy().tobytes() for p in data.prompts}
-    assert all(row.numpy().tobytes() in captions for row in given["encoder_hidden_states"])
+    assert all(row.numpy().tobytes() in captions for row in given["encoder_hidden_states"].cpu())
     assert torch.equal(embedded[0], 1000 * given["guidance"])
     assert len(embedded) >= 3 and all(bool((seen == 1500).all()) for seen in embedded[1:])
 
@@ -504,8 +505,8 @@ def test_a_phrase_tells_the_samplers_apart(start, data):
     number = {sample.name: sample.prompt for sample in data.samples}
     for row, (name, few) in enumerate(zip(batch.names, batch.few_step, strict=True)):
         prompt = (data.few_step_prompts if few else data.prompts)[number[name]]
-        assert torch.equal(given["encoder_hidden_states"][row], prompt.prompt_embeds)
-        assert torch.equal(given["pooled_projections"][row], prompt.pooled_prompt_embeds)
+        assert torch.equal(given["encoder_hidden_states"][row].cpu(), prompt.prompt_embeds)
+        assert torch.equal(given["pooled_projections"][row].cpu(), prompt.pooled_prompt_embeds)
 
 
 def test_one_sampler_has_plain_prompts_and_one_judge(start, data):
@@ -514,7 +515,7 @@ def test_one_sampler_has_plain_prompts_and_one_judge(start, data):
     _, (given,), _ = passes_of(stage, 1)
     assert bool((given["guidance"] == 1.5).all())
     plain = {p.prompt_embeds.numpy().tobytes() for p in data.prompts}
-    assert all(row.numpy().tobytes() in plain for row in given["encoder_hidden_states"])
+    assert all(row.numpy().tobytes() in plain for row in given["encoder_hidden_states"].cpu())
 
 
 @pytest.mark.parametrize(
@@ -536,7 +537,7 @@ def test_settings_that_do_not_go_together_are_named(start, judge, changes, error
 
 
 def test_few_step_guidance_needs_a_base_that_takes_it(random_transformer, tmp_path):
-    config = {**load_base(BaseReference(str(random_transformer), "fp32"), "cpu").transformer.config}
+    config = {**load_base(BaseReference(str(random_transformer), "fp32"), DEVICE).transformer.config}
     FluxTransformer2DModel.from_config({**config, "guidance_embeds": False}).save_pretrained(tmp_path)
     start = lora.create(BaseReference(str(tmp_path), "fp32"), LoRAConfig(rank=2))
     with pytest.raises(ValueError, match="no guidance embedding.*few_step_phrase"):
@@ -550,7 +551,7 @@ def test_few_step_guidance_needs_a_base_that_takes_it(random_transformer, tmp_pa
 def test_warm_up_trains_the_discriminator_alone(start, data):
     recorder = Recorder()
     config = dataclasses.replace(CONFIG, discriminator_warmup=3, steps=2, discriminator_updates=2)
-    result = train_adversarial_stage(start, data, JUDGE, config, device="cpu", reporter=recorder)
+    result = train_adversarial_stage(start, data, JUDGE, config, device=DEVICE, reporter=recorder)
     assert [("diffusion_loss" in r) for r in recorder.records] == [False] * 3 + [True] * 2
     assert all(r["total"] == 5 for r in recorder.records)
     assert result.lora.provenance[0]["steps_done"] == 2
@@ -704,7 +705,7 @@ def test_same_seed_same_weights(start, data, target):
         steps=3, ema_decay=0.9, balance="gradient_ratio", discriminator_ratio="adaptive",
     )  # fmt: skip
     runs = [
-        train_adversarial_stage(start, data, judge, config, device="cpu", reporter=Recorder()) for _ in range(2)
+        train_adversarial_stage(start, data, judge, config, device=DEVICE, reporter=Recorder()) for _ in range(2)
     ]
     first, second = (run.lora.tensors for run in runs)
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -714,7 +715,7 @@ def test_same_seed_same_weights(start, data, target):
     assert records[0] == records[1] and runs[0].log.notes == runs[1].log.notes
     raw = dataclasses.replace(config, watch=False)
     others = [
-        train_adversarial_stage(start, data, other, raw, device="cpu", reporter=Recorder()).lora.tensors
+        train_adversarial_stage(start, data, other, raw, device=DEVICE, reporter=Recorder()).lora.tensors
         for other in (judge, dataclasses.replace(judge, seed=9))
     ]
     assert relative(*others) > 0
@@ -722,7 +723,7 @@ def test_same_seed_same_weights(start, data, target):
 
 def test_inputs_stay_as_they_were(start, data):
     before = {key: tensor.clone() for key, tensor in start.tensors.items()}
-    result = train_adversarial_stage(start, data, JUDGE, CONFIG, device="cpu", reporter=Recorder())
+    result = train_adversarial_stage(start, data, JUDGE, CONFIG, device=DEVICE, reporter=Recorder())
     assert all(torch.equal(before[key], start.tensors[key]) for key in before)
     assert all(not torch.equal(result.lora.tensors[key], before[key]) for key in before)
 
@@ -735,6 +736,6 @@ def test_a_runaway_discriminator_stops_the_stage_with_the_weights_kept(start, da
     with pytest.raises(
         StageFailure, match=r"adversarial stage, step 1 of 2: \w+ is (inf|nan) for .*picture"
     ) as failure:
-        train_adversarial_stage(start, broken, judge, CONFIG, device="cpu", reporter=Recorder())
+        train_adversarial_stage(start, broken, judge, CONFIG, device=DEVICE, reporter=Recorder())
     kept = failure.value.result.lora.tensors
     assert all(torch.equal(kept[key], start.tensors[key]) for key in kept)

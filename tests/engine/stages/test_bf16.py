@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
 from fluxduel.training import draws
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
@@ -57,7 +58,7 @@ def calls(monkeypatch) -> dict[str, list[Call]]:
             hook = embedding.register_forward_pre_hook(lambda _, given: embedded.append(given[0]))
             answer = original(self, latents, sigma, *rest, **named)
             hook.remove()
-            found[name].append(Call(latents.detach(), sigma.detach(), embedded[0].detach()))
+            found[name].append(Call(*(seen.detach().cpu() for seen in (latents, sigma, embedded[0]))))
             return answer
 
         return call
@@ -76,7 +77,7 @@ def assert_seen(calls: list[Call]) -> None:
 
 
 def test_stage_1_noises_to_the_level_that_is_seen(rounded, data, calls) -> None:
-    stage = DiffusionStage(rounded, data, DiffusionStageConfig(**OPTIONS), device="cpu")
+    stage = DiffusionStage(rounded, data, DiffusionStageConfig(**OPTIONS), device=DEVICE)
     assert stage.base.dtype == torch.bfloat16
     values = [stage.step(step) for step in range(3)]
     assert_seen(calls["velocity"])
@@ -92,7 +93,7 @@ def test_stage_1_noises_to_the_level_that_is_seen(rounded, data, calls) -> None:
 def test_stage_2_noises_to_the_levels_that_are_seen(rounded, data, calls, target: str) -> None:
     config = AdversarialStageConfig(**OPTIONS, discriminator_warmup=1, target=target, watch=False)
     judge = DiscriminatorConfig(width=8, penalty_share=1.0)
-    stage = AdversarialStage(rounded, data, judge, config, device="cpu")
+    stage = AdversarialStage(rounded, data, judge, config, device=DEVICE)
     for step in range(3):
         stage.step(step)
     assert_seen(calls["velocity"])
@@ -101,11 +102,12 @@ def test_stage_2_noises_to_the_levels_that_are_seen(rounded, data, calls, target
     prediction = stage.predict(batch, 5)
     noise = draws.normals(0, 5, range(4), "noise", batch.x0.shape[1:])
     sigma = calls["velocity"][-1].sigma[:, None, None, None]
-    torch.testing.assert_close(prediction.x_t, (1 - sigma) * batch.x0 + sigma * noise, rtol=0, atol=1e-6)
+    expected = (1 - sigma) * batch.x0.cpu() + sigma * noise
+    torch.testing.assert_close(prediction.x_t.cpu(), expected, rtol=0, atol=1e-6)
 
 
 def test_the_held_out_loss_is_at_the_levels_that_are_seen(rounded, data, calls) -> None:
-    base = load_base(rounded.base, "cpu")
+    base = load_base(rounded.base, DEVICE)
     lora.attach(base, rounded)
     held_out_flow_loss(base, data, 1.0, batch_size=2)
     assert_seen(calls["velocity"])
@@ -120,14 +122,14 @@ def test_the_held_out_loss_is_at_the_levels_that_are_seen(rounded, data, calls) 
 def test_levels_are_rounded_at_all(rounded, data, calls) -> None:
     """Of a few drawn levels none is by chance what bf16 makes of it, so that the tests above can fail."""
     drawn = torch.rand(32, generator=torch.Generator().manual_seed(0))
-    base = load_base(rounded.base, "cpu")
+    base = load_base(rounded.base, DEVICE)
     assert ((base.seen_sigma(drawn) - drawn).abs() > 1e-5).float().mean() > 0.9
 
 
 def test_the_lora_learns_in_fp32(rounded, data) -> None:
     """The rate is far below bf16's steps, and each weight still moves."""
     config = DiffusionStageConfig(**OPTIONS | {"learning_rate": 1e-6, "steps": 1})
-    stage = DiffusionStage(rounded, data, config, device="cpu")
+    stage = DiffusionStage(rounded, data, config, device=DEVICE)
     before = lora.snapshot(stage.base)
     stage.step(0)
     after = lora.snapshot(stage.base)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data
 from fluxduel.training.config import DiffusionStageConfig
 from fluxduel.training.data.data_error import DataError
@@ -24,12 +25,12 @@ CONFIG = DiffusionStageConfig(
 
 
 def gradients(stage: DiffusionStage) -> dict[str, torch.Tensor]:
-    return {key: weight.grad.clone() for key, weight in lora._weights(stage.base).items()}
+    return {key: weight.grad.cpu().clone() for key, weight in lora._weights(stage.base).items()}
 
 
 def gradients_of_step(start, data, monkeypatch, **changes) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The gradient that one step would apply, and the step's scalars."""
-    stage = DiffusionStage(start, data, dataclasses.replace(CONFIG, **changes), device="cpu")
+    stage = DiffusionStage(start, data, dataclasses.replace(CONFIG, **changes), device=DEVICE)
     seen: dict[str, torch.Tensor] = {}
     step_of_optimiser = stage.optimiser.step
     monkeypatch.setattr(stage.optimiser, "step", lambda: (seen.update(gradients(stage)), step_of_optimiser())[1])
@@ -45,9 +46,10 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def test_loss_and_gradient_are_those_of_a_plain_merged_model(start, data, random_transformer, monkeypatch):
     """The same loss from the definition, through diffusers alone: LoRA merged by hand, layout by einops-like loops."""
     got, values = gradients_of_step(start, data, monkeypatch)
-    stage = DiffusionStage(start, data, CONFIG, device="cpu")
+    stage = DiffusionStage(start, data, CONFIG, device=DEVICE)
     (batch,) = stage.micro_batches(0)
-    noise, sigma = stage.noise_and_sigma(batch, 0)
+    noise, sigma = (drawn.cpu() for drawn in stage.noise_and_sigma(batch, 0))
+    batch = batch.to(torch.device("cpu"))
 
     model = FluxTransformer2DModel.from_pretrained(random_transformer).double().requires_grad_(False)
     leaves = {key: tensor.double().requires_grad_() for key, tensor in start.tensors.items()}
@@ -115,7 +117,7 @@ def test_checkpointing_does_not_change_the_gradient(start, data, monkeypatch):
 def test_same_seed_same_weights_other_seed_others(start, data):
     results = [
         train_diffusion_stage(
-            start, data, dataclasses.replace(CONFIG, seed=seed), device="cpu", reporter=Recorder()
+            start, data, dataclasses.replace(CONFIG, seed=seed), device=DEVICE, reporter=Recorder()
         ).lora.tensors
         for seed in (0, 0, 1)
     ]
@@ -125,7 +127,7 @@ def test_same_seed_same_weights_other_seed_others(start, data):
 
 def test_inputs_stay_as_they_were(start, data):
     before = {key: tensor.clone() for key, tensor in start.tensors.items()}
-    result = train_diffusion_stage(start, data, CONFIG, device="cpu", reporter=Recorder())
+    result = train_diffusion_stage(start, data, CONFIG, device=DEVICE, reporter=Recorder())
     assert all(torch.equal(before[key], start.tensors[key]) for key in before)
     assert start.provenance == ()
     assert result.lora.provenance[0]["stage"] == "diffusion" and result.lora.provenance[0]["steps_done"] == 3
@@ -134,9 +136,9 @@ def test_inputs_stay_as_they_were(start, data):
 
 def test_the_average_is_delivered(start, data):
     raw = train_diffusion_stage(
-        start, data, dataclasses.replace(CONFIG, ema_decay=0.0), device="cpu", reporter=Recorder()
+        start, data, dataclasses.replace(CONFIG, ema_decay=0.0), device=DEVICE, reporter=Recorder()
     ).lora.tensors
-    averaged = train_diffusion_stage(start, data, CONFIG, device="cpu", reporter=Recorder()).lora.tensors
+    averaged = train_diffusion_stage(start, data, CONFIG, device=DEVICE, reporter=Recorder()).lora.tensors
     distance = {name: relative(which, dict(start.tensors)) for name, which in (("raw", raw), ("average", averaged))}
     assert 0 < distance["average"] < distance["raw"]
 
@@ -148,7 +150,7 @@ def test_looking_at_the_average_does_not_disturb_the_training(start, data):
             start,
             data,
             dataclasses.replace(CONFIG, ema_decay=ema_decay, **watched),
-            device="cpu",
+            device=DEVICE,
             reporter=Recorder(),
         ).lora.tensors
         for ema_decay in (0.9, 0.0)
@@ -161,7 +163,7 @@ def test_looking_at_the_average_does_not_disturb_the_training(start, data):
 def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
     recorder = Recorder()
     config = dataclasses.replace(CONFIG, steps=4, validate_every=2, preview_every=3, preview_steps=2)
-    result = train_diffusion_stage(start, data, config, device="cpu", reporter=recorder, run_folder=tmp_path / "run")
+    result = train_diffusion_stage(start, data, config, device=DEVICE, reporter=recorder, run_folder=tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "stats.jsonl").read_text().splitlines()]
     notes = [(line["step"], line["note"]) for line in lines if "note" in line]
     lines = [line for line in lines if "note" not in line]
@@ -180,9 +182,9 @@ def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
 
 def test_stopping_keeps_what_was_trained(start, data):
     config = dataclasses.replace(CONFIG, steps=5)
-    stopped = train_diffusion_stage(start, data, config, device="cpu", reporter=Recorder(stop_before=3))
+    stopped = train_diffusion_stage(start, data, config, device=DEVICE, reporter=Recorder(stop_before=3))
     assert stopped.stopped and stopped.lora.provenance[0]["steps_done"] == 2
-    two = train_diffusion_stage(start, data, dataclasses.replace(CONFIG, steps=2), device="cpu", reporter=Recorder())
+    two = train_diffusion_stage(start, data, dataclasses.replace(CONFIG, steps=2), device=DEVICE, reporter=Recorder())
     assert all(torch.equal(stopped.lora.tensors[key], two.lora.tensors[key]) for key in two.lora.tensors)
 
 
@@ -191,12 +193,12 @@ def test_stopping_within_a_measurement_keeps_the_trained_weights(start, data, wa
     """Not the average, which holds the adapter's place in the meantime, and not a half-way state of the exchange."""
     config = dataclasses.replace(CONFIG, ema_decay=0.9, **watched)
     polls = 4 if "preview_every" in watched else 8
-    stopped = train_diffusion_stage(start, data, config, device="cpu", reporter=Recorder(stop_before=polls))
+    stopped = train_diffusion_stage(start, data, config, device=DEVICE, reporter=Recorder(stop_before=polls))
     assert stopped.stopped and stopped.lora.provenance[0]["steps_done"] == 1
     # A record is written with its measurement or not at all: who goes on makes both.
     assert [record["step"] for record in stopped.log.records] == ([1] if "preview_every" in watched else [0])
     one = train_diffusion_stage(
-        start, data, dataclasses.replace(CONFIG, steps=1, ema_decay=0.9), device="cpu", reporter=Recorder()
+        start, data, dataclasses.replace(CONFIG, steps=1, ema_decay=0.9), device=DEVICE, reporter=Recorder()
     )
     assert all(torch.equal(stopped.lora.tensors[key], one.lora.tensors[key]) for key in one.lora.tensors)
 
@@ -209,7 +211,7 @@ def test_a_bad_sample_stops_the_stage_and_keeps_the_weights(start, data):
     broken = dataclasses.replace(data, samples=tuple(samples))
     with pytest.raises(StageFailure, match=r"step (\d+) of 6.*diffusion_loss is nan for .*picture 3") as failure:
         train_diffusion_stage(
-            start, broken, dataclasses.replace(CONFIG, steps=6, ema_decay=0.0), device="cpu", reporter=Recorder()
+            start, broken, dataclasses.replace(CONFIG, steps=6, ema_decay=0.0), device=DEVICE, reporter=Recorder()
         )
     result = failure.value.result
     done = result.lora.provenance[0]["steps_done"]
@@ -221,10 +223,12 @@ def test_data_for_another_base_is_refused(start):
     data = make_data()
     wide = tuple(dataclasses.replace(p, prompt_embeds=torch.zeros(5, 4096)) for p in data.prompts)
     with pytest.raises(DataError, match=r"prompt_embeds of caption 'caption 0' are 4096 wide, but .* takes 24"):
-        train_diffusion_stage(start, dataclasses.replace(data, prompts=wide), CONFIG, device="cpu", reporter=Recorder())
+        train_diffusion_stage(
+            start, dataclasses.replace(data, prompts=wide), CONFIG, device=DEVICE, reporter=Recorder()
+        )
     with pytest.raises(DataError, match="all are held out"):
         train_diffusion_stage(
-            start, dataclasses.replace(data, held_out=tuple(range(8))), CONFIG, device="cpu", reporter=Recorder()
+            start, dataclasses.replace(data, held_out=tuple(range(8))), CONFIG, device=DEVICE, reporter=Recorder()
         )
 
 
@@ -242,7 +246,7 @@ def test_guidance_and_caption_dropout_reach_the_model(start, data, monkeypatch):
 def test_the_rate_rises_from_the_first_update_and_a_rise_without_an_end_is_said(start, data, steps, warmup, said):
     config = dataclasses.replace(CONFIG, steps=steps, lr_warmup_steps=warmup, learning_rate=1e-3, validate_every=0)
     recorder = Recorder()
-    result = train_diffusion_stage(start, data, config, device="cpu", reporter=recorder)
+    result = train_diffusion_stage(start, data, config, device=DEVICE, reporter=recorder)
     rates = [record["learning_rate"] for record in recorder.records]
     assert rates == pytest.approx([1e-3 * min(1.0, (step + 1) / warmup) for step in range(steps)])
     texts = [text for _, text in result.log.notes]

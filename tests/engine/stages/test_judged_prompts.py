@@ -34,7 +34,7 @@ def number_of(data, embeds: torch.Tensor) -> tuple[int, bool]:
     """Which of the dataset's prompts these embeddings are, and whether they are those for the few-step sampler."""
     for few, prompts in ((False, data.prompts), (True, data.few_step_prompts)):
         for number, prompt in enumerate(prompts):
-            if torch.equal(prompt.prompt_embeds, embeds):
+            if torch.equal(prompt.prompt_embeds, embeds.cpu()):
                 return number, few
     raise AssertionError("no prompt of the dataset")
 
@@ -181,7 +181,7 @@ def test_replayed_fakes_are_the_discriminators_alone(start, data, to_the_data):
         assert number in (5, 3) if replaced else number == batch.captions[row]
         assert torch.equal(seen_real.pooled[row], batch.pooled_prompt_embeds[row])
         source = data.few_step_prompts if few else data.prompts
-        assert torch.equal(seen_fake.pooled[row], source[number].pooled_prompt_embeds)
+        assert torch.equal(seen_fake.pooled[row].cpu(), source[number].pooled_prompt_embeds)
     assert count
 
 
@@ -229,8 +229,8 @@ def test_a_judge_that_reads_prompts_sees_no_overfitting_in_the_phrase(start, dat
 
     class Reader(torch.nn.Module):
         def look(self, latents, sigma, conditioning):
-            told = [float(row.numpy().tobytes() in few) for row in conditioning.prompt_embeds]
-            return type(seen)((torch.tensor(told)[:, None, None, None],), sigma, None)
+            told = [float(row.numpy().tobytes() in few) for row in conditioning.prompt_embeds.cpu()]
+            return type(seen)((torch.tensor(told)[:, None, None, None].to(latents),), sigma, None)
 
         def judge(self, seen):
             return [seen.features[0] * 8 - 4]

@@ -169,7 +169,7 @@ def test_held_out_verdicts_are_those_within_the_mask(start):
             return stage_look(latents, sigma, conditioning)
 
         def judge(self, seen):
-            logits = torch.full((len(seen.sigma), 1, 4, 4), 5.0)
+            logits = torch.full((len(seen.sigma), 1, 4, 4), 5.0, device=seen.sigma.device)
             logits[..., :2] = -5.0
             return [logits]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
 from fluxduel.training.base.base_model import FluxBase, load_base
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
@@ -40,7 +41,7 @@ def predicted(monkeypatch) -> list[tuple[Tensor, Tensor, Tensor]]:
 
     def call(self: FluxBase, x_t: Tensor, sigma: Tensor, *rest: Any, **named: Any) -> Tensor:
         velocity = original(self, x_t, sigma, *rest, **named)
-        seen.append((x_t.detach().double(), sigma.detach().double(), velocity.detach().double()))
+        seen.append(tuple(each.detach().double().cpu() for each in (x_t, sigma, velocity)))
         return velocity
 
     monkeypatch.setattr(FluxBase, "velocity", call)
@@ -66,13 +67,13 @@ def assert_masked(value: float, calls: list[tuple[Tensor, Tensor, Tensor]], data
 
 
 def test_stage_1_learns_where_the_mask_is(start, data, predicted) -> None:
-    stage = DiffusionStage(start, data, DiffusionStageConfig(**OPTIONS), device="cpu")
+    stage = DiffusionStage(start, data, DiffusionStageConfig(**OPTIONS), device=DEVICE)
     assert_masked(stage.step(0)["diffusion_loss"], predicted, data, data.training[0])
 
 
 def test_the_flow_loss_of_stage_2_is_where_the_mask_is(start, data, predicted) -> None:
     config = AdversarialStageConfig(**OPTIONS, discriminator_warmup=0, watch=False)
-    stage = AdversarialStage(start, data, DiscriminatorConfig(width=8), config, device="cpu")
+    stage = AdversarialStage(start, data, DiscriminatorConfig(width=8), config, device=DEVICE)
     values = stage.step(0)
     assert_masked(values["diffusion_loss"], predicted[:1], data, data.training[0])
     # Its gradient too: 2 mask error / (channels x masked area x batch).
@@ -84,7 +85,7 @@ def test_the_flow_loss_of_stage_2_is_where_the_mask_is(start, data, predicted) -
 
 
 def test_the_held_out_loss_is_where_the_mask_is(start, data, predicted) -> None:
-    base = load_base(start.base, "cpu")
+    base = load_base(start.base, DEVICE)
     lora.attach(base, start)
     value = held_out_flow_loss(base, data, 1.0, batch_size=2)
     assert_masked(value, predicted, data, data.held_out[0])

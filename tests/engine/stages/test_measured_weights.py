@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data
 from fluxduel.training.base import sampler
 from fluxduel.training.base.base_model import FluxBase, load_base
@@ -33,13 +34,13 @@ JUDGE = DiscriminatorConfig(architecture="cnn", width=8, depth=1)
 
 def made(start, data, kind: str) -> DiffusionStage | AdversarialStage:
     if kind == "diffusion":
-        return DiffusionStage(start, data, DiffusionStageConfig(**OPTIONS), device="cpu")
+        return DiffusionStage(start, data, DiffusionStageConfig(**OPTIONS), device=DEVICE)
     config = AdversarialStageConfig(**OPTIONS, discriminator_warmup=0, watch=False)
-    return AdversarialStage(start, data, JUDGE, config, device="cpu")
+    return AdversarialStage(start, data, JUDGE, config, device=DEVICE)
 
 
 def on_base(delivered: FluxLoRA) -> FluxBase:
-    base = load_base(delivered.base, "cpu")
+    base = load_base(delivered.base, DEVICE)
     lora.attach(base, delivered)
     return base
 
@@ -65,10 +66,11 @@ def test_the_preview_is_of_what_is_delivered(start, data, kind: str) -> None:
     prompt = data.prompts[data.samples[data.held_out[0]].prompt]
 
     def sampled(of: FluxLoRA, guidance: float) -> torch.Tensor:
-        return sampler.sample(
+        latents = sampler.sample(
             on_base(of), prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=2,
             seeds=range(PREVIEW_PICTURES), guidance=guidance,
         )  # fmt: skip
+        return latents.cpu()
 
     (preview,) = recorder.previews
     torch.testing.assert_close(preview, sampled(result.lora, GUIDANCE), rtol=1e-4, atol=1e-4)
@@ -78,7 +80,7 @@ def test_the_preview_is_of_what_is_delivered(start, data, kind: str) -> None:
 
 def watched(start, data, **changes: Any) -> AdversarialStage:
     config = AdversarialStageConfig(**OPTIONS | {"preview_every": 0} | changes, discriminator_warmup=0)
-    return AdversarialStage(start, data, JUDGE, config, device="cpu")
+    return AdversarialStage(start, data, JUDGE, config, device=DEVICE)
 
 
 @pytest.mark.parametrize(("held_out", "training"), [(1.5, 1.2), (1.2, 1.5), (0.5, 1.0), (1.0, 0.5)])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.tests.engine.stages.test_adversarial_stage import JUDGE
 from fluxduel.tests.engine.stages.test_diffusion_stage import CONFIG as STAGE_1
@@ -51,14 +52,14 @@ def of(data: RealLatents, indices: tuple[int, ...]) -> Callable[[dict[str, Any]]
     prompts = [data.prompts[data.samples[i].prompt].prompt_embeds for i in indices]
 
     def found(given: dict[str, Any]) -> bool:
-        mine = any(torch.equal(row, prompt) for row in given["encoder_hidden_states"] for prompt in prompts)
+        mine = any(torch.equal(row, prompt) for row in given["encoder_hidden_states"].cpu() for prompt in prompts)
         return mine and bool((given["timestep"] == 0.125).all())
 
     return found
 
 
 def watched(start, data, **changes) -> AdversarialStage:
-    return AdversarialStage(start, data, JUDGE, dataclasses.replace(WATCHED, **changes), device="cpu")
+    return AdversarialStage(start, data, JUDGE, dataclasses.replace(WATCHED, **changes), device=DEVICE)
 
 
 def at(result, name: str) -> list[int]:
@@ -70,10 +71,10 @@ def at(result, name: str) -> list[int]:
 
 def test_out_of_memory_in_a_measurement_of_stage_1_costs_the_measurement(start, data):
     config = dataclasses.replace(STAGE_1, steps=4, validate_every=2, preview_every=2, preview_steps=2, ema_decay=0.9)
-    stage, recorder = DiffusionStage(start, data, config, device="cpu"), Recorder()
+    stage, recorder = DiffusionStage(start, data, config, device=DEVICE), Recorder()
     short_of_memory(stage, lambda _: True)
     result = run(stage, recorder)
-    plain = run(DiffusionStage(start, data, config, device="cpu"), Recorder())
+    plain = run(DiffusionStage(start, data, config, device=DEVICE), Recorder())
     assert same(result.lora.tensors, plain.lora.tensors), "weights were not put back after the failure"
     assert not result.stopped and not at(result, "held_out_loss") and not recorder.previews
     told = [(step, text) for step, text in result.log.notes if "out of memory" in text]
@@ -219,7 +220,7 @@ def test_what_a_validation_costs_is_known_before_it(start, held_out, target):
     """And bounded: of many held-out pictures 16 are looked at, at four levels."""
     data = with_phrase(make_data(count=held_out + 24, held_out=held_out))
     if target == "diffusion":
-        stage = DiffusionStage(start, data, dataclasses.replace(STAGE_1, validate_every=2), device="cpu")
+        stage = DiffusionStage(start, data, dataclasses.replace(STAGE_1, validate_every=2), device=DEVICE)
     else:
         stage = watched(start, data, target=target, watch_pictures=5)
     evaluations = stage.evaluations(0)
@@ -235,13 +236,13 @@ def test_the_share_of_time_is_said_once(start, data):
     """
     for checkpointing, share in ((False, "60%"), (True, "50%")):
         config = dataclasses.replace(STAGE_1, steps=4, validate_every=2, gradient_checkpointing=checkpointing)
-        result = run(DiffusionStage(start, data, config, device="cpu"), Recorder())
+        result = run(DiffusionStage(start, data, config, device=DEVICE), Recorder())
         ((step, text),) = result.log.notes
         assert step == 0 and f"about {share} of this run's time" in text and "held-out flow loss 8" in text
     unmeasured = dataclasses.replace(STAGE_1, steps=1, validate_every=0)
-    assert not run(DiffusionStage(start, data, unmeasured, device="cpu"), Recorder()).log.notes
+    assert not run(DiffusionStage(start, data, unmeasured, device=DEVICE), Recorder()).log.notes
     nothing, config = dataclasses.replace(data, held_out=()), dataclasses.replace(STAGE_1, steps=1, validate_every=1)
-    assert not run(DiffusionStage(start, nothing, config, device="cpu"), Recorder()).log.notes
+    assert not run(DiffusionStage(start, nothing, config, device=DEVICE), Recorder()).log.notes
 
 
 def told_cost(result) -> tuple[int, int, int, str]:
@@ -257,7 +258,7 @@ def test_the_cost_that_is_told_is_that_of_the_measurements_that_are_made(start, 
     """Also of a run that is shorter than ``validate_every``, and of one whose warm-up is measured without samples."""
     if warmup is None:
         stage: Stage = DiffusionStage(
-            start, data, dataclasses.replace(STAGE_1, steps=steps, validate_every=every), device="cpu"
+            start, data, dataclasses.replace(STAGE_1, steps=steps, validate_every=every), device=DEVICE
         )
     else:
         stage = watched(start, data, steps=steps, validate_every=every, discriminator_warmup=warmup)
@@ -291,7 +292,7 @@ def test_a_run_that_is_extended_is_told_the_cost_anew(start, data, tmp_path):
     def train(steps: int, recorder: Recorder | None = None):
         config = dataclasses.replace(STAGE_1, steps=steps, validate_every=4)
         recorder = recorder or Recorder()
-        return train_diffusion_stage(start, data, config, device="cpu", reporter=recorder, run_folder=tmp_path / "run")
+        return train_diffusion_stage(start, data, config, device=DEVICE, reporter=recorder, run_folder=tmp_path / "run")
 
     trial = train(2)
     assert told_cost(trial)[::2] == (0, 2)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
@@ -42,8 +43,8 @@ State = tuple[dict[str, dict[str, Tensor]], Numbers]
 def made(start, kind: str) -> Stage:
     data = make_data()
     if kind == "diffusion":
-        return DiffusionStage(start, data, STAGE_1, device="cpu")
-    return AdversarialStage(start, data, JUDGE, STAGE_2, device="cpu")
+        return DiffusionStage(start, data, STAGE_1, device=DEVICE)
+    return AdversarialStage(start, data, JUDGE, STAGE_2, device=DEVICE)
 
 
 def state_of(stage: Stage) -> State:

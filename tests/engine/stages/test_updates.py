@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
 from fluxduel.training.base.base_model import FluxBase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
@@ -69,7 +70,7 @@ def collected(optimiser: Optimiser) -> list[Tensor]:
 def close(weights: Sequence[Tensor], expected: Sequence[Tensor], moved: float) -> None:
     """Within a small part of the way that the weights have gone."""
     for weight, wanted in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight.detach().double(), wanted, rtol=0, atol=1e-3 * moved)
+        torch.testing.assert_close(weight.detach().double().cpu(), wanted.cpu(), rtol=0, atol=1e-3 * moved)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.01])
@@ -78,10 +79,10 @@ def test_the_lora_is_updated_as_its_options_say(start, data, kind: str, max_grad
     stage: Stage
     if kind == "diffusion":
         config = DiffusionStageConfig(**OPTIONS, max_grad_norm=max_grad_norm)
-        stage, betas = DiffusionStage(start, data, config, device="cpu"), (0.9, 0.999)
+        stage, betas = DiffusionStage(start, data, config, device=DEVICE), (0.9, 0.999)
     else:
         stage_2 = dataclasses.replace(STAGE_2, max_grad_norm=max_grad_norm)
-        stage, betas = AdversarialStage(start, data, JUDGE, stage_2, device="cpu"), (0.4, 0.7)
+        stage, betas = AdversarialStage(start, data, JUDGE, stage_2, device=DEVICE), (0.4, 0.7)
     parameters, gradients = stage.optimiser.parameters, collected(stage.optimiser)
     by_hand = AdamW(parameters, betas, 0.3, max_grad_norm)
     average = [weight.clone() for weight in by_hand.weights]
@@ -103,7 +104,7 @@ def test_the_lora_is_updated_as_its_options_say(start, data, kind: str, max_grad
 def test_the_judge_is_updated_as_its_options_say(start, data, max_grad_norm: float) -> None:
     """In its own updates and in those beside the LoRA's."""
     judge = dataclasses.replace(JUDGE, max_grad_norm=max_grad_norm)
-    stage = AdversarialStage(start, data, judge, dataclasses.replace(STAGE_2, discriminator_warmup=2), device="cpu")
+    stage = AdversarialStage(start, data, judge, dataclasses.replace(STAGE_2, discriminator_warmup=2), device=DEVICE)
     parameters, gradients = stage.discriminator_optimiser.parameters, collected(stage.discriminator_optimiser)
     by_hand = AdamW(parameters, (0.6, 0.8), 0.2, max_grad_norm)
     for step in range(4):
@@ -118,7 +119,7 @@ def test_the_judge_is_updated_as_its_options_say(start, data, max_grad_norm: flo
 def test_the_rate_rises_and_then_follows_its_schedule(start, data, schedule: str, late: float) -> None:
     """At three quarters of what is left after the warm-up."""
     config = DiffusionStageConfig(**{**OPTIONS, "lr_schedule": schedule, "steps": 8}, lr_warmup_steps=4)
-    stage = DiffusionStage(start, data, config, device="cpu")
+    stage = DiffusionStage(start, data, config, device=DEVICE)
     rates = [stage.step(step)["learning_rate"] for step in range(8)]
     assert rates[:4] == sorted(rates[:4]) and rates[0] < rates[3] <= 0.02
     assert rates[4] == pytest.approx(0.02) and rates[7] == pytest.approx(0.02 * late, rel=1e-5)
@@ -155,10 +156,10 @@ def test_noise_levels_have_the_mean_and_the_deviation_asked_for(
             **OPTIONS, "timestep_sampling": sampling, "timestep_mean": 1.5, "timestep_std": deviation, "batch_size": 16,
         }  # fmt: skip
         if kind == "diffusion":
-            stage = DiffusionStage(start, data, DiffusionStageConfig(**changes), device="cpu")
+            stage = DiffusionStage(start, data, DiffusionStageConfig(**changes), device=DEVICE)
         else:
             config = dataclasses.replace(STAGE_2, **changes)
-            stage = AdversarialStage(start, data, JUDGE, config, device="cpu")
+            stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE)
         logits[deviation] = torch.logit(seen_levels(stage, monkeypatch, "velocity").double())
     assert logits[0.01].mean().item() == pytest.approx(centre, abs=0.02) and logits[0.01].std() < 0.03
     assert 0.25 < logits[0.5].std().item() < 0.8 and abs(logits[0.5].mean().item() - centre) < 0.5
@@ -171,7 +172,7 @@ def test_the_judge_looks_at_the_levels_asked_for(start, data, monkeypatch, targe
     for deviation, narrow in ((0.01, True), (1.0, False)):
         config = dataclasses.replace(STAGE_2, target=target, renoise_std=deviation, batch_size=16, **changes)
         judge = dataclasses.replace(JUDGE, architecture="flux_features")
-        stage = AdversarialStage(start, data, judge, config, device="cpu")
+        stage = AdversarialStage(start, data, judge, config, device=DEVICE)
         # A single step of a sampler ends at 0 too.
         logits = torch.logit(seen_levels(stage, monkeypatch, "features").double())
         assert (logits.std().item() < 0.03) == narrow
@@ -188,7 +189,7 @@ def test_the_judges_own_update_on_parts_is_that_on_the_whole(start, data, archit
     for size, parts in ((4, 1), (1, 4)):
         config = dataclasses.replace(STAGE_2, batch_size=size, gradient_accumulation=parts, discriminator_warmup=1)
         judge = dataclasses.replace(JUDGE, architecture=architecture, penalty_share=1.0)
-        stage = AdversarialStage(start, data, judge, config, device="cpu")
+        stage = AdversarialStage(start, data, judge, config, device=DEVICE)
         gradients = collected(stage.discriminator_optimiser)
         values = stage.step(0)
         assert "diffusion_loss" not in values, "the LoRA had an update"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.tests.engine.stages.test_adversarial_stage import CONFIG, JUDGE
 from fluxduel.training.base import sampler
@@ -63,7 +64,7 @@ class Played:
 
         monkeypatch.setattr(Examiner, "examine", examine)
         config = dataclasses.replace(WATCHED, **changes)
-        self.stage = AdversarialStage(start, data, JUDGE, config, device="cpu")
+        self.stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE)
         step_of_stage = self.stage.step
 
         def step(number: int) -> dict[str, float]:
@@ -192,7 +193,7 @@ def test_a_reporter_may_stop_the_sampling(start, data):
             return len(polls) > 12
 
     config = dataclasses.replace(WATCHED, ema_decay=0.9)
-    stage = AdversarialStage(start, data, JUDGE, config, device="cpu")
+    stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE)
     result = run(stage, Impatient(), None)
     assert result.stopped and same(result.lora.tensors, stage.delivered())
 
@@ -219,7 +220,7 @@ def weights(stage: AdversarialStage, network: str) -> list[Tensor]:
 def test_an_outlier_is_skipped_and_counted(start, data, network, other, watch):
     """One network's, while the other one learns on; without watch it is applied: clipping is then all there is."""
     config = dataclasses.replace(WATCHED, watch=watch, steps=30, validate_every=0, learning_rate=1e-6)
-    stage = AdversarialStage(start, data, dataclasses.replace(JUDGE, learning_rate=1e-6), config, device="cpu")
+    stage = AdversarialStage(start, data, dataclasses.replace(JUDGE, learning_rate=1e-6), config, device=DEVICE)
     at = poisoned(stage, network, {24: 1e8})
     for step in range(26):
         at[0] = step
@@ -244,7 +245,7 @@ def test_an_outlier_is_skipped_and_counted(start, data, network, other, watch):
 
 def test_a_gradient_that_is_not_finite_is_skipped_at_once_and_three_go_back(start, data):
     config = dataclasses.replace(WATCHED, steps=9, validate_every=0, ema_decay=0.9)
-    stage = AdversarialStage(start, data, JUDGE, config, device="cpu")
+    stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE)
     at = poisoned(stage, "lora", {0: math.inf, 3: math.nan, 4: math.nan, 5: math.nan})
     scales = []
     for step in range(7):
@@ -294,7 +295,7 @@ def examiner_config(**changes) -> AdversarialStageConfig:
 
 @pytest.fixture
 def base(start):
-    base = load_base(start.base, "cpu")
+    base = load_base(start.base, DEVICE)
     lora.attach(base, start)
     return base
 
@@ -451,7 +452,7 @@ def test_one_training_picture_cannot_be_compared_with(start):
     """No measurement is possible; the stage runs without, and delivers its last weights."""
     data = make_data(count=2, held_out=1)
     assert not Examiner(data, examiner_config()).possible
-    stage = AdversarialStage(start, data, JUDGE, dataclasses.replace(WATCHED, steps=2), device="cpu")
+    stage = AdversarialStage(start, data, JUDGE, dataclasses.replace(WATCHED, steps=2), device=DEVICE)
     result = run(stage, Recorder(), None)
     assert all("score" not in r for r in result.log.records)
     assert not same(result.lora.tensors, dict(start.tensors))
@@ -522,7 +523,7 @@ def test_samples_come_in_the_order_of_the_pictures_and_their_masks(base):
             base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=8, width=8, steps=wanted.steps,
             seeds=[seed], guidance=wanted.guidance,
         )  # fmt: skip
-        torch.testing.assert_close(together[number], alone[0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(together[number], alone[0].cpu(), rtol=1e-3, atol=1e-4)
 
 
 def test_masks_of_ones_are_none(base):
@@ -538,7 +539,7 @@ def test_masked_pictures_are_told_of(start):
     texts = {}
     for beyond in (None, 0.0):
         data = make_data(count=12, side=8) if beyond is None else half_masked(make_data(count=12, side=8), beyond)
-        stage = AdversarialStage(start, data, JUDGE, WATCHED, device="cpu")
+        stage = AdversarialStage(start, data, JUDGE, WATCHED, device=DEVICE)
         texts[beyond] = [text for text in stage.take_notes() if "masks" in text]
     assert texts[None] == [] and len(texts[0.0]) == 1 and texts[0.0][0].startswith("12 pictures have masks")
 
