@@ -33,7 +33,7 @@ from ..lora.adapter import FluxLoRA, LoRAError, load_file
 from .checkpoints import STATS_FILE, Checkpoints
 from .fingerprints import Fingerprint, fingerprint, identity
 from .output_check import RUN_FILES, check_writable
-from .run_lock import InUse, held
+from .run_lock import LOCK, InUse, held
 
 __all__ = ["Choice", "Fingerprint", "RunDirectory", "RunDirectoryError", "choose", "fingerprint"]
 
@@ -164,9 +164,11 @@ class RunDirectory:
     def opened(cls, folder: Path, wanted: Fingerprint, settings: Mapping[str, Any]) -> Iterator[RunDirectory]:
         """``folder`` for the run ``wanted``; made where it is missing. ``settings`` are written down for people.
 
-        Raises ``RunDirectoryError`` where the folder holds another run, with what differs, or is in use by another
-        process; ``OSError`` where it cannot be written.
+        A new folder whose run is refused before it begins is removed again. Raises ``RunDirectoryError`` where the
+        folder holds another run, with what differs, or is in use by another process; ``OSError`` where it cannot be
+        written.
         """
+        new = not folder.exists()
         make_folder(folder)
         with ExitStack() as stack:
             try:
@@ -177,8 +179,21 @@ class RunDirectory:
             directory._sweep()
             if directory._manifest["finished"] is None:
                 directory._check()
-            yield directory
+            try:
+                yield directory
+            except Exception:
+                if new:
+                    directory._remove_unbegun()
+                raise
             directory._sweep()
+
+    def _remove_unbegun(self) -> None:
+        """Remove the folder where it holds nothing but what says of which run it was to be. It is held meanwhile."""
+        with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
+            if {path.name for path in self.folder.iterdir()} <= {MANIFEST, LOCK}:
+                (self.folder / MANIFEST).unlink()
+                (self.folder / LOCK).unlink()
+                self.folder.rmdir()
 
     def _check(self) -> None:
         """Raises ``RunDirectoryError`` where a checkpoint, or a preview, could not be written."""

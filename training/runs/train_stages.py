@@ -15,7 +15,6 @@ from ..stages.adversarial_stage import AdversarialStage
 from ..stages.diffusion_stage import DiffusionStage
 from ..stages.ranks import ALONE, Ranks
 from ..stages.stage import Reporter, StageResult
-from ..stages.target_checks import check_target
 from .fingerprints import fingerprint
 from .stage_loop import settings_of, train
 
@@ -70,8 +69,6 @@ def train_adversarial_stage(
     Raises ``BaseModelError``, ``DataError``, ``ValueError``, ``RunDirectoryError`` or ``OSError`` before the first
     step, ``StageFailure`` (with the last good weights) after it.
     """
-    # Here as well as in the stage: what is refused has no folder.
-    check_target(lora, data, discriminator, config)
     return train(
         lambda: AdversarialStage(
             lora, data, discriminator, config, device=device, discriminator_weights=discriminator_weights, ranks=ranks

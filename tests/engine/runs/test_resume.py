@@ -238,6 +238,26 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(start, data, tmp_p
     assert train(tmp_path / "run").log.records
 
 
+@pytest.mark.parametrize("refused", ["at once", "by the stage"])
+def test_a_run_that_is_refused_leaves_no_folder(start, data, tmp_path, refused):
+    """But one that was there stays, with what is in it; and so does that of a run which has begun."""
+    one = tuple(dataclasses.replace(sample, prompt=0) for sample in data.samples)
+    alike = dataclasses.replace(data, samples=one, prompts=data.prompts[:1], few_step_prompts=data.few_step_prompts[:1])
+    judge, error = {"at once": (dataclasses.replace(JUDGE, mismatched_share=0.5), "does not look at prompts"),
+                    "by the stage": (HEADS, "caption")}[refused]  # fmt: skip
+
+    def train(folder: Path) -> None:
+        train_adversarial_stage(start, alike, judge, STAGE_2, device="cpu", reporter=Recorder(), run_folder=folder)
+
+    with pytest.raises(ValueError, match=error):
+        train(tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ValueError, match=error):
+        train(tmp_path / "kept")
+    assert (tmp_path / "kept").is_dir()
+
+
 def test_two_processes_do_not_train_one_run(start, data, tmp_path):
     wanted = fingerprint("diffusion", start, data, STAGE_1)
     with run_directory.RunDirectory.opened(tmp_path / "run", wanted, {}):
