@@ -19,6 +19,7 @@ from .. import flow
 from ..config import TINY_BASE
 from ..failure_words import reason
 from . import checkpoint_files
+from .attention import without_cudnn_attention
 from .checkpoint_files import (
     TINY_BASE_FOLDER,
     BaseModelError,
@@ -114,7 +115,7 @@ class FluxBase:
         enabled = not (layers and layers[0].disable_adapters)
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), _adapter_switched(layers, enabled)
+            return nullcontext(), _computing(layers, enabled)
 
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
@@ -140,7 +141,7 @@ class FluxBase:
         ``x_t``.
         """
         height, width = x_t.shape[-2:]
-        with _adapter_switched(self._layers, adapter):
+        with _computing(self._layers, adapter):
             tokens = self.transformer(
                 hidden_states=flux1.pack(x_t).to(self.dtype),
                 encoder_hidden_states=prompt_embeds.to(self.dtype),
@@ -171,7 +172,7 @@ class FluxBase:
         height, width = latents.shape[-2:]
         transformer, dtype, device = self.transformer, self.dtype, latents.device
         maps = []
-        with _adapter_switched(self._layers, False):
+        with _computing(self._layers, False):
             image = transformer.x_embedder(flux1.pack(latents).to(dtype))
             text = transformer.context_embedder(prompt_embeds.to(dtype))
             strength = self._guidance(guidance, sigma)
@@ -195,6 +196,12 @@ class FluxBase:
 
 def _adapter_layers(module: nn.Module) -> list[BaseTunerLayer]:
     return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+@contextmanager
+def _computing(layers: Sequence[BaseTunerLayer], adapter: bool) -> Iterator[None]:
+    with without_cudnn_attention(), _adapter_switched(layers, adapter):
+        yield
 
 
 @contextmanager

@@ -182,6 +182,36 @@ def test_a_pass_without_the_adapter_gives_it_no_gradient(start: lora.FluxLoRA, c
     assert all(parameter.grad is None for parameter in base.transformer.parameters())
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_attention_of_the_base_may_take_cudnns_kernel(
+    start: lora.FluxLoRA, monkeypatch: pytest.MonkeyPatch, enabled: bool
+) -> None:
+    """In forward, in features and where blocks are computed anew in backward; the host's own choice comes back."""
+    attention, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attention(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    base = base_with(start)
+    base.gradient_checkpointing = True
+    torch.backends.cuda.enable_cudnn_sdp(enabled)
+    try:
+        given = inputs()
+        velocity = base.velocity(**given)
+        maps = base.features(
+            velocity, given["sigma"], given["prompt_embeds"], given["pooled_prompt_embeds"], 1.0, taps=[1]
+        )
+        forward = len(seen)
+        (velocity.square().sum() + maps[0].square().sum()).backward()
+        assert torch.backends.cuda.cudnn_sdp_enabled() == enabled
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+    assert len(seen) == 2 * forward == 2 * (len(base.blocks) + 2)
+    assert not any(seen)
+
+
 def test_the_switch_survives_an_exception(start: lora.FluxLoRA) -> None:
     base = base_with(start)
     given = inputs()
