@@ -101,6 +101,8 @@ class _Loop:
     def run(self) -> StageResult:
         """Train to the last step, or until the reporter says stop."""
         self._tell_space()
+        # Whoever goes on from here does not hear it again.
+        self._tell()
         whole = self.stage.updates
         try:
             if self.pending is not None:
@@ -134,7 +136,9 @@ class _Loop:
         return result
 
     def _complete(self, values: dict[str, float], seconds: float | None = None) -> None:
-        """What follows a step: the measurement where it is due, the record, the notes."""
+        """What follows a step: the notes, the measurement where it is due, the record."""
+        # A measurement that is cut off is made again, with its notes, but the step before it is not.
+        self._tell()
         if self._is_measured(self.step):
             measured = self.stage.validate(self._stop_if_asked)
             values = values | measured

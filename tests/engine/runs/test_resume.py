@@ -17,13 +17,14 @@ from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
-from fluxduel.training.runs import run_directory
+from fluxduel.training.runs import run_directory, stage_loop
 from fluxduel.training.runs.fingerprints import fingerprint
 from fluxduel.training.runs.run_directory import RunDirectoryError
 from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.ranks import ALONE
 from fluxduel.training.stages.stage import StageFailure, StageResult
 
 STAGE_1 = DiffusionStageConfig(
@@ -108,6 +109,52 @@ def test_a_run_that_was_cancelled_anywhere_ends_as_one_that_was_not(start, data,
         assert resumed.log.records == whole.log.records and resumed.log.notes == whole.log.notes
         # Nothing is done twice: the page has the earlier records, and only the others are reported again.
         assert [r["step"] for r in recorder.earlier + recorder.records] == [r["step"] for r in whole.log.records]
+
+
+@pytest.mark.parametrize("validate_every", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_known_before_the_first_step_outlives_a_cancel_before_it(start, data, tmp_path, kind, validate_every):
+    """The checkpoint of step 0 has it told, whether the cancel came in the first measurement or there is none."""
+    train = trainer(start, data, kind)
+    settings = {"steps": 2, "lr_warmup_steps": 2, "validate_every": validate_every}
+    whole = train(tmp_path / "whole", **settings)
+    assert any("lr_warmup_steps is 2" in text for step, text in whole.log.notes if step == 0)
+    recorders = Recorder(stop_before=1), Recorder()
+    assert train(tmp_path / "run", recorders[0], **settings).stopped
+    train(tmp_path / "run", recorders[1], **settings)
+    assert_same_runs(tmp_path / "run", tmp_path / "whole")
+    assert tuple(recorders[0].notes + recorders[1].notes) == whole.log.notes, "twice, or not at all"
+
+
+def test_what_a_step_says_outlives_a_cancel_in_the_measurement_after_it(start, data, tmp_path):
+    """The measurement is made again, and the step, which found no memory for its look at held-out reals, is not."""
+    config = dataclasses.replace(STAGE_2, steps=1, discriminator_warmup=0, validate_every=1)
+
+    def short_of_memory() -> AdversarialStage:
+        stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE)
+
+        def fail(*_) -> None:
+            # That look alone judges without a gradient.
+            if not torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        for module in stage.judges.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_pre_hook(fail)
+        return stage
+
+    def sitting(folder: Path, recorder: Recorder) -> StageResult:
+        wanted = fingerprint("adversarial", start, data, config, JUDGE)
+        return stage_loop.train(short_of_memory, wanted, start, recorder, folder, {}, ALONE)
+
+    recorder = Recorder()
+    whole = sitting(tmp_path / "whole", recorder)
+    assert [step for step, text in whole.log.notes if text.startswith("No look at held-out pictures")] == [1]
+    stopped = Recorder(stop_before=recorder._polled - 1)
+    assert sitting(tmp_path / "run", stopped).stopped
+    assert "No look" in stopped.notes[-1][1] and stopped.records[-1]["step"] == 0
+    sitting(tmp_path / "run", Recorder())
+    assert_same_runs(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kind", KINDS)
