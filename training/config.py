@@ -16,6 +16,8 @@ from typing import Any, Self
 
 # The name of the built-in base where a checkpoint is asked for.
 TINY_BASE = "tiny"
+# The solvers of ComfyUI's KSampler that pictures can be sampled with, by its names; ``base.solvers`` has them.
+SAMPLERS = ("euler", "heun", "deis", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v", "gradient_estimation")
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _LARGEST = sys.float_info.max

@@ -287,6 +287,97 @@ def discriminators(report: Report) -> None:
     report["discriminators_exist"] = all(path.is_file() for path in found.values())
 
 
+class Flow:
+    """What the host's samplers see of a model, for a velocity of this pack's."""
+
+    def __init__(self, velocity: Callable[[Any, Any], Any]) -> None:
+        import comfy.model_sampling as host
+
+        self.model_sampling = type("FluxFlow", (host.ModelSamplingFlux, host.CONST), {})()
+        self.inner_model, self.model_patcher, self._velocity, self.asked = self, self, velocity, 0
+
+    def get_model_object(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def __call__(self, x: Any, sigma: Any, model_options: Any = None, seed: Any = None) -> Any:
+        self.asked += 1
+        return self.model_sampling.calculate_denoised(sigma, self._velocity(x, sigma[0]), x)
+
+
+def solvers(report: Report) -> None:
+    """The tiny base sampled by the host's samplers and by ours, from the same noise and levels."""
+    import comfy.samplers
+    import torch
+
+    from fluxduel.training import flow
+    from fluxduel.training.base import solvers
+    from fluxduel.training.base.base_model import BaseReference, load_base
+    from fluxduel.training.config import SAMPLERS, TINY_BASE
+
+    base = load_base(BaseReference(TINY_BASE, "fp32"), "cpu")
+    sizes = base.transformer.config
+    chance = torch.Generator().manual_seed(0)
+    embeds = torch.randn(1, 8, sizes.joint_attention_dim, generator=chance).expand(2, -1, -1)
+    pooled = torch.randn(1, sizes.pooled_projection_dim, generator=chance).expand(2, -1)
+    noise = torch.randn(2, base.latent_channels, 8, 8, generator=chance)
+
+    def velocity(x: Any, sigma: Any) -> Any:
+        return base.velocity(x, sigma.expand(len(x)), embeds, pooled, 1.0)
+
+    told = report["solvers"] = {}
+    for steps in (1, 4, 8):
+        sigmas = flow.sampling_sigmas(steps, 16).float()
+        euler = solvers.solve("euler", velocity, noise, sigmas)
+        for name in SAMPLERS:
+            model = Flow(velocity)
+            theirs = comfy.samplers.sampler_object(name).sample(
+                model, sigmas, {"seed": 0, "model_options": {}}, None, noise, torch.zeros_like(noise), None, True
+            )
+            ours = solvers.solve(name, velocity, noise, sigmas)
+            told[f"{name}, {steps}"] = {
+                "difference": ((ours - theirs).abs().max() / theirs.std()).item(),
+                "from_euler": ((ours - euler).abs().max() / theirs.std()).item(),
+                "asked": [model.asked, solvers.evaluations(name, steps)],
+            }
+
+
+def schedule(report: Report) -> None:
+    """The host's levels for its scheduler ``simple`` against ours: with and without its node ModelSamplingFlux."""
+    import comfy.model_sampling
+    import comfy.samplers
+    import comfy.supported_models
+    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
+
+    from fluxduel.training import flow
+
+    def difference(model_sampling: Any, steps: int, side: int) -> float:
+        theirs = comfy.samplers.calculate_sigmas(model_sampling, "simple", steps)
+        return (theirs - flow.sampling_sigmas(steps, (side // 16) ** 2)).abs().max().item()
+
+    class Model:
+        """As much of a MODEL as the host's node touches."""
+
+        def __init__(self) -> None:
+            config = type("Config", (), {"sampling_settings": {}})
+            self.model = type("Inner", (), {"model_config": config})
+
+        def clone(self) -> Model:
+            return self
+
+        def add_object_patch(self, name: str, patch: Any) -> None:
+            setattr(self, name, patch)
+
+    plain = Flow(lambda x, sigma: x).model_sampling
+    schnell = comfy.model_sampling.ModelSamplingDiscreteFlow(comfy.supported_models.FluxSchnell({}))
+    told = report["schedule"] = {"plain": {}, "node": {}, "schnell": {}}
+    for side in (128, 512, 1024, 1536):
+        (patched,) = ModelSamplingFlux().patch(Model(), 1.15, 0.5, side, side)
+        shifted = patched.model_sampling
+        for steps in (1, 4, 7, 25):
+            for name, model_sampling in (("plain", plain), ("node", shifted), ("schnell", schnell)):
+                told[name][f"{side}, {steps}"] = difference(model_sampling, steps, side)
+
+
 def message_of(call: Callable[[], Any]) -> str:
     """The message of the ``ValueError`` or ``RuntimeError`` that ``call`` raises."""
     try:
@@ -305,7 +396,7 @@ def main() -> None:
 
     checks = (
         posterior, colours, tiny_clip, ownership, cancel, device, previews, discriminators, failures,
-        cancelled_at_once, long_history,
+        cancelled_at_once, long_history, solvers, schedule,
     )  # fmt: skip
     report: Report = {}
     with torch.inference_mode():

@@ -12,6 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from fluxduel.tests.comfy_host import HostError, host_folder
+from fluxduel.training.config import SAMPLERS
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,28 @@ def test_discriminators_are_listed_newest_first_and_by_run(report: dict[str, Any
     runs = ("b-newest", "a-older", "c-oldest")
     assert report["discriminators"] == [f"{run}/discriminator.safetensors" for run in runs]
     assert report["discriminators_exist"]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_solver_gives_the_latents_of_the_hosts_sampler_of_that_name(
+    report: dict[str, Any], sampler: str, steps: int
+) -> None:
+    """To rounding, on the tiny base; from Euler's all but itself are ten thousand times as far."""
+    told = report["solvers"][f"{sampler}, {steps}"]
+    assert told["difference"] < 5e-5
+    assert told["from_euler"] > 0.01 or sampler == "euler" or steps == 1
+    assert told["asked"][0] == told["asked"][1]
+
+
+def test_the_hosts_scheduler_simple_is_fluxs_schedule_of_1024_pixels_alone(report: dict[str, Any]) -> None:
+    """Its node ModelSamplingFlux makes it that of any size. FLUX.1-schnell it does not shift at all."""
+    told = report["schedule"]
+    # It picks from 10,000 levels, the nearest below.
+    for name, difference in told["node"].items():
+        assert difference < 5e-4, name
+    for name, difference in told["plain"].items():
+        side, steps = map(int, name.split(", "))
+        assert (difference < 5e-4) == (side == 1024 or steps == 1), name
+    assert told["plain"]["512, 4"] > 0.05
+    assert told["schnell"]["1024, 4"] > 0.1
