@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..training.config import NEIGHBOURS, SAMPLERS
 from ..training.failure_words import in_words
 from ..training.step_counts import step_counts
 from .config_file import check_system, configuration, did_you_mean
@@ -156,6 +157,7 @@ def _sample(options: argparse.Namespace) -> int:
         count=options.count,
         seed=options.seed,
         guidance=options.guidance,
+        sampler=options.sampler,
         folder=options.out or Path("pictures"),
     )
     return 0
@@ -175,6 +177,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--count", type=_number(4, 1024), default=32, help="pictures for each LoRA and number of steps (default: 32)"
     )
     parser.add_argument("--pictures", type=_number(1, 16), default=4, help="pictures to show of each (default: 4)")
+    parser.add_argument(
+        "--neighbours", choices=NEIGHBOURS, default=NEIGHBOURS[0],
+        help="sample the last LoRA also otherwise: another sampler, twice the steps, strength 0.7 and 1.3; auto: where "
+        "that takes no longer than all the rest (default: auto)",
+    )  # fmt: skip
     _add_sampling(parser, "evaluation, in output.folder")
     parser.set_defaults(run=_evaluate)
 
@@ -192,6 +199,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         pictures=options.pictures,
         seed=options.seed,
         guidance=options.guidance,
+        sampler=options.sampler,
+        neighbours=options.neighbours,
         folder=options.out or Path(config.output.folder) / "evaluation",
     )
     return 0
@@ -252,6 +261,10 @@ def _add_sampling(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument(
         "--guidance", type=float, default=3.5, help="FLUX-dev's guidance embedding while sampling (default: 3.5)"
     )
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, default=SAMPLERS[0],
+        help="by ComfyUI's name (default: euler, for which stage 2 trains)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write (default: {folder})")
 
 

@@ -34,6 +34,8 @@ def evaluate_loras(
     pictures: int,
     seed: int,
     guidance: float,
+    sampler: str,
+    neighbours: str,
     folder: Path,
 ) -> None:
     """Measure the LoRAs on the configuration's pictures; write report, numbers, chart and pictures to ``folder``.
@@ -64,12 +66,14 @@ def evaluate_loras(
             guidance=guidance,
             device=place.device,
             keep=pictures,
+            solver=sampler,
+            neighbours=neighbours,
             after_step=lambda done, total: measuring.update(done, total, {}),
         )
         measuring.close()
         rows = [
-            (f"{result.name}\n{steps_text(result.steps)}", side_by_side(encoders.decode(result.latents)))
-            for result in evaluation.results
+            (f"{result.title}\n{steps_text(result.steps)}", side_by_side(encoders.decode(result.latents)))
+            for result in (*evaluation.results, *evaluation.neighbours)
         ]
     report = f"Base: {base.name}.\n{evaluation.report()}"
     write_whole(folder / REPORT, f"{report}\n".encode())

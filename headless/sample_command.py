@@ -14,7 +14,7 @@ from ..training.evidence.picture_files import single_pictures
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
-from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of
+from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of, departures
 from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
 from .run_config import RunConfig
@@ -47,6 +47,7 @@ def sample_pictures(
     count: int,
     seed: int,
     guidance: float,
+    sampler: str,
     folder: Path,
 ) -> list[Path]:
     """Write ``count`` pictures for each prompt and number of steps to ``folder``; returns their paths.
@@ -80,6 +81,7 @@ def sample_pictures(
             guidance=guidance,
             device=place.device,
             after_step=lambda done, total: progress.update(done, total, {}),
+            solver=sampler,
         )
         progress.close()
         # The VAE may find no room beside what the base has left.
@@ -93,6 +95,8 @@ def sample_pictures(
                     picture.save(paths[-1])
     advice, _ = advice_of(lora.provenance)
     say(f"Wrote {len(paths)} pictures to {folder}, the first is {paths[0].name}. {advice}".rstrip())
+    for sentence in departures(lora.provenance, sampler=sampler, step_counts=counts):
+        say(f"Warning: {sentence}")
     return paths
 
 

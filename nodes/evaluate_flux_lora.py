@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..training.base.families import flux1
+from ..training.config import NEIGHBOURS
 from ..training.data.data_error import DataError
 from ..training.data.real_latents import RealLatents
 from ..training.evidence.evaluation import evaluate
@@ -21,7 +22,7 @@ from ..training.step_counts import steps_text
 from . import host
 from .sockets import FluxLoRASocket, RealLatentsSocket
 from .values import owned
-from .widgets import step_counts_problem, supported
+from .widgets import sampler_input, step_counts_problem, supported
 
 NODE = "Evaluate FLUX LoRA"
 MOST_PICTURES = 1024
@@ -91,6 +92,14 @@ class EvaluateFluxLoRA(io.ComfyNode):
                     max=16,
                     tooltip="Pictures to show of each row, the first ones.",
                 ),
+                sampler_input(),
+                io.Combo.Input(
+                    "neighbours",
+                    options=list(NEIGHBOURS),
+                    default=NEIGHBOURS[0],
+                    tooltip="Sample the LoRA to judge also in other ways: another sampler, twice the steps, strength "
+                    "0.7 and 1.3. auto: where that takes no longer than all the rest.",
+                ),
             ],
             outputs=[
                 io.Image.Output("chart", display_name="chart", tooltip="The numbers over the number of steps."),
@@ -121,6 +130,8 @@ class EvaluateFluxLoRA(io.ComfyNode):
         seed: int,
         guidance: float,
         pictures: int,
+        sampler: str,
+        neighbours: str,
         flux_lora_2: FluxLoRA | None = None,
         flux_lora_3: FluxLoRA | None = None,
         vae: Any = None,
@@ -145,6 +156,8 @@ class EvaluateFluxLoRA(io.ComfyNode):
                 guidance=guidance,
                 device=device,
                 keep=pictures,
+                solver=sampler,
+                neighbours=neighbours,
                 after_step=progress.update_or_stop,
             )
 
@@ -154,9 +167,9 @@ class EvaluateFluxLoRA(io.ComfyNode):
             raise DataError(f"{NODE}: {error}") from error
         bases = {name: lora.base for name, _, lora in named}
         rows = []
-        for result in evaluation.results:
+        for result in (*evaluation.results, *evaluation.neighbours):
             decode = host.preview_decoder(bases[result.name]) if vae is None else lambda latents: _decoded(vae, latents)
-            rows.append((f"{result.name}\n{steps_text(result.steps)}", decode(result.latents)))
+            rows.append((f"{result.title}\n{steps_text(result.steps)}", decode(result.latents)))
         chart, grid = host.image_tensor(plot_evaluation(evaluation)), host.image_tensor(picture_grid(rows))
         sources = ", ".join(f"{name} is {socket} ({lora.base.name})" for name, socket, lora in named)
         report = f"Rows: {sources}.\n{evaluation.report()}"

@@ -12,13 +12,14 @@ from torch import Tensor
 from ..training.base.families import flux1
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.lora.adapter import FluxLoRA
+from ..training.lora.sampling_advice import departures
 from ..training.step_counts import step_counts
 from . import host
 from .conditioning import ignored_in, prompt_of
 from .fits import check_prompt
 from .sockets import FluxLoRASocket
 from .values import owned
-from .widgets import step_counts_problem, supported
+from .widgets import sampler_input, step_counts_problem, supported
 
 NODE = "Sample FLUX LoRA"
 
@@ -70,6 +71,7 @@ class SampleFluxLoRA(io.ComfyNode):
                     tooltip="FLUX-dev's guidance embedding. Ignored by bases without one. A Flux Guidance node before "
                     "this one has no effect.",
                 ),
+                sampler_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -97,6 +99,7 @@ class SampleFluxLoRA(io.ComfyNode):
         count: int,
         seed: int,
         guidance: float,
+        sampler: str,
     ) -> io.NodeOutput:
         counts = step_counts(steps, f"{NODE}: steps")
         latent_height, latent_width = latent_side(height, f"{NODE}: height"), latent_side(width, f"{NODE}: width")
@@ -115,8 +118,13 @@ class SampleFluxLoRA(io.ComfyNode):
                 guidance=guidance,
                 device=device,
                 after_step=progress.update_or_stop,
+                solver=sampler,
             )
 
         latents = flux1.denormalise(host.with_device(sample_all).flatten(0, 2))
-        warnings = "\n".join(f"Warning: {sentence}" for sentence in ignored_in({"conditioning": conditioning}))
+        doubts = [
+            *ignored_in({"conditioning": conditioning}),
+            *departures(flux_lora.provenance, sampler=sampler, step_counts=counts),
+        ]
+        warnings = "\n".join(f"Warning: {sentence}" for sentence in doubts)
         return io.NodeOutput({"samples": latents}, ui=host.text_ui(warnings) if warnings else None)

@@ -14,6 +14,7 @@ from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
 from ..training.lora.files import FORMATS
+from ..training.lora.sampling_advice import advice_of
 from . import host
 from .sockets import FluxLoRASocket
 from .widgets import supported
@@ -87,6 +88,8 @@ class SaveLoRA(io.ComfyNode):
             message += "\nThis LoRA is untrained: it changes nothing. Did you connect a stage's output?"
             log.warning(message)
         else:
+            advice, _ = advice_of(flux_lora.provenance)
+            message += f"\n{advice}" if advice else ""
             log.info(message)
         return io.NodeOutput(str(path), tensors, ui=host.text_ui(message))
 

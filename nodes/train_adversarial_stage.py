@@ -62,8 +62,8 @@ class TrainAdversarialStage(io.ComfyNode):
                 io.String.Output(
                     "how_to_sample",
                     display_name="how_to_sample",
-                    tooltip="With how many steps to sample, which phrase or guidance chooses the sampler, and which "
-                    "state was delivered.",
+                    tooltip="With which sampler, scheduler, number of steps and strength to sample, which phrase or "
+                    "guidance tells two samplers apart, and which state was delivered.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -18,6 +18,8 @@ from typing import Any, Self
 TINY_BASE = "tiny"
 # The solvers of ComfyUI's KSampler that pictures can be sampled with, by its names; ``base.solvers`` has them.
 SAMPLERS = ("euler", "heun", "deis", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v", "gradient_estimation")
+# Whether an evaluation also samples beside its settings; auto: where that takes no longer than the rest.
+NEIGHBOURS = ("auto", "on", "off")
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _LARGEST = sys.float_info.max
@@ -316,6 +318,13 @@ class StageConfig(Config):
         advanced=True,
         shapes_result=False,
     )
+    preview_sampler: str = option(
+        "euler",
+        "The sampler of preview pictures, by ComfyUI's name.",
+        choices=SAMPLERS,
+        advanced=True,
+        shapes_result=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -591,5 +600,11 @@ class AdversarialStageConfig(StageConfig):
         low=0.0,
         high=1.0,
         step=0.05,
+        advanced=True,
+    )
+    watch_sampler: str = option(
+        "euler",
+        "The sampler that the watch samples with, by ComfyUI's name. Steps are trained as euler takes them.",
+        choices=SAMPLERS,
         advanced=True,
     )

@@ -106,7 +106,7 @@ def check_charts(editor: Editor) -> None:
 def test_both_charts_show_the_run(finished: Editor) -> None:
     check_charts(finished)
     # What the stage says of sampling, in place of its last line about the progress.
-    assert "Sample with 4 steps." in finished.page.locator("body").inner_text()
+    assert "Sample with 4 steps, sampler euler, scheduler simple, " in finished.page.locator("body").inner_text()
     assert not finished.problems
 
 

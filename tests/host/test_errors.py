@@ -135,7 +135,10 @@ def sample_graph(width: int = 64, **lora: str) -> Graph:
         LORA: lora_node(**lora),
         ENCODERS: node("FluxDuelLoadTinyFluxEncoders"),
         PROMPT: node("CLIPTextEncode", {"clip": [ENCODERS, 0], "text": "x"}),
-        SAMPLE: node("FluxDuelSampleFluxLoRA", inputs | {"steps": "1", "count": 1, "seed": 0, "guidance": 1.0}),
+        SAMPLE: node(
+            "FluxDuelSampleFluxLoRA",
+            inputs | {"steps": "1", "count": 1, "seed": 0, "guidance": 1.0, "sampler": "euler"},
+        ),
         DECODE: node("VAEDecode", {"samples": [SAMPLE, 0], "vae": [ENCODERS, 1]}),
         SHOW: node("PreviewImage", {"images": [DECODE, 0]}),
     }

@@ -39,6 +39,7 @@ def folder(comfy_host: ComfyHost) -> Path:
 def evaluation_graph(folder: Path, *needed: str, **inputs: Any) -> Graph:
     """The node on the tiny base's data, with the nodes ``needed`` besides it."""
     values = {"step_counts": "1, 2", "count": 4, "seed": 0, "guidance": 1.0, "pictures": 3}
+    values |= {"sampler": "euler", "neighbours": "off"}
     values |= {"flux_lora": [LORA, 0], "real_latents": [LATENTS, 0]}
     whole = two_stage_graph(folder.name)
     whole[LATENTS]["inputs"] |= {"held_out_share": 0.5, "few_step_phrase": ""}
@@ -71,6 +72,7 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
         flux_lora_2=[STAGE_1, 0],
         flux_lora_3=[LORA, 0],
         vae=[ENCODERS, 1],
+        neighbours="on",
     )
     outputs = comfy_host.run(graph)
     (report,) = outputs[EVALUATE]["text"]
@@ -81,14 +83,17 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
     )
     assert "4 pictures of 64 x 64 a row, against 4 held-out" in report
     start = next(number for number, line in enumerate(lines) if line.startswith("LoRA"))
-    rows = [line.split("  ")[0] for line in lines[start + 1 : start + 8]]
-    assert rows == ["base"] * 2 + ["stage 1"] * 2 + ["stage 2"] * 2 + ["floor (real)"]
+    rows = [line.split("  ")[0] for line in lines[start + 1 : start + 12]]
+    beside = ["dpmpp_2m", "twice the steps", "strength 0.7", "strength 1.3"]
+    assert rows == ["base"] * 2 + ["stage 1"] * 2 + ["stage 2"] * 2 + [f"stage 2, {text}" for text in beside] + [
+        "floor (real)"
+    ]
     assert "stage 2 against stage 1 at 2 steps: Fréchet " in report
     assert "trained on other data" not in report
 
     assert picture(comfy_host, outputs, SHOW_CHART).size == (1650, 900)
     grid = picture(comfy_host, outputs, SHOW_PICTURES)
-    assert grid.height == 6 * 64
+    assert grid.height == 10 * 64
     # Labels first, then three pictures of 64; the untrained LoRA and stage 1 after three steps look alike.
     pictures = grid.crop((grid.width - 3 * 64, 0, grid.width, grid.height))
     assert grid.width > 3 * 64 and len(pictures.getcolors(maxcolors=1 << 20)) > 1000

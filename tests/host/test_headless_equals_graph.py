@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fluxduel.tests.comfy_host import ComfyHost
@@ -40,6 +41,11 @@ def graph_of_both(comfy_host: ComfyHost) -> tuple[Path, Path]:
     return file, folder
 
 
+def usage_hint(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["modelspec.usage_hint"]
+
+
 def test_graph_and_headless_run_give_the_same_lora(
     comfy_host: ComfyHost, graph_of_both: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -57,6 +63,9 @@ def test_graph_and_headless_run_give_the_same_lora(
         assert any(tensor.any() for name, tensor in headless.items() if "lora_B" in name)
         for name, tensor in headless.items():
             assert torch.equal(tensor, graph[name]), name
+        hints = [usage_hint(output / f"{ours}.safetensors"), usage_hint(loras / f"{theirs}.safetensors")]
+        assert hints[0] == hints[1]
+        assert ("any sampler" if "stage1" in ours else "Both: sampler euler, scheduler simple, ") in hints[0]
     stage_1, stage_2 = (load_file(output / f"{name}.safetensors") for name in ("headless-stage1", "headless"))
     assert not all(torch.equal(tensor, stage_2[name]) for name, tensor in stage_1.items())
     # The statistics too.

@@ -151,10 +151,15 @@ def test_notes_reach_the_page_one_by_one(comfy_host: ComfyHost, first: Finished)
 
 def test_the_stage_says_how_to_sample(comfy_host: ComfyHost, first: Finished) -> None:
     advice, delivered = first.outputs[STAGE_2]["text"][0].split("\n")
-    assert advice == "Sample with 4 steps."
+    assert advice.startswith("Sample with 4 steps, sampler euler, scheduler simple, strength 1.0. ")
+    # One of the two numbers of steps in the graph would be enough.
+    assert first.outputs[SAMPLE]["text"] == [
+        "Warning: This LoRA was trained for 4 steps; 1, 2 may spoil it."
+    ]
     assert delivered == first.of("state", STAGE_2)[-1]["notes"][-1][1]
     with safe_open(comfy_host.base / "output" / "loras" / "test_00001_.safetensors", framework="pt") as file:
         metadata = file.metadata()
+    assert advice in first.outputs[SAVE]["text"][0]
     assert metadata["modelspec.usage_hint"] == advice and "modelspec.trigger_phrase" not in metadata
 
 
@@ -187,10 +192,12 @@ def test_a_lora_for_two_samplers_carries_its_phrase(comfy_host: ComfyHost, first
     two = Finished(comfy_host, graph)
     # Nothing was measured, so nothing is said of the state.
     advice = "With 4 steps: begin the prompt with 'quick draft, '. With 25 steps or so: leave that out."
-    assert two.outputs[STAGE_2]["text"] == two.outputs["20"]["text"] == [advice]
+    assert two.outputs[STAGE_2]["text"] == two.outputs["20"]["text"]
+    (said,) = two.outputs[STAGE_2]["text"]
+    assert said.startswith(f"{advice} Both: sampler euler, scheduler simple, strength 1.0. ") and "\n" not in said
     with safe_open(comfy_host.base / "output" / "loras" / "two-samplers_00001_.safetensors", framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["modelspec.usage_hint"] == advice
+    assert metadata["modelspec.usage_hint"] == said
     assert metadata["modelspec.trigger_phrase"] == "quick draft"
 
 

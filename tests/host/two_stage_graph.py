@@ -52,6 +52,7 @@ def two_stage_graph(folder: str, prefix: str = "loras/test") -> Graph:
                 "count": 2,
                 "seed": 0,
                 "guidance": 1.0,
+                "sampler": "euler",
             },
         ),
         DECODE: node("VAEDecode", {"samples": [SAMPLE, 0], "vae": [ENCODERS, 1]}),

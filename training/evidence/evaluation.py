@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..base import sampler
 from ..base.base_model import BaseReference, FluxBase, load_base
-from ..config import DiffusionStageConfig
+from ..config import NEIGHBOURS, DiffusionStageConfig
 from ..data.batches import held_out_batches
 from ..data.data_error import DataError
 from ..data.fits import check_fits
@@ -17,11 +17,13 @@ from ..data.real_latents import RealLatents
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS
+from ..lora.value import at_strength
 from .evaluation_notes import notes_on_loras, notes_on_numbers
 from .evaluation_reals import Reals
 from .evaluation_result import Evaluation, Result
 from .lora_names import changes_nothing, last_config
 from .metrics import HELD_OUT_SIGMAS, held_out_flow_loss
+from .neighbours import LEFT_OUT, Setting, around, notes_on_neighbours, own_steps
 from .sample_lora import batches, pictures_at_once
 
 # Of the held-out pictures, for the flow loss: one that is steady to a percent.
@@ -38,6 +40,8 @@ def evaluate(
     guidance: float,
     device: torch.device | str,
     keep: int = 0,
+    solver: str = "euler",
+    neighbours: str = "off",
     after_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Sample ``count`` pictures from each named LoRA with each number of steps, and measure them.
@@ -45,7 +49,10 @@ def evaluate(
     Picture i has the noise of ``seed + i`` and the same caption everywhere: the held-out pictures' captions, then those
     of the training pictures, over and over. Pictures have one size, the one that most of the data has. A LoRA whose B
     is zero stands for its base. The LoRA to be judged comes last: ``Evaluation.comparisons`` are about it. LoRAs may
-    have different bases; each base is loaded once, one at a time.
+    have different bases; each base is loaded once, one at a time. ``solver``: one of ``solvers.SOLVERS``, for all.
+
+    ``neighbours`` (``on``, ``off``, or ``auto``: where they take no longer than all the rest) are of the last LoRA,
+    at the number of steps that it was trained for, or else the fewest: see ``neighbours.around``.
 
     A LoRA that was last trained for two samplers is asked, at up to 8 steps, as it was trained to be for few: with the
     few-step prompts, where the data has them, and at its few-step guidance, where it has one. Otherwise prompts are
@@ -67,17 +74,30 @@ def evaluate(
     counts = sorted(set(step_counts))
     if not counts or counts[0] < 1:
         raise ValueError(f"step_counts must be one or more whole numbers from 1 on, got {list(step_counts)}.")
+    if neighbours not in NEIGHBOURS:
+        raise ValueError(f"neighbours must be one of {', '.join(NEIGHBOURS)}, got {neighbours!r}.")
     for name, lora in loras:
         try:
             check_fits(lora.base, data)
         except ValueError as error:
             raise DataError(f"{name}: {error}") from error
     reals = Reals.choose(data, count)
-    flow_guidance = float(last_config(loras[-1][1]).get("guidance", DiffusionStageConfig().guidance))
+    judged, judged_lora = loras[-1]
+    flow_guidance = float(last_config(judged_lora).get("guidance", DiffusionStageConfig().guidance))
     at_once = min((4, *(pictures_at_once(*data.samples[i].shape[1:]) for i in data.held_out)))
     held_out_evaluations = sum(1 for _ in held_out_batches(data, at_once, most=MOST_HELD_OUT)) * len(HELD_OUT_SIGMAS)
     sampled = sum(batches(len(places), *reals.size) for places in reals.places.values())
-    total = len(loras) * (sum(counts) * sampled + held_out_evaluations)
+
+    main = [Setting(solver=solver, steps=steps) for steps in counts]
+    centre = own_steps(judged_lora, counts)
+    beside = around(solver, centre)
+    total = len(loras) * (sum(setting.evaluations for setting in main) * sampled + held_out_evaluations)
+    more = sum(setting.evaluations for setting in beside) * sampled
+    left_out = neighbours == "auto" and more > total
+    if neighbours == "off" or left_out:
+        beside = ()
+    else:
+        total += more
     done = 0
 
     def count_step() -> None:
@@ -85,7 +105,7 @@ def evaluate(
         done += 1
         after_step(done, total)
 
-    def on_base(reference: BaseReference) -> dict[tuple[str, int], Result]:
+    def on_base(reference: BaseReference) -> dict[tuple[str, Setting], Result]:
         base = load_base(reference, device)
         found = {}
         for name, lora in loras:
@@ -97,28 +117,33 @@ def evaluate(
                 loss = held_out_flow_loss(
                     base, data, flow_guidance, batch_size=at_once, most=MOST_HELD_OUT, after_step=count_step
                 )
-            for steps in counts:
-                few_step, asked_guidance = _asked(lora, steps, guidance)
-                fake = _sample(base, data, reals, steps, seed, few_step, asked_guidance, count_step)
-                found[name, steps] = Result(
+            for setting in [*main, *(beside if name == judged else ())]:
+                adapters.restore(base, at_strength(lora.tensors, setting.strength))
+                few_step, asked_guidance = _asked(lora, centre if setting.variation else setting.steps, guidance)
+                fake = _sample(base, data, reals, setting, seed, few_step, asked_guidance, count_step)
+                found[name, setting] = Result(
                     name=name,
                     bare=changes_nothing(lora),
-                    steps=steps,
+                    steps=setting.steps,
                     guidance=asked_guidance,
+                    solver=setting.solver,
+                    variation=setting.variation,
                     few_step=few_step,
                     measurement=reals.measure(fake),
-                    held_out_loss=loss,
+                    held_out_loss=loss if setting.strength == 1 else None,
                     latents=fake[:keep].clone(),
                 )
         return found
 
-    found: dict[tuple[str, int], Result] = {}
+    found: dict[tuple[str, Setting], Result] = {}
     for reference in dict.fromkeys(lora.base for _, lora in loras):
         found |= on_base(reference)
-    results = tuple(found[name, steps] for name in names for steps in counts)
+    results = tuple(found[name, setting] for name in names for setting in main)
+    others = tuple(found[judged, setting] for setting in beside)
     floor = reals.floor()
     return Evaluation(
         results=results,
+        neighbours=others,
         floor=floor,
         count=count,
         size=reals.size,
@@ -129,6 +154,8 @@ def evaluate(
         notes=(
             *notes_on_numbers(reals, count, floor),
             *notes_on_loras(loras, data, results),
+            *notes_on_neighbours(found[judged, main[counts.index(centre)]], others),
+            *([LEFT_OUT] if left_out else []),
         ),
     )
 
@@ -145,7 +172,7 @@ def _sample(
     base: FluxBase,
     data: RealLatents,
     reals: Reals,
-    steps: int,
+    setting: Setting,
     seed: int,
     few_step: bool,
     guidance: float,
@@ -161,10 +188,11 @@ def _sample(
             prompts[number].pooled_prompt_embeds,
             height=height,
             width=width,
-            steps=steps,
+            steps=setting.steps,
             seeds=[seed + place for place in places],
             guidance=guidance,
             batch_size=pictures_at_once(height, width),
+            solver=setting.solver,
             after_step=after_step,
         ).cpu()
     return latents

@@ -35,6 +35,10 @@ class Result:
     steps: int
     guidance: float
     """Given to the base while sampling."""
+    solver: str
+    """Sampled with, by the host's name."""
+    variation: str
+    """What differs from how the others are sampled, for a neighbour; else empty."""
     few_step: bool
     """Whether a LoRA for two samplers was asked as its few-step one, by prompt or by guidance."""
     measurement: Measurement
@@ -43,6 +47,11 @@ class Result:
     """The LoRA's, so the same for all its numbers of steps; ``None`` where no picture is held out."""
     latents: Tensor
     """The first ``keep`` samples (keep, C, h, w), in model space, on the CPU."""
+
+    @property
+    def title(self) -> str:
+        """The LoRA's name, and what differs."""
+        return f"{self.name}, {self.variation}" if self.variation else self.name
 
     def values(self) -> dict[str, float]:
         """The table's numbers by their headings; NaN where there is none."""
@@ -55,6 +64,8 @@ class Evaluation:
     """What ``evaluate`` found. ``results``: by LoRA, in the order given, and then by rising number of steps."""
 
     results: tuple[Result, ...]
+    neighbours: tuple[Result, ...]
+    """Of the last LoRA, sampled in other ways; empty where that was not asked for."""
     floor: Measurement | None
     """What real pictures score against real ones; ``None`` where there are too few."""
     count: int
@@ -78,14 +89,15 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """One dict a result: ``LoRA``, ``steps`` and the table's numbers by their headings; NaN where not measured."""
-        return [{"LoRA": result.name, "steps": result.steps, **result.values()} for result in self.results]
+        shown = (*self.results, *self.neighbours)
+        return [{"LoRA": result.title, "steps": result.steps, **result.values()} for result in shown]
 
     def table(self) -> str:
         """The numbers as text of fixed width; the last row is the floor. ``-`` is a number that was not measured."""
         lines = [["LoRA", "steps", *COLUMNS.values(), FLOW_LOSS]]
-        for result in self.results:
+        for result in (*self.results, *self.neighbours):
             steps = f"{result.steps}{'*' if result.few_step else ''}"
-            lines.append([result.name, steps, *map(_number, result.values().values())])
+            lines.append([result.title, steps, *map(_number, result.values().values())])
         floor = {} if self.floor is None else _columns(self.floor)
         lines.append(["floor (real)", "-", *(_number(floor.get(heading, math.nan)) for heading in lines[0][2:])])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -125,7 +137,8 @@ class Evaluation:
         head = (
             f"{self.count} pictures of {width} x {height} a row, against {reals} pictures. Fréchet, patch SWD and "
             "spectrum are distances: better when smaller, down to the floor, which is real pictures against real ones. "
-            f"HF ratio and diversity are best at 1. The flow loss is at guidance {self.flow_guidance:g}."
+            f"HF ratio and diversity are best at 1. The sampler is {self.results[0].solver}. The flow loss is at "
+            f"guidance {self.flow_guidance:g}."
         )
         parts = (head, self.table(), "\n".join(self.comparisons()), "\n".join(self.notes))
         return "\n\n".join(part for part in parts if part)
@@ -139,20 +152,24 @@ class Evaluation:
             "held_out": self.held_out,
             "against_training": self.against_training,
             "flow_guidance": self.flow_guidance,
-            "results": [
-                {
-                    "name": result.name,
-                    "steps": result.steps,
-                    "guidance": result.guidance,
-                    "few_step": result.few_step,
-                    **_finite(asdict(result.measurement) | {"held_out_loss": result.held_out_loss}),
-                }
-                for result in self.results
-            ],
+            "results": [_json(result) for result in self.results],
+            "neighbours": [_json(result) for result in self.neighbours],
             "floor": None if self.floor is None else _finite(asdict(self.floor)),
             "comparisons": self.comparisons(),
             "notes": list(self.notes),
         }
+
+
+def _json(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "steps": result.steps,
+        "sampler": result.solver,
+        "variation": result.variation,
+        "guidance": result.guidance,
+        "few_step": result.few_step,
+        **_finite(asdict(result.measurement) | {"held_out_loss": result.held_out_loss}),
+    }
 
 
 def _columns(measurement: Measurement) -> dict[str, float]:

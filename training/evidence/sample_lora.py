@@ -11,6 +11,7 @@ from torch import Tensor
 from ..base.base_model import load_base
 from ..base.families import flux1
 from ..base.sampler import sample
+from ..base.solvers import evaluations
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 
@@ -48,16 +49,18 @@ def sample_lora(
     guidance: float,
     device: torch.device | str,
     after_step: Callable[[int, int], None],
+    solver: str = "euler",
 ) -> Tensor:
     """Latents (prompts, step counts, seeds, C, height, width) in model space, on the CPU.
 
     ``prompts``: embeddings (L, D) and pooled ones (P,) of each. ``height`` and ``width`` in latent pixels. A seed's
-    noise is the same for every prompt and number of steps. ``after_step`` is called with the number of evaluations of
-    the model so far and in all; what it raises ends the sampling.
+    noise is the same for every prompt and number of steps. ``solver``: one of ``solvers.SOLVERS``. ``after_step`` is
+    called with the number of evaluations of the model so far and in all; what it raises ends the sampling.
     """
     base = load_base(lora.base, device)
     adapters.attach(base, lora)
-    total, done = len(prompts) * sum(step_counts) * batches(len(seeds), height, width), 0
+    asked = sum(evaluations(solver, steps) for steps in step_counts)
+    total, done = len(prompts) * asked * batches(len(seeds), height, width), 0
 
     def count_step() -> None:
         nonlocal done
@@ -75,6 +78,7 @@ def sample_lora(
             seeds=seeds,
             guidance=guidance,
             batch_size=pictures_at_once(height, width),
+            solver=solver,
             after_step=count_step,
         ).cpu()
         for embeds, pooled in prompts

@@ -1,4 +1,4 @@
-"""How to sample with a LoRA that stage 2 has trained, in words: for the node's output and the file's metadata."""
+"""How to sample with a trained LoRA, in words: for the nodes' messages, the file's metadata and ``inspect``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,37 @@ from ..config import AdversarialStageConfig
 FEW_STEPS = 8
 # What an ordinary sampler takes, where the LoRA serves two and target_steps is the few-step one's.
 ORDINARY_STEPS = 25
+# Stage 2 trains steps as Euler takes them, between the levels of FLUX's schedule; both by ComfyUI's names.
+TRAINED_SAMPLER, TRAINED_SCHEDULER = "euler", "simple"
+
+STAGE_1_ADVICE = (
+    "Sample as with the base alone: any sampler, scheduler, number of steps and guidance. Strength 1.0 is what was "
+    "trained."
+)
+# The host shifts its levels as for 1024 x 1024 whatever the size, and FLUX.1-schnell's not at all.
+SCHEDULE_ADVICE = (
+    "In a graph with KSampler put ModelSamplingFlux before it (max_shift 1.15, base_shift 0.5, the picture's width and "
+    "height): scheduler simple is the trained schedule without that only for FLUX.1-dev at 1024 x 1024."
+)
 
 
 def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -> str:
-    """One or two sentences. ``few_step_phrase`` is the dataset's, for ``two_samplers`` without a guidance value."""
+    """A few sentences. ``few_step_phrase`` is the dataset's, for ``two_samplers`` without a guidance value."""
+    settings = f"sampler {TRAINED_SAMPLER}, scheduler {TRAINED_SCHEDULER}, strength 1.0"
     if config.target != "two_samplers":
-        return f"Sample with {_steps(config.target_steps)}."
-    few = min(config.target_steps, FEW_STEPS)
-    if config.few_step_guidance:
-        told, otherwise = f"set guidance to {config.few_step_guidance:g}", "use the guidance you are used to"
+        use, also = f"Sample with {_steps(config.target_steps)}, {settings}", ", numbers of steps"
     else:
-        told, otherwise = f"begin the prompt with '{few_step_phrase}, '", "leave that out"
-    return f"With {_steps(few)}: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}."
+        few = min(config.target_steps, FEW_STEPS)
+        if config.few_step_guidance:
+            told, otherwise = f"set guidance to {config.few_step_guidance:g}", "use the guidance you are used to"
+        else:
+            told, otherwise = f"begin the prompt with '{few_step_phrase}, '", "leave that out"
+        use = f"With {_steps(few)}: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}. Both: {settings}"
+        also = ""
+    return (
+        f"{use}. It was trained at guidance {config.guidance:g}. Other samplers, schedulers{also} and strengths are "
+        f"not what it was trained for. {SCHEDULE_ADVICE}"
+    )
 
 
 def _steps(count: int) -> str:
@@ -30,19 +49,59 @@ def _steps(count: int) -> str:
 
 
 def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The advice for a LoRA and its trigger phrase, from what it says of its last stage; empty where there is none."""
-    last = provenance[-1] if provenance else {}
-    if last.get("stage") != "adversarial":
+    """The advice for a LoRA and its trigger phrase, from what it says of its stages; empty where there is none."""
+    if provenance and all(entry.get("stage") == "diffusion" for entry in provenance):
+        return STAGE_1_ADVICE, ""
+    config = _last_stage_2(provenance)
+    if config is None:
         return "", ""
-    said = last.get("config", {})
-    wanted = ("target_steps", "target", "few_step_guidance")
-    try:
-        config = AdversarialStageConfig(**{name: said[name] for name in wanted})
-    except (KeyError, TypeError, ValueError):
-        # From a file of an older version, or of one that knows other targets. It must be possible to save it again.
-        return "", ""
-    phrase = str(last.get("few_step_phrase", ""))
+    phrase = str(provenance[-1].get("few_step_phrase", ""))
     told_by_phrase = config.target == "two_samplers" and not config.few_step_guidance
     if told_by_phrase and not phrase:
         return "", ""
     return sampling_advice(config, phrase), phrase if told_by_phrase else ""
+
+
+def departures(
+    provenance: Sequence[Mapping[str, Any]],
+    *,
+    sampler: str = TRAINED_SAMPLER,
+    step_counts: Sequence[int] = (),
+    strength: float = 1.0,
+) -> list[str]:
+    """In what sampling so departs from what stage 2 has trained the LoRA for, in sentences; none for other LoRAs.
+
+    ``step_counts``: all that are sampled with, of which one is enough.
+    """
+    config = _last_stage_2(provenance)
+    if config is None:
+        return []
+    said = []
+    if sampler != TRAINED_SAMPLER:
+        said.append(f"This LoRA was trained for sampler {TRAINED_SAMPLER}; {sampler} may spoil it.")
+    if step_counts and not any(_trained_for(config, count) for count in step_counts):
+        counts = ", ".join(map(str, step_counts))
+        said.append(f"This LoRA was trained for {_steps(config.target_steps)}; {counts} may spoil it.")
+    if strength not in (0.0, 1.0):
+        said.append(f"This LoRA was trained at strength 1.0; {strength:g} may spoil it.")
+    return said
+
+
+def _trained_for(config: AdversarialStageConfig, count: int) -> bool:
+    if config.target == "two_samplers":
+        return True
+    return count == config.target_steps or (count > FEW_STEPS and config.target_steps > FEW_STEPS)
+
+
+def _last_stage_2(provenance: Sequence[Mapping[str, Any]]) -> AdversarialStageConfig | None:
+    """What is known of the settings of the last stage, where that is stage 2."""
+    last = provenance[-1] if provenance else {}
+    if last.get("stage") != "adversarial":
+        return None
+    try:
+        said = dict(last["config"])
+        known = {name: said[name] for name in ("target_steps", "target", "few_step_guidance")}
+        return AdversarialStageConfig(**known, guidance=said.get("guidance", AdversarialStageConfig().guidance))
+    except (KeyError, TypeError, ValueError):
+        # From a file of an older version, or of one that knows other targets. It must be possible to save it again.
+        return None

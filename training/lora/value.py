@@ -52,6 +52,13 @@ class FluxLoRA:
                     raise LoRAError(f"{module + suffix} is {tensor.dtype} on {tensor.device}, not fp32 on the CPU.")
 
 
+def at_strength(tensors: Mapping[str, Tensor], strength: float) -> Mapping[str, Tensor]:
+    """The tensors of a LoRA that changes each weight by ``strength`` times as much."""
+    if strength == 1:
+        return tensors
+    return {key: tensor * strength if key.endswith(UP) else tensor for key, tensor in tensors.items()}
+
+
 def module_names(keys: Iterable[str]) -> list[str]:
     """The adapted modules, in order of first appearance. Raises ``LoRAError`` for a key that names no LoRA tensor."""
     names = {}

@@ -314,6 +314,7 @@ def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
             seeds=range(PREVIEW_PICTURES),
             guidance=stage.config.guidance,
             batch_size=stage.config.batch_size,
+            solver=stage.config.preview_sampler,
             after_step=after_step,
         )
     return latents.cpu()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..base import sampler
 from ..base.base_model import FluxBase
+from ..base.solvers import evaluations
 from ..config import AdversarialStageConfig
 from ..data.real_latents import LatentSample, Prompt, RealLatents, drawn
 from ..data.stored_latents import StoredSample
@@ -62,7 +63,7 @@ class Examiner:
         self.possible = len(training) >= 2 and min(shape[1:]) >= SMALLEST_SIDE
         if not self.possible:
             return
-        self._batch_size = config.batch_size
+        self._batch_size, self._solver = config.batch_size, config.watch_sampler
         seen, masks = latents(training)
         self._fill = _means(seen, masks)
         self._space = FeatureSpace.fit(_within(seen, masks, self._fill))
@@ -86,8 +87,8 @@ class Examiner:
 
     @property
     def evaluations(self) -> int:
-        """For how many pictures an examination evaluates the base, each step of a picture counted."""
-        return sum(wanted.steps * len(wanted.prompts) for wanted in self._samplers)
+        """For how many pictures an examination evaluates the base, each time it is asked counted."""
+        return sum(evaluations(self._solver, wanted.steps) * len(wanted.prompts) for wanted in self._samplers)
 
     def examine(self, base: FluxBase, held_out_loss: float | None, after_step: Callable[[], None]) -> Health:
         """The health of the LoRA on ``base``. Of two samplers the worse counts, and the mean score.
@@ -139,6 +140,7 @@ class Examiner:
                     seeds=chosen,
                     guidance=wanted.guidance,
                     batch_size=self._batch_size,
+                    solver=self._solver,
                     after_step=after_step,
                 ).cpu()
                 for key, chosen in seeds.items()

@@ -48,6 +48,22 @@ def test_each_picture_is_that_of_the_sampler_with_the_lora_on(start, data) -> No
     assert not torch.allclose(plain[0].cpu(), pictures[0, 0, 0], rtol=1e-2), "the LoRA does nothing"
 
 
+def test_the_solver_reaches_the_sampler_and_heuns_evaluations_are_counted(start, data) -> None:
+    calls: list[tuple[int, int]] = []
+    by_heun = sampled(start, data, calls, solver="heun")
+    # Two prompts: 1 evaluation for one step, 5 for three.
+    assert calls == [(done, 12) for done in range(1, 13)]
+    base = load_base(start.base, DEVICE)
+    adapter.attach(base, start)
+    prompt = data.prompts[1]
+    expected = sampler.sample(
+        base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=6, steps=3, seeds=[6], guidance=3.0,
+        solver="heun",
+    )  # fmt: skip
+    torch.testing.assert_close(by_heun[1, 1, 1], expected[0].cpu(), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(by_heun, sampled(start, data), rtol=1e-2)
+
+
 @pytest.mark.parametrize(("at_once", "passes"), [(3, 1), (2, 2), (1, 3)])
 def test_progress_counts_each_evaluation_of_the_model(start, data, monkeypatch, at_once: int, passes: int) -> None:
     """Two prompts, 1 and 3 steps, each for every batch of pictures of 2 x 3 tokens."""

@@ -111,7 +111,7 @@ def test_both_stages_run_and_say_where_the_loras_are(finished: Done) -> None:
     for name in ("mine-stage1.safetensors", "mine.safetensors"):
         assert f"Saved {finished.output / name}" in finished.said
     assert "Training: 4. Held out: 2." in finished.said
-    assert finished.said.splitlines()[-1] == "Sample with 4 steps."
+    assert finished.said.splitlines()[-1].startswith("Sample with 4 steps, sampler euler, scheduler simple, ")
     # Once, among the notes.
     (delivered,) = [line for line in (finished.said + finished.progress).splitlines() if "is delivered" in line]
     assert re.fullmatch(r"stage 2, step 20: The state of step \d+ is delivered: .*", delivered)
@@ -305,13 +305,34 @@ def test_sample_writes_a_picture_for_each_prompt_seed_and_number_of_steps(
         "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(command) == 0
-    assert "Sample with 4 steps." in capsys.readouterr().out
+    assert "Sample with 4 steps, sampler euler, " in capsys.readouterr().out
     files = sorted((tmp_path / "out").iterdir())
     # Four steps, for that is what stage 2 trained it for.
     assert [file.name for file in files] == [f"{n:02}-steps4-seed{s}.png" for n in (1, 2, 3) for s in (5, 6)]
     pixels = [np.asarray(Image.open(file), np.float32) for file in files]
     assert all(picture.shape == (128, 96, 3) and picture.std() > 5 for picture in pixels)
     assert len({picture.tobytes() for picture in pixels}) == 6
+
+
+def test_another_sampler_gives_other_pictures_and_a_warning(
+    finished: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = []
+    for stage, sampler in (("mine", "euler"), ("mine", "dpmpp_2m"), ("mine-stage1", "dpmpp_2m")):
+        out = tmp_path / stage / sampler
+        command = [
+            "sample", "--base.precision", "fp32", "--base.device", "cpu", "--lora",
+            str(finished.output / f"{stage}.safetensors"), "--prompt", "x", "--width", "64", "--height", "64",
+            "--steps", "4", "--sampler", sampler, "--out", str(out),
+        ]  # fmt: skip
+        assert main(command) == 0
+        warned = "Warning: This LoRA was trained for sampler euler; dpmpp_2m may spoil it." in capsys.readouterr().out
+        assert warned == (stage == "mine" and sampler != "euler")
+        pictures.append((out / "01-steps4-seed0.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    with pytest.raises(SystemExit):
+        main(["sample", "--lora", "x", "--prompt", "x", "--sampler", "unipc"])
+    assert "unipc" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -339,7 +360,8 @@ def test_evaluate_writes_report_numbers_chart_and_pictures(
     loras = [str(finished.output / name) for name in ("mine-stage1.safetensors", "mine.safetensors")]
     command = [
         "evaluate", str(config_file), "--lora", loras[0], "--lora", loras[1], "--bare_base", "--output_dir",
-        str(finished.output), "--count", "4", "--step_counts", "1,2", "--pictures", "2", "--out", str(tmp_path / "out"),
+        str(finished.output), "--count", "4", "--step_counts", "1,2", "--pictures", "2", "--sampler", "deis",
+        "--neighbours", "on", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(command) == 0
     said = capsys.readouterr().out
@@ -348,9 +370,12 @@ def test_evaluate_writes_report_numbers_chart_and_pictures(
     numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     asked = [(result["name"], result["steps"]) for result in numbers["results"]]
     assert asked == [(name, steps) for name in ("base", "mine-stage1", "mine") for steps in (1, 2)]
+    assert {result["sampler"] for result in numbers["results"]} == {"deis"}
+    beside = [(result["variation"], result["sampler"]) for result in numbers["neighbours"]]
+    assert beside[:2] == [("euler", "euler"), ("twice the steps", "deis")] and len(beside) == 4
     assert "mine against mine-stage1 at 2 steps" in report
     grid = np.asarray(Image.open(tmp_path / "out" / "pictures.png"), np.float32)
-    assert grid.shape[0] == 6 * SIDE and grid.shape[1] > 2 * SIDE
+    assert grid.shape[0] == 10 * SIDE and grid.shape[1] > 2 * SIDE
     assert np.asarray(Image.open(tmp_path / "out" / "chart.png")).std() > 5
 
 

@@ -64,18 +64,21 @@ def test_the_judge_lies_beside_the_lora_as_it_was_at_the_end(start, data, tmp_pa
     assert kept.keys() == expected.keys() and all(torch.equal(kept[name], expected[name]) for name in kept)
 
 
-@pytest.mark.parametrize("held_out", [(6, 7), ()])
-def test_a_preview_is_for_the_first_held_out_caption(start, data, tmp_path: Path, held_out: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("held_out", "solver"), [((6, 7), "heun"), ((), "euler")])
+def test_a_preview_is_for_the_first_held_out_caption(
+    start, data, tmp_path: Path, held_out: tuple[int, ...], solver: str
+) -> None:
     """Or for the first that is trained on, where none is held out."""
     data = dataclasses.replace(data, held_out=held_out)
     recorder = Recorder()
-    result = train(start, data, tmp_path, recorder, preview_every=3, preview_steps=1, ema_decay=0.0)
+    shown = {"preview_every": 3, "preview_steps": 2, "preview_sampler": solver}
+    result = train(start, data, tmp_path, recorder, ema_decay=0.0, **shown)
     base = load_base(start.base, DEVICE)
     adapter.attach(base, result.lora)
     prompt = data.prompts[data.samples[6 if held_out else 0].prompt]
     expected = sampler.sample(
-        base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=1,
-        seeds=range(len(recorder.previews[0])), guidance=SHORT.guidance,
+        base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=2,
+        seeds=range(len(recorder.previews[0])), guidance=SHORT.guidance, solver=solver,
     )  # fmt: skip
     torch.testing.assert_close(recorder.previews[0], expected.cpu(), rtol=1e-4, atol=1e-4)
 

@@ -350,6 +350,22 @@ def test_health_is_that_of_the_samples(base, data):
     assert examiner.diversity_real == pytest.approx(latent_metrics.diversity(space(reals)))
 
 
+def test_the_watch_samples_with_its_sampler_and_counts_what_that_asks_for(base, data, monkeypatch):
+    calls, polls = [], []
+    sample = sampler.sample
+
+    def spy(*args, **given):
+        calls.append(given["solver"])
+        return sample(*args, **given)
+
+    monkeypatch.setattr(health.sampler, "sample", spy)
+    config = dataclasses.replace(examiner_config(), target_steps=3, watch_sampler="heun", batch_size=1)
+    examiner = Examiner(data, config)
+    examiner.examine(base, None, lambda: polls.append(None))
+    assert set(calls) == {"heun"}
+    assert len(polls) == examiner.evaluations == 5 * config.watch_pictures
+
+
 @pytest.mark.parametrize("captions", [1, 6])
 def test_the_numbers_do_not_depend_on_the_batch(base, captions):
     """One caption for all pictures would otherwise be sampled with in one pass."""

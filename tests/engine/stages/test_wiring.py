@@ -77,6 +77,7 @@ STAGE_2_ALONE: Cases = {
     # At this rate the LoRA scores worse than its start, which the watch then delivers.
     "watch": ({"validate_every": 3, "watch_pictures": 4, "target_steps": 1, "learning_rate": 0.1}, True, False),
     "watch_pictures": ({"watch": True, "validate_every": 3, "target_steps": 1}, 4, 5),
+    "watch_sampler": ({"watch": True, "validate_every": 3, "target_steps": 2, "watch_pictures": 4}, "euler", "heun"),
     "jump_renoise_mean": ({"target": "jump"}, 0.0, 1.0),
     "step_share": ({"target": "x0"}, 0.0, 1.0),
 }  # fmt: skip
@@ -107,7 +108,8 @@ OF_THE_JUDGE: Cases = {
 }  # fmt: skip
 # What leaves the result as it is. Each has a test of its own below.
 NO_RESULT = {
-    "gradient_checkpointing", "preview_every", "preview_steps", "checkpoint_every", "keep_last", "keep_every",
+    "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "checkpoint_every", "keep_last",
+    "keep_every",
 }  # fmt: skip
 
 
@@ -189,7 +191,7 @@ def test_every_option_of_stage_1_changes_the_lora(outcome, option: str) -> None:
 def test_every_option_of_stage_2_changes_the_lora(outcome, option: str) -> None:
     extra, *values = {**BOTH_STAGES, **STAGE_2_ALONE}[option]
     runs = [outcome(*configured({**extra, option: value}, of_judge=False)) for value in values]
-    if option == "watch_pictures":
+    if option in ("watch_pictures", "watch_sampler"):
         # They change the LoRA where a decision hangs on them; the numbers that are decided on show it always.
         assert runs[0][1][0]["diversity"] != runs[1][1][0]["diversity"]
         return
@@ -254,17 +256,19 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         "preview_every": ({"preview_every": 2, "preview_steps": 1}, lambda seen, _: len(seen.previews) == 2),
         "gradient_checkpointing": ({"gradient_checkpointing": True}, lambda seen, _: len(seen.records) == 4),
     }
-    assert set(changes) | {"preview_steps"} == NO_RESULT
+    assert set(changes) | {"preview_steps", "preview_sampler"} == NO_RESULT
     for name, (change, as_wanted) in changes.items():
         lora, seen, kept = in_folder(start, data, tmp_path / name, **{"checkpoint_every": 0, **change})
         assert as_wanted(seen, kept), (name, kept)
         for key in plain:
             torch.testing.assert_close(lora[key], plain[key], rtol=0, atol=1e-5)
     pictures = [
-        in_folder(start, data, tmp_path / str(steps), preview_every=4, preview_steps=steps)[1].previews[0]
-        for steps in (1, 2)
+        in_folder(
+            start, data, tmp_path / f"{steps}-{solver}", preview_every=4, preview_steps=steps, preview_sampler=solver
+        )[1].previews[0]
+        for steps, solver in ((1, "euler"), (2, "euler"), (2, "heun"))
     ]
-    assert not torch.allclose(*pictures)
+    assert not torch.allclose(pictures[0], pictures[1]) and not torch.allclose(pictures[1], pictures[2])
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -24,7 +24,7 @@ from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA, LoRAError
 from fluxduel.training.lora.files import file_metadata
-from fluxduel.training.lora.sampling_advice import sampling_advice
+from fluxduel.training.lora.sampling_advice import SCHEDULE_ADVICE, sampling_advice
 
 PROVENANCE = (
     {"stage": "diffusion", "config": {"steps": 30}, "steps_done": 30, "data": "d1", "resolution": 512},
@@ -150,10 +150,10 @@ def test_metadata(narrow: BaseReference, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "phrase", "hint", "trigger"),
     [
-        ({"target_steps": 1}, "", "Sample with 1 step.", None),
-        ({"target_steps": 25, "target": "jump"}, "", "Sample with 25 steps.", None),
+        ({"target_steps": 1}, "", "Sample with 1 step, ", None),
+        ({"target_steps": 25, "target": "jump"}, "", "Sample with 25 steps, ", None),
         # A phrase that the data has, and that this stage did not train with, triggers nothing.
-        ({"target_steps": 4, "target": "x0"}, "quick draft", "Sample with 4 steps.", None),
+        ({"target_steps": 4, "target": "x0"}, "quick draft", "Sample with 4 steps, ", None),
         (
             {"target_steps": 4, "target": "two_samplers"},
             "quick draft",
@@ -172,11 +172,12 @@ def test_metadata_says_how_to_sample(
     narrow: BaseReference, config: dict[str, object], phrase: str, hint: str, trigger: str | None
 ) -> None:
     stage_2 = AdversarialStageConfig(**config)
-    assert sampling_advice(stage_2, phrase) == hint
     last = {"stage": "adversarial", "config": dataclasses.asdict(stage_2), "few_step_phrase": phrase}
     some = dataclasses.replace(trained(narrow), provenance=(PROVENANCE[0], last))
     metadata = file_metadata(some, "title")
-    assert metadata["modelspec.usage_hint"] == hint
+    said = metadata["modelspec.usage_hint"]
+    assert said == sampling_advice(stage_2, phrase) and said.startswith(hint)
+    assert "sampler euler, scheduler simple, strength 1.0" in said and SCHEDULE_ADVICE in said
     assert metadata.get("modelspec.trigger_phrase") == trigger
 
 
@@ -203,7 +204,12 @@ def test_a_lora_that_does_not_say_how_to_sample_can_be_saved(
 def test_options_that_only_a_newer_version_knows_do_not_hide_the_advice(narrow: BaseReference) -> None:
     config = dataclasses.asdict(AdversarialStageConfig(target_steps=6)) | {"unheard_of": 1}
     some = dataclasses.replace(trained(narrow), provenance=({"stage": "adversarial", "config": config},))
-    assert file_metadata(some, "title")["modelspec.usage_hint"] == "Sample with 6 steps."
+    assert file_metadata(some, "title")["modelspec.usage_hint"].startswith("Sample with 6 steps, sampler euler, ")
+
+
+def test_metadata_of_stage_1_say_that_any_sampler_will_do(narrow: BaseReference) -> None:
+    some = dataclasses.replace(trained(narrow), provenance=(PROVENANCE[0],))
+    assert "any sampler" in file_metadata(some, "title")["modelspec.usage_hint"]
 
 
 def test_metadata_can_be_left_out(narrow: BaseReference, tmp_path: Path) -> None:
