@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from .run_config import RunConfig
 
 FAILED, WRONG_INPUT, STOPPED_AT_ONCE = 1, 2, 130
 SEED_LIMIT = 2**63 - 1 - 4096
+MOST_GUIDANCE = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,7 +261,7 @@ def _add_sampling(parser: argparse.ArgumentParser, folder: str) -> None:
         help="of the first picture's noise; the next have seed + 1, ... (default: 0)",
     )  # fmt: skip
     parser.add_argument(
-        "--guidance", type=float, default=3.5, help="FLUX-dev's guidance embedding while sampling (default: 3.5)"
+        "--guidance", type=_guidance, default=3.5, help="FLUX-dev's guidance embedding while sampling (default: 3.5)"
     )
     parser.add_argument(
         "--sampler", choices=SAMPLERS, default=SAMPLERS[0],
@@ -275,6 +277,16 @@ def _number(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _guidance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= MOST_GUIDANCE:
+        raise argparse.ArgumentTypeError(f"takes a number from 0 to {MOST_GUIDANCE}, got {text!r}.")
+    return value
 
 
 def _step_counts(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from ..training.config import AdversarialStageConfig
 from ..training.data.encoders import load_encoders
 from ..training.data.fits import check_prompt_fits
-from ..training.evidence.picture_files import single_pictures
+from ..training.evidence.picture_files import free_path, single_pictures
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
@@ -52,7 +52,8 @@ def sample_pictures(
 ) -> list[Path]:
     """Write ``count`` pictures for each prompt and number of steps to ``folder``; returns their paths.
 
-    Picture i has the noise of ``seed + i``, whatever prompt and steps. ``step_counts`` of ``None``: the number that
+    Picture i has the noise of ``seed + i``, whatever prompt and steps. A picture that is there is never written over: the
+    new one's name gets a number. ``step_counts`` of ``None``: the number that
     the LoRA was trained for in stage 2, else 25. Of ``config`` the sections base and encoders count.
 
     Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other, ``OSError``
@@ -91,10 +92,11 @@ def sample_pictures(
         for number, of_prompt in enumerate(latents, 1):
             for steps, batch in zip(counts, of_prompt, strict=True):
                 for own_seed, picture in zip(seeds, single_pictures(encoders.decode(batch)), strict=True):
-                    paths.append(folder / f"{number:02}-steps{steps}-seed{own_seed}.png")
+                    paths.append(free_path(folder / f"{number:02}-steps{steps}-seed{own_seed}.png"))
                     picture.save(paths[-1])
     advice, _ = advice_of(lora.provenance)
-    say(f"Wrote {len(paths)} pictures to {folder}, the first is {paths[0].name}. {advice}".rstrip())
+    written = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
+    say(f"Wrote {written} to {folder}, the first is {paths[0].name}. {advice}".rstrip())
     for sentence in departures(lora.provenance, sampler=sampler, step_counts=counts):
         say(f"Warning: {sentence}")
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -27,6 +28,15 @@ def save_preview(picture: Image.Image, run_folder: Path, step: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     return path
+
+
+def free_path(path: Path) -> Path:
+    """``path``, or where something is there already ``name-2.png``, ``name-3.png``, ..., the first that is free."""
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -312,6 +312,12 @@ def test_sample_writes_a_picture_for_each_prompt_seed_and_number_of_steps(
     pixels = [np.asarray(Image.open(file), np.float32) for file in files]
     assert all(picture.shape == (128, 96, 3) and picture.std() > 5 for picture in pixels)
     assert len({picture.tobytes() for picture in pixels}) == 6
+    # Others, of the same name: the first ones stay.
+    assert main([*command[:-2], "--prompt", "the moon", "--steps", "1,4", "--out", str(tmp_path / "out")]) == 0
+    assert "Wrote 16 pictures" in capsys.readouterr().out
+    assert all((np.asarray(Image.open(file), np.float32) == was).all() for file, was in zip(files, pixels, strict=True))
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert len(names) == 6 + 16 and {"01-steps4-seed5-2.png", "01-steps1-seed5.png", "04-steps4-seed6.png"} <= names
 
 
 def test_another_sampler_gives_other_pictures_and_a_warning(
