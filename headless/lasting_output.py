@@ -90,7 +90,8 @@ def _lasting(stream: TextIO | None) -> TextIO:
         io.BufferedWriter(_Lasting(raw)),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
+        # ``python -u`` writes at once, past the buffer that is put between here: line by line is as good.
+        line_buffering=stream.line_buffering or stream.write_through,
         write_through=stream.write_through,
     )
 

@@ -79,6 +79,7 @@ class Progress:
                 dynamic_ncols=True,
                 bar_format=_BAR,
             )
+        self._bar.total = total  # prompts may be counted after pictures
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update(step - self._bar.n)
 

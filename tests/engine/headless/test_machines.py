@@ -125,6 +125,21 @@ def test_a_run_without_any_output(streams: str, pictures: Path, alone: Path, tmp
     assert_same(tmp_path / "fluxduel-stage1.safetensors", alone)
 
 
+def test_unbuffered_output_is_seen_when_it_comes() -> None:
+    """As in most containers: what is said before a process is killed is there."""
+    script = (
+        "import os; from fluxduel.headless.lasting_output import lasting_output\n"
+        "from fluxduel.headless.terminal import say, warn\n"
+        "with lasting_output():\n"
+        "    warn('one'); say('two'); warn('three'); print('four'); os._exit(9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", script], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.stdout.split() == ["one", "two", "three", "four"]
+
+
 def test_a_result_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     status, _, told = in_shell('"$@" >/dev/full', [*PROGRAM, "train", "--print_config"])
     assert (status, told) == (1, "stdout: the disk is full; make room on it, or choose a folder on another one.\n")

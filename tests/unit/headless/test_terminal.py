@@ -78,6 +78,16 @@ def test_a_terminal_gets_a_bar_with_the_steps_the_loss_and_the_speed() -> None:
     assert "4/4" in last and "s/it" in last and "adversarial_loss=0.2500" in last
 
 
+def test_a_bar_follows_a_total_that_grows() -> None:
+    stream = Terminal()
+    progress = Progress("encoding", stream=stream)
+    progress.update(1, 10, {})
+    progress.update(21, 21, {})
+    progress.close()
+    last = stream.getvalue().replace("\n", "").split("\r")[-1]
+    assert last.startswith("encoding: 100%") and "21/21" in last
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_is_noted_and_the_handlers_come_back(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
