@@ -18,7 +18,8 @@ _RESERVE = 1 << 22
 def write_whole(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``: beside it first, flushed to the disk, read back, then renamed.
 
-    On any failure a file that was there before is untouched, and nothing else is left behind. Raises ``OSError``.
+    On any failure a file that was there before is untouched, and nothing else is left behind. Raises ``OSError`` that
+    names ``path``, or its folder.
     """
     # Shorter than any file system allows, whatever the path's own letters take, and hidden from the host's listings.
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -29,6 +30,11 @@ def write_whole(path: Path, content: bytes) -> None:
             raise OSError(errno.EIO, "what is read is not what was written", str(partial))
         os.replace(partial, path)
         flush_folder(path.parent)
+    except OSError as error:
+        # The disk's fault has no path of its own, and nobody knows the partial file by its name.
+        if error.errno is None or error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):  # where the folder cannot be reached, the first error says more
             os.unlink(partial)

@@ -54,6 +54,25 @@ def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["file"] and (tmp_path / "file" / "kept").is_dir()
 
 
+@pytest.mark.parametrize("fails", ["open", "write", "fsync"])
+def test_a_failure_names_the_file_that_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """The system names the partial file, of which nobody knows, or none at all."""
+    real = getattr(os, fails)
+
+    def full(*arguments: object) -> object:
+        if fails == "open" and ".tmp" in str(arguments[0]):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+        if fails != "open":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(OSError) as raised:
+        write_whole(tmp_path / "config.json", b"content")
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path / "config.json")
+    assert not any(tmp_path.iterdir())
+
+
 def test_two_processes_write_the_same_file_at_once(tmp_path: Path) -> None:
     """Whoever is last wins; what is there is always one of theirs."""
     script = (

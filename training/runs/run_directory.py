@@ -175,25 +175,21 @@ class RunDirectory:
                 stack.enter_context(held(folder))
             except InUse as error:
                 raise RunDirectoryError(str(error)) from error
-            directory = cls(folder, cls._claimed(folder, wanted, settings))
-            directory._sweep()
-            if directory._manifest["finished"] is None:
-                directory._check()
+            except OSError:
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
+                raise
             try:
+                directory = cls(folder, cls._claimed(folder, wanted, settings))
+                directory._sweep()
+                if directory._manifest["finished"] is None:
+                    directory._check()
                 yield directory
             except Exception:
                 if new:
-                    directory._remove_unbegun()
+                    _remove_unbegun(folder)
                 raise
             directory._sweep()
-
-    def _remove_unbegun(self) -> None:
-        """Remove the folder where it holds nothing but what says of which run it was to be. It is held meanwhile."""
-        with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
-            if {path.name for path in self.folder.iterdir()} <= {MANIFEST, LOCK}:
-                (self.folder / MANIFEST).unlink()
-                (self.folder / LOCK).unlink()
-                self.folder.rmdir()
 
     def _check(self) -> None:
         """Raises ``RunDirectoryError`` where a checkpoint, or a preview, could not be written."""
@@ -264,6 +260,15 @@ class RunDirectory:
         finished = self._manifest | {"finished": told}
         write_whole(self.folder / MANIFEST, _json(finished))
         self._manifest = finished
+
+
+def _remove_unbegun(folder: Path) -> None:
+    """Remove ``folder``, which this process has made, where it holds nothing but what says of which run it was to be."""
+    with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
+        if {path.name for path in folder.iterdir()} <= {MANIFEST, LOCK}:
+            (folder / MANIFEST).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

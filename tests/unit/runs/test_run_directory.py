@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,21 @@ def test_a_folder_of_another_run_or_in_use_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "a", wanted(rank=8))
     with RunDirectory.opened(tmp_path / "a", wanted(), {}), pytest.raises(RunDirectoryError, match="is in use"):
         run(tmp_path / "a", wanted())
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_full_disk_leaves_no_folder_of_a_run_that_never_began(tmp_path: Path, room: int) -> None:
+    """No room for the lock's owner, nor for run.json; or for the first of them alone."""
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from fluxduel.tests.unit.runs.test_run_directory import run, wanted\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room * 100}, {room * 100}))\n"
+        "run(Path(sys.argv[1]), wanted())"
+    )
+    folder = tmp_path / "diffusion-1"
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and f"'{folder}/run.json'" in done.stderr.splitlines()[-1], done.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_checkpoints_are_ordered_by_how_far_they_are(tmp_path: Path) -> None:
