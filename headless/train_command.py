@@ -123,7 +123,7 @@ def check(config: RunConfig) -> None:
 def check_name(config: RunConfig) -> None:
     """Raises ``ValueError`` where ``output.name`` is no name of a file."""
     name = config.output.name
-    if not name or name != Path(name).name:
+    if name in ("", "..") or name != Path(name).name:
         raise ValueError(f"output.name must be the name of a file without folders, got {name!r}.")
 
 

@@ -39,6 +39,8 @@ _INSTEAD = (
     "on that."
 )
 _DIFFERENCES = ("diff", "diff_b", "w_norm", "b_norm")
+# Names of files that torch or Python has pickled.
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 # What ``save`` writes.
 _OWN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ALPHA = next(field for field in dataclasses.fields(LoRAConfig) if field.name == "alpha")
@@ -77,8 +79,15 @@ def load_file(path: Path, reference: BaseReference) -> FluxLoRA:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.is_dir():
+        raise LoRAError(f"{path} is a folder. Name the LoRA's .safetensors file in it.")
     if not path.is_file():
         raise LoRAError(f"There is no LoRA file {path}.")
+    if path.suffix.lower() in _PICKLES:
+        raise LoRAError(
+            f"{path} is a file of torch, which may run a program when it is read, and is not opened. Look for the same "
+            "LoRA as .safetensors."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}

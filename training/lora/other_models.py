@@ -43,8 +43,8 @@ _KEYS = (
     ("HiDream", r"(double|single)_stream_blocks[._]\d"),
     ("Wan", r"(?:^|\.|lora_unet_)blocks[._]\d+[._](self_attn|cross_attn|ffn)"),
     ("Stable Diffusion 3", r"joint_blocks[._]\d"),
-    ("LTX-Video or PixArt", r"transformer_blocks[._]\d+[._]attn1"),
     ("Stable Diffusion", r"lora_unet_(input_blocks|down_blocks|mid_block|up_blocks|output_blocks)|^unet\."),
+    ("LTX-Video or PixArt", r"transformer_blocks[._]\d+[._]attn1"),
 )
 # FLUX.2's layers in multiples of its width, where FLUX.1's differ: (end of the name, out, in).
 _FLUX_2_SIZES = (("linear1", 9, 1), ("linear2", 1, 4), ("mlp_0", 6, 1), ("mlp_2", 1, 3))

@@ -84,6 +84,21 @@ def test_a_folder_that_only_looks_like_one_is_used(
     assert "holds no picture" in refused(capsys, "train", "--images.folder", "C:/")
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a/"])
+def test_a_name_that_is_none(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    told = refused(capsys, "train", "--images.folder", pictures, "--output.folder", tmp_path / "o", "--output.name", name)
+    assert told == f"output.name must be the name of a file without folders, got {name!r}.\n"
+
+
+@pytest.mark.parametrize("guidance", ["nan", "inf", "-1", "101", "much"])
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_guidance_outside_of_what_flux_knows(capsys: pytest.CaptureFixture[str], command: str, guidance: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--lora", "a.safetensors", f"--guidance={guidance}"])
+    assert left.value.code == 2
+    assert f"--guidance: takes a number from 0 to 100, got '{guidance}'." in capsys.readouterr().err
+
+
 # Among the pictures
 
 

@@ -395,6 +395,9 @@ ONE = attention(range(1))
         (attention(range(60)), {}, ["transformer_blocks.19.attn.to_q", "another model"]),
         (pair("diffusion_model.layers.0.attention.qkv"), {}, ["Z-Image"]),
         (pair("diffusion_model.blocks.0.self_attn.q"), {}, ["Wan"]),
+        (pair("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"), {}, ["for Stable Diffusion ("]),
+        (pair("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k"), {}, ["for Stable Diffusion ("]),
+        (pair("transformer.transformer_blocks.0.attn1.to_q"), {}, ["LTX-Video or PixArt"]),
         (pair("lora_unet_joint_blocks_0_x_block_attn_qkv"), {}, ["Stable Diffusion 3"]),
     ],
 )  # fmt: skip
@@ -433,3 +436,12 @@ def test_an_alpha_beyond_what_a_lora_may_have_goes_into_the_weights(narrow: Base
     back = lora.load_file(path, narrow)
     assert back.config.alpha == 3.0
     assert_same(change(back, TO_Q), product(tensors, TO_Q) * 3000)
+
+
+def test_a_folder_or_a_pickle_is_told_from_a_damaged_file(narrow: BaseReference, tmp_path: Path) -> None:
+    with pytest.raises(LoRAError, match="is a folder. Name the LoRA's .safetensors file in it"):
+        lora.load_file(tmp_path, narrow)
+    for name in ("a.pt", "a.ckpt", "A.BIN", "a.pth"):
+        torch.save(pair(TO_Q), tmp_path / name)
+        with pytest.raises(LoRAError, match="may run a program when it is read.*Look for the same LoRA as .safetensors"):
+            lora.load_file(tmp_path / name, narrow)
