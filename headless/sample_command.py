@@ -52,9 +52,9 @@ def sample_pictures(
 ) -> list[Path]:
     """Write ``count`` pictures for each prompt and number of steps to ``folder``; returns their paths.
 
-    Picture i has the noise of ``seed + i``, whatever prompt and steps. A picture that is there is never written over: the
-    new one's name gets a number. ``step_counts`` of ``None``: the number that
-    the LoRA was trained for in stage 2, else 25. Of ``config`` the sections base and encoders count.
+    Picture i has the noise of ``seed + i``, whatever prompt and steps. A picture that is there is never written
+    over: the new one's name gets a number. ``step_counts`` of ``None``: the number that the LoRA was trained for in
+    stage 2, else 25. Of ``config`` the sections base and encoders count.
 
     Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other, ``OSError``
     before anything is sampled where ``folder`` cannot be written to.

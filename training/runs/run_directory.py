@@ -263,7 +263,7 @@ class RunDirectory:
 
 
 def _remove_unbegun(folder: Path) -> None:
-    """Remove ``folder``, which this process has made, where it holds nothing but what says of which run it was to be."""
+    """Remove ``folder``, which this process has made and holds, where nothing is in it but what its run was to be."""
     with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
         if {path.name for path in folder.iterdir()} <= {MANIFEST, LOCK}:
             (folder / MANIFEST).unlink(missing_ok=True)

@@ -86,7 +86,8 @@ def test_a_folder_that_only_looks_like_one_is_used(
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a/"])
 def test_a_name_that_is_none(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    told = refused(capsys, "train", "--images.folder", pictures, "--output.folder", tmp_path / "o", "--output.name", name)
+    asked = ["train", "--images.folder", pictures, "--output.folder", tmp_path / "o"]
+    told = refused(capsys, *asked, "--output.name", name)
     assert told == f"output.name must be the name of a file without folders, got {name!r}.\n"
 
 
