@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,17 @@ sys.meta_path.insert(0, TorchvisionSchemas())
 TESTS = Path(__file__).parent
 LAYERS = ("unit", "engine", "host", "browser", "durability")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_configure() -> None:
+    """Let tests of signals pass where the session ignores some, as in the background of a script and under nohup.
+
+    Python starts the processes of tests with the same ones ignored. A handler that does nothing is not inherited, and
+    the session itself still lives on.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
