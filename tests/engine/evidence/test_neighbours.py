@@ -85,6 +85,7 @@ def test_progress_counts_neighbours_and_heuns_evaluations(start, real, solver: s
         ((4, 25), {"target_steps": 25}, False),
         ((4, 25), {"target_steps": 9}, True),
         ((4,), {"target_steps": 4}, False),
+        ((4, 8), {"target_steps": 4}, False),
     ],
 )
 def test_by_default_they_are_made_where_they_take_no_longer_than_the_rest(

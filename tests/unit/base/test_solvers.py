@@ -143,6 +143,18 @@ def test_the_weights_of_deis_are_integrals_of_lagranges_polynomials() -> None:
         assert VELOCITY_WEIGHTS["deis"](levels, place) == pytest.approx(wanted, abs=3e-4 * abs(b - a))
 
 
+@pytest.mark.parametrize(("solver", "is_exact"), [("res_multistep", True), ("dpmpp_2m", False)])
+def test_res_integrates_estimates_that_are_linear_in_log_sigma_exactly(solver: str, is_exact: bool) -> None:
+    """``dx/dt = x0(t) - x`` with ``t = -log(sigma)`` and ``x0 = a + b t`` from the step's start on."""
+    levels = [0.9, 0.7, 0.4, 0.1]
+    for place in (1, 2):
+        step, before = math.log(levels[place] / levels[place + 1]), math.log(levels[place - 1] / levels[place])
+        a, b = 0.3, -1.7
+        wanted = (1 - math.exp(-step)) * a + b * (step - 1 + math.exp(-step))
+        newest, older = ESTIMATE_WEIGHTS[solver](levels, place)
+        assert (newest * a + older * (a - b * before) == pytest.approx(wanted, rel=1e-9)) == is_exact
+
+
 def test_ab2_is_the_formula_of_the_benchmark() -> None:
     sigmas = flow.sampling_sigmas(5, 256)
     x, before = exact(1.0), None

@@ -89,6 +89,8 @@ def test_a_file_of_our_own(tmp_path: Path, format: str) -> None:
     assert told["stages"] == json.loads(json.dumps(PROVENANCE))
     assert told["dtypes"] == {"float32": 2 * sum(told["layers"].values())}
     assert told["trigger_phrase"] == "quick" and "begin the prompt with 'quick, '" in told["usage_hint"]
+    assert "sampler euler, scheduler simple, strength 1.0" in told["usage_hint"]
+    assert f"How to sample: {told['usage_hint']}" in describe(path)
     assert (told["non_finite"], told["untrained"], told["other_tensors"]) == (0, [], [])
     # kohya fuses q, k and v: the change of the weights is the same, the layers are fewer.
     assert told["norm"] == pytest.approx(product_norm(some, modules(some)), rel=1e-9)
