@@ -14,7 +14,7 @@ from ..training.evidence.picture_files import free_path, single_pictures
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
-from ..training.lora.sampling_advice import ORDINARY_STEPS, advice_of, departures
+from ..training.lora.sampling_advice import ORDINARY_STEPS, TRAINED_SAMPLER, advice_of, departures
 from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
 from .run_config import RunConfig
@@ -53,8 +53,9 @@ def sample_pictures(
     """Write ``count`` pictures for each prompt and number of steps to ``folder``; returns their paths.
 
     Picture i has the noise of ``seed + i``, whatever prompt and steps. A picture that is there is never written
-    over: the new one's name gets a number. ``step_counts`` of ``None``: the number that the LoRA was trained for in
-    stage 2, else 25. Of ``config`` the sections base and encoders count.
+    over: the new one's name gets a number. Names say the sampler where it is not euler. ``step_counts`` of
+    ``None``: the number that the LoRA was trained for in stage 2, else 25. Of ``config`` the sections base and encoders
+    count.
 
     Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other, ``OSError``
     before anything is sampled where ``folder`` cannot be written to.
@@ -63,8 +64,9 @@ def sample_pictures(
     lora = load_file(lora_file.expanduser(), base_reference(config))
     counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
     folder = folder.expanduser()
+    mark = "" if sampler == TRAINED_SAMPLER else f"-{sampler}"
     with leaving_nothing(folder), joined(config.base.device) as place:
-        check_writable(folder, [f"{len(prompts):02}-steps{max(counts)}-seed{seed + count}.png"])
+        check_writable(folder, [f"{len(prompts):02}-steps{max(counts)}{mark}-seed{seed + count}.png"])
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoded = [encoders.encode_prompt(prompt) for prompt in prompts]
         encoders.free()
@@ -92,7 +94,7 @@ def sample_pictures(
         for number, of_prompt in enumerate(latents, 1):
             for steps, batch in zip(counts, of_prompt, strict=True):
                 for own_seed, picture in zip(seeds, single_pictures(encoders.decode(batch)), strict=True):
-                    paths.append(free_path(folder / f"{number:02}-steps{steps}-seed{own_seed}.png"))
+                    paths.append(free_path(folder / f"{number:02}-steps{steps}{mark}-seed{own_seed}.png"))
                     picture.save(paths[-1])
     advice, _ = advice_of(lora.provenance)
     written = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
