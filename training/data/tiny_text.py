@@ -26,12 +26,12 @@ _WORD = re.compile(r"[a-z0-9]+")
 class TinyTextEncoder(nn.Module):
     """Turns captions into the two text inputs of the tiny FLUX transformer.
 
-    A word's row in the embedding table is a hash of the word, so every word has one: a trigger word that
-    the base never saw gets a row that training left at its random start, which a LoRA can give a meaning.
-    Two words may share a row; with a few dozen words per data set that is rare.
+    A word's vector is the sum of two rows of the embedding table, each chosen by a hash of the word, so every word has
+    one: a trigger word that the base never saw gets rows that training left at their random start, which a LoRA can
+    give a meaning. Two words share one row now and then; that they share both is one chance in sixteen million.
     """
 
-    VOCABULARY = 1024
+    ROWS = 4096
     TOKENS = 16
     WIDTH = 128
     POOLED_WIDTH = 64
@@ -39,7 +39,7 @@ class TinyTextEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(self.VOCABULARY, self.WIDTH)
+        self.token_embedding = nn.Embedding(self.ROWS, self.WIDTH)
         self.position_embedding = nn.Parameter(torch.empty(self.TOKENS, self.WIDTH))
         self.layer = nn.TransformerEncoderLayer(
             d_model=self.WIDTH,
@@ -52,7 +52,7 @@ class TinyTextEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(self.WIDTH)
         self.pool = nn.Linear(self.WIDTH, self.POOLED_WIDTH)
-        nn.init.normal_(self.token_embedding.weight, std=0.5)
+        nn.init.normal_(self.token_embedding.weight, std=0.35)
         nn.init.normal_(self.position_embedding, std=0.1)
 
     @classmethod
@@ -62,9 +62,19 @@ class TinyTextEncoder(nn.Module):
         Punctuation and case do not count. An empty text is all padding.
         """
         words = _WORD.findall(text.lower())[: cls.TOKENS]
-        # CRC32 and not hash(): Python salts the latter anew in every process.
-        ids = [1 + zlib.crc32(word.encode()) % (cls.VOCABULARY - 1) for word in words]
+        ids = [cls._id(word) for word in words]
         return ids + [PADDING_ID] * (cls.TOKENS - len(ids))
+
+    @classmethod
+    def _id(cls, word: str) -> int:
+        """Both rows in one number, ``first + ROWS * second``; row 0 is the padding's alone."""
+        # CRC32 and not hash(): Python salts the latter anew in every process.
+        second, first = divmod(zlib.crc32(word.encode()), cls.ROWS - 1)
+        return 1 + first + cls.ROWS * (1 + second % (cls.ROWS - 1))
+
+    def rows(self, tokens: LongTensor) -> tuple[LongTensor, LongTensor]:
+        """The two rows of the embedding table of each id, shapes as ``tokens``."""
+        return tokens % self.ROWS, tokens // self.ROWS
 
     def forward(self, tokens: LongTensor) -> tuple[Tensor, Tensor]:
         """Encode token ids.
@@ -77,7 +87,9 @@ class TinyTextEncoder(nn.Module):
         """
         # Padding takes part in attention, as it does in FLUX's own T5 path: it has a trained row, and an
         # empty prompt then needs no special case (a fully masked softmax would be NaN).
-        hidden = self.norm(self.layer(self.token_embedding(tokens) + self.position_embedding))
+        first, second = self.rows(tokens)
+        words = self.token_embedding(first) + self.token_embedding(second)
+        hidden = self.norm(self.layer(words + self.position_embedding))
         is_word = (tokens != PADDING_ID).unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1.0)
         return hidden, self.pool(mean)
