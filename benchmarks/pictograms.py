@@ -56,7 +56,7 @@ BASE_STYLES = (
     Style("twemoji", "@iconify-json/twemoji@1.2.5", "CC-BY-4.0", "Twemoji, Twitter Inc. and other contributors"),
 )
 TARGET_STYLES = (
-    Style("render", "@lobehub/fluent-emoji-3d@1.1.0", "MIT", "Fluent Emoji (3D), Microsoft Corporation"),
+    Style("3d", "@lobehub/fluent-emoji-3d@1.1.0", "MIT", "Fluent Emoji (3D), Microsoft Corporation"),
     # Share-alike: the benchmark fetches it, nothing of it is shipped.
     Style("outline", "@iconify-json/openmoji@1.2.29", "CC-BY-SA-4.0", "OpenMoji, HfG Schwäbisch Gmünd"),
     Style("contrast", "@iconify-json/fluent-emoji-high-contrast@1.2.6", "MIT", "Fluent Emoji, Microsoft Corporation"),
