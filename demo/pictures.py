@@ -1,32 +1,29 @@
-"""The demo's training pictures: a photograph of the deep sky, which the tiny base has never seen, in tiles."""
+"""The demo's pictures: subjects that the tiny base knows, in a drawing style that it has never seen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
-import skimage.data
 from PIL import Image
 
-# 7 x 6 tiles of the photograph (1000 x 872). They do not overlap, so that what is held out is really unseen.
-TILE = 128
-CAPTIONS = ("a photo of stars and galaxies", "stars and galaxies in the night sky", "the deep sky, a photo of galaxies")
-
-
-def tiles() -> Iterator[Image.Image]:
-    """The photograph's tiles, row by row."""
-    photo = Image.fromarray(skimage.data.hubble_deep_field())
-    for top in range(0, photo.height - TILE + 1, TILE):
-        for left in range(0, photo.width - TILE + 1, TILE):
-            yield photo.crop((left, top, left + TILE, top + TILE))
+FOLDER = Path(__file__).resolve().parents[1] / "assets" / "demo_pictures"
 
 
 def write_training_pictures(folder: Path) -> int:
-    """Write every tile with its caption in a .txt file beside it; the number of tiles."""
+    """Copy the training pictures, each with its caption in a .txt file beside it; the number of pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-    for count, tile in enumerate(tiles(), 1):
-        path = folder / f"sky_{count:02}.png"
-        tile.save(path)
-        path.with_suffix(".txt").write_text(CAPTIONS[count % len(CAPTIONS)] + "\n")
-    return count
+    pictures = sorted((FOLDER / "train").glob("*.webp"))
+    for picture in pictures:
+        for path in (picture, picture.with_suffix(".txt")):
+            shutil.copyfile(path, folder / path.name)
+    return len(pictures)
+
+
+def unseen() -> dict[str, Image.Image]:
+    """Caption -> the true picture, of the subjects that are not trained on."""
+    found = {}
+    for path in sorted((FOLDER / "unseen").glob("*.webp")):
+        with Image.open(path) as picture:
+            found[path.with_suffix(".txt").read_text().strip()] = picture.convert("RGB")
+    return found

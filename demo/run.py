@@ -1,6 +1,6 @@
 """Both stages from nothing, as a user runs them: ComfyUI on the CPU, the pack installed, the shipped workflow queued.
 
-    python -m fluxduel.demo.run [--serve]
+python -m fluxduel.demo.run [--serve]
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost, HostError, failure
 
 from .pictures import write_training_pictures
-from .results import grid, read_records, table
+from .results import read_records, table
+from .sheet import distances, draw_arms, sheet
 from .workflow import WorkflowError, api_graph
 
 FOLDER = ROOT / ".demo"
@@ -150,26 +151,31 @@ class Progress:
 
 
 def show(host: ComfyHost, run: Run) -> None:
-    """Make the grid and print where everything lies."""
+    """Draw the sheet and print the numbers and where everything lies."""
     output = host.base / "output"
 
     def saved(title: str) -> list[Path]:
         images = run.outputs[run.node(title)]["images"]
         return [output / image["subfolder"] / image["filename"] for image in images]
 
-    sampler = run.graph[run.node("Sample: Base")]["inputs"]
-    steps = [int(number) for number in sampler["steps"].split(",")]
-    picture = FOLDER / "base_stage1_stage2.png"
-    rows = {label: saved(title) for label, title in (("base", "Base"), ("stage 1", "Stage 1"), ("stage 2", "Stage 2"))}
-    grid(rows, steps, sampler["count"]).save(picture)
     records = {stage: read_records(output / "fluxduel" / name / "stats.jsonl") for stage, name in run.folders.items()}
     (message,) = run.outputs[run.node("Save FLUX LoRA")]["text"]
+    arms = draw_arms(*(lora_file(host, run, title) for title in ("Save: Stage 1", "Save FLUX LoRA")))
+    picture = FOLDER / "sheet.png"
+    sheet(arms).save(picture)
     print()
     print(table(records["diffusion"], records["adversarial"], run.seconds))
+    print(distances(arms))
     print()
     print(message)
     print(f"Losses: {saved('Losses')[0]}")
-    print(f"Base, stage 1 and stage 2 from the same noise: {picture}")
+    print(f"What was not trained on, as it is and as each stage draws it: {picture}")
+
+
+def lora_file(host: ComfyHost, run: Run, title: str) -> Path:
+    """The newest file that the node with this title has written."""
+    prefix = Path(run.graph[run.node(title)]["inputs"]["prefix"])
+    return max((host.base / "output" / prefix.parent).glob(f"{prefix.name}_0*.safetensors"))
 
 
 if __name__ == "__main__":

@@ -1,54 +1,59 @@
-"""What the demo makes before and after the training: pictures, the queue's graph, the grid, the numbers."""
+"""What the demo makes before and after the training: pictures, the queue's graph, the sheet, the numbers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fluxduel.demo.pictures import CAPTIONS, tiles, write_training_pictures
-from fluxduel.demo.results import CELL, GAP, HEADER, LABEL_WIDTH, grid, table
+from fluxduel.demo.pictures import unseen, write_training_pictures
+from fluxduel.demo.results import table
 from fluxduel.demo.run import Progress, Run
+from fluxduel.demo.sheet import GAP, HEADER, LABEL_WIDTH, SIDE, Arm, paired_distance, sheet
 from fluxduel.demo.workflow import WorkflowError, api_graph
 
 
 def test_every_training_picture_has_its_caption(tmp_path: Path) -> None:
     count = write_training_pictures(tmp_path / "pictures")
-    pictures = sorted((tmp_path / "pictures").glob("*.png"))
-    assert len(pictures) == count == len(list(tiles())) > 30
-    assert all(picture.with_suffix(".txt").read_text().strip() in CAPTIONS for picture in pictures)
+    pictures = sorted((tmp_path / "pictures").glob("*.webp"))
+    assert len(pictures) == count == 40
+    captions = [picture.with_suffix(".txt").read_text().strip() for picture in pictures]
+    assert captions == [f"3d {picture.stem.replace('-', ' ')}" for picture in pictures]
 
 
-def test_no_two_tiles_share_a_pixel() -> None:
-    # Held-out tiles would otherwise be seen in training.
-    contents = [np.asarray(tile) for tile in tiles()]
-    height, width = contents[0].shape[:2]
-    assert len(contents) * height * width <= 1000 * 872
-    assert len({content.tobytes() for content in contents}) == len(contents)
+def test_what_is_compared_with_was_not_trained_on(tmp_path: Path) -> None:
+    write_training_pictures(tmp_path)
+    contents = {Image.open(path).convert("RGB").tobytes() for path in tmp_path.glob("*.webp")}
+    captions = {path.read_text().strip() for path in tmp_path.glob("*.txt")}
+    assert len(contents) == 40 and len(unseen()) == 6
+    assert not captions & unseen().keys()
+    assert not contents & {picture.tobytes() for picture in unseen().values()}
 
 
-@pytest.mark.parametrize(("steps", "count"), [([1, 4, 25], 4), ([2], 1), ([1, 2], 40)])
-def test_the_grid_puts_every_picture_in_its_cell(tmp_path: Path, steps: list[int], count: int) -> None:
-    paths = []
-    for index in range(len(steps) * count):
-        paths.append(tmp_path / f"{index}.png")
-        Image.new("RGB", (32, 32), (index, 100, 200)).save(paths[-1])
-    sheet = grid({"base": paths, "stage 1": paths}, steps, count)
-    for row in range(2):
-        y = HEADER + row * (CELL + GAP) + CELL // 2
-        colours = [sheet.getpixel((x, y)) for x in range(LABEL_WIDTH, sheet.width)]
-        reds = [red for red, green, blue in colours if (green, blue) == (100, 200)]
-        assert list(dict.fromkeys(reds)) == list(range(len(paths)))
-        assert len(reds) == len(paths) * CELL
+def test_the_distance_is_each_pictures_own() -> None:
+    truths = torch.stack([torch.full((3, 8, 8), value) for value in (0.25, 0.75)])
+    pictures = torch.stack([truths[0] + torch.tensor([0.0, 0.5]).view(2, 1, 1, 1), truths[1].expand(2, -1, -1, -1)])
+    assert paired_distance(pictures, truths) == pytest.approx(0.5 / 4)
+    # What is finer than four pixels does not count.
+    assert paired_distance(truths[:, None] + 0.1 * (-1) ** torch.arange(8), truths) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    with pytest.raises(ValueError, match="'base' has 1 pictures, expected 2"):
-        grid({"base": [tmp_path / "one.png"]}, [1, 4], 1)
+def test_the_sheet_puts_every_picture_in_its_cell() -> None:
+    arms = []
+    for number in range(3):
+        pictures = torch.zeros(len(unseen()), 2, 3, SIDE, SIDE)
+        pictures[:, 0, 0] = number / 255
+        pictures[:, 0, 1] = (torch.arange(len(unseen())) + 1).view(-1, 1, 1) / 255
+        arms.append(Arm(f"arm\n{number}", pictures, 0.5))
+    page, step = sheet(arms), SIDE + GAP
+    for row, truth in enumerate(unseen().values()):
+        y = HEADER + row * step
+        cells = [page.crop((x, y, x + SIDE, y + SIDE)) for x in range(LABEL_WIDTH, page.width, step)]
+        assert cells[0].tobytes() == truth.tobytes()
+        assert [cell.getextrema() for cell in cells[1:]] == [((n, n), (row + 1, row + 1), (0, 0)) for n in range(3)]
 
 
 def test_the_table_compares_the_ends_of_both_stages() -> None:
