@@ -2,8 +2,8 @@
 
     python -m fluxduel.benchmarks.pictograms .bench/pictograms
 
-fetches the packages with ``npm pack`` (no script of theirs is run), draws every picture and writes one folder a style. It
-needs npm, a network and ``pip install resvg-py``.
+fetches the packages with ``npm pack`` (no script of theirs is run), draws every picture and writes one folder a style.
+It needs npm, a network and ``pip install resvg-py``.
 The base knows the subjects in the styles of ``BASE_STYLES``; no picture of ``TARGET_STYLES`` is shown to it, so a LoRA
 can learn one of them and every subject that it was not shown has its true picture to be compared with.
 """

@@ -1,4 +1,4 @@
-"""The demo's last page: subjects that were not trained on, as they are and as each arm draws them, and how far apart."""
+"""The demo's last page: subjects that were not trained on, as they are and as each arm draws them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEEDS = 4
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of drawing: its name on the sheet, pictures (subjects, SEEDS, 3, H, W) in [0, 1], distance to the truth."""
+    """One way of drawing: its name on the sheet, pictures (subjects, SEEDS, 3, H, W) in [0, 1], distance to truth."""
 
     name: str
     pictures: Tensor
