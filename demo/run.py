@@ -1,6 +1,6 @@
 """Both stages from nothing, as a user runs them: ComfyUI on the CPU, the pack installed, the shipped workflow queued.
 
-python -m fluxduel.demo.run [--serve]
+    python -m fluxduel.demo.run [--serve]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost, HostError, fai
 
 from .pictures import write_training_pictures
 from .results import read_records, table
-from .sheet import distances, draw_arms, sheet
+from .sheet import draw_arms, measures, sheet
 from .workflow import WorkflowError, api_graph
 
 FOLDER = ROOT / ".demo"
@@ -165,7 +165,7 @@ def show(host: ComfyHost, run: Run) -> None:
     sheet(arms).save(picture)
     print()
     print(table(records["diffusion"], records["adversarial"], run.seconds))
-    print(distances(arms))
+    print(measures(arms))
     print()
     print(message)
     print(f"Losses: {saved('Losses')[0]}")

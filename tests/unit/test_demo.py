@@ -12,7 +12,7 @@ from PIL import Image
 from fluxduel.demo.pictures import unseen, write_training_pictures
 from fluxduel.demo.results import table
 from fluxduel.demo.run import Progress, Run
-from fluxduel.demo.sheet import GAP, HEADER, LABEL_WIDTH, SIDE, Arm, paired_distance, sheet
+from fluxduel.demo.sheet import GAP, HEADER, LABEL_WIDTH, SIDE, Arm, paired_distance, sharpness, sheet
 from fluxduel.demo.workflow import WorkflowError, api_graph
 
 
@@ -41,13 +41,19 @@ def test_the_distance_is_each_pictures_own() -> None:
     assert paired_distance(truths[:, None] + 0.1 * (-1) ** torch.arange(8), truths) == pytest.approx(0, abs=1e-6)
 
 
+def test_sharpness_is_that_of_the_finest_detail() -> None:
+    checks = ((-1.0) ** torch.arange(16)).expand(1, 3, 16, 16)
+    assert sharpness((0.5 + 0.1 * checks)[:, None], 0.5 + 0.4 * checks) == pytest.approx(0.25, rel=1e-4)
+    assert sharpness(0.1 * checks[:, None] + torch.rand(1, 2, 3, 1, 1), 0.1 * checks) == pytest.approx(1, rel=1e-4)
+
+
 def test_the_sheet_puts_every_picture_in_its_cell() -> None:
     arms = []
     for number in range(3):
         pictures = torch.zeros(len(unseen()), 2, 3, SIDE, SIDE)
         pictures[:, 0, 0] = number / 255
         pictures[:, 0, 1] = (torch.arange(len(unseen())) + 1).view(-1, 1, 1) / 255
-        arms.append(Arm(f"arm\n{number}", pictures, 0.5))
+        arms.append(Arm(f"arm\n{number}", pictures, 0.5, 1.0))
     page, step = sheet(arms), SIDE + GAP
     for row, truth in enumerate(unseen().values()):
         y = HEADER + row * step
