@@ -608,3 +608,11 @@ class AdversarialStageConfig(StageConfig):
         choices=SAMPLERS,
         advanced=True,
     )
+    anchor: str = option(
+        "pictures",
+        "What the flow loss of the hybrid objective holds the LoRA to. pictures: the training pictures, as in stage 1. "
+        "start: the velocities of the LoRA that the stage starts from, which are not the few pictures themselves: one "
+        "more pass through the base.",
+        choices=("pictures", "start"),
+        advanced=True,
+    )

@@ -61,10 +61,18 @@ def renoise(x_r: Tensor, r: Tensor, s: Tensor, noise: Tensor) -> Tensor:
 def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of the velocity for each sample (arXiv:2403.03206, eq. 13 and 16 with weight 1), (batch,).
 
+    ``mask`` as of ``velocity_error``.
+    """
+    return velocity_error(velocity, velocity_target(x0, noise), mask)
+
+
+def velocity_error(velocity: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of two velocities for each sample, (batch,).
+
     ``mask`` (batch, 1, h, w) in [0, 1] weighs the places of a picture; the mean is over the weighted area. A mask
     that is zero everywhere gives a loss of zero.
     """
-    error = (velocity - velocity_target(x0, noise)).square().mean(1, keepdim=True)
+    error = (velocity - target).square().mean(1, keepdim=True)
     if mask is None:
         return error.flatten(1).mean(1)
     area = mask.flatten(1).sum(1)

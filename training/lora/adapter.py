@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -128,6 +129,28 @@ def restore(base: FluxBase, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for key, weight in weights.items():
             weight.copy_(tensors[key])
+
+
+def beside(base: FluxBase, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors``, named as ``snapshot`` names them, where the attached adapter's weights are: for ``replaced``."""
+    return {key: tensors[key].detach().to(weight) for key, weight in _weights(base).items()}
+
+
+@contextmanager
+def replaced(base: FluxBase, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The base computes with ``tensors``, which ``beside`` gave, in the place of the attached adapter's weights.
+
+    For passes without a gradient. What an earlier pass has kept for its backward pass stays as it is.
+    """
+    weights = _weights(base)
+    before = {key: weight.data for key, weight in weights.items()}
+    for key, weight in weights.items():
+        weight.data = tensors[key]
+    try:
+        yield
+    finally:
+        for key, weight in weights.items():
+            weight.data = before[key]
 
 
 def parameters(base: FluxBase) -> list[nn.Parameter]:

@@ -19,6 +19,7 @@ from ..base.families import flux1
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch
 from ..data.real_latents import RealLatents
+from ..lora import adapter
 from ..lora.adapter import FluxLoRA
 from . import discriminator_files
 from .endpoints import Levels, draw_levels, judged_endpoints
@@ -104,6 +105,8 @@ class AdversarialStage(Stage):
         if self.wrong_captions and self.wrong_captions.remark:
             self.remarks.append(self.wrong_captions.remark)
         self.replay = Replay(data, discriminator.replay_share, config.seed)
+        wanted = config.anchor == "start" and config.objective == "hybrid"
+        self.anchor = adapter.beside(self.base, start.tensors) if wanted else None
         self.taught = 0
         self.monitor = Monitor()
         self.watch = StageWatch(self, config, self.monitor)
@@ -155,7 +158,7 @@ class AdversarialStage(Stage):
                 real, fake = self.judges.verdicts(seen_real, shown.rows), self.judges.verdicts(seen_fake, shown.rows)
                 adversarial_loss = self.judges.generator_loss(shown, real, fake)
             told = sample_logits(shown, real), sample_logits(shown, fake)
-            diffusion_loss = flow.flow_loss(velocity, batch.x0, prediction.noise, batch.mask).mean()
+            diffusion_loss = flow.velocity_error(velocity, self.anchored(batch, prediction), batch.mask).mean()
             (adversarial,) = torch.autograd.grad(adversarial_loss, velocity)
             if batch.mask is not None:
                 # A verdict looks beyond its own place: there, too, the gradient counts what the mask says.
@@ -302,6 +305,17 @@ class AdversarialStage(Stage):
         levels = self.levels(batch, draw)
         x_t = flow.interpolate(batch.x0, noise, levels.sigma)
         return Prediction(x_t, self.velocity(x_t, levels.sigma, batch), noise, levels)
+
+    def anchored(self, batch: Batch, prediction: Prediction) -> Tensor:
+        """What the flow loss holds the velocity to: the training pictures', or that of the LoRA at the start.
+
+        The second is learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282, section 3): a start that has
+        learnt a style from a few pictures answers with the style, not with those pictures.
+        """
+        if self.anchor is None:
+            return flow.velocity_target(batch.x0, prediction.noise)
+        with torch.no_grad(), adapter.replaced(self.base, self.anchor):
+            return self.velocity(prediction.x_t, prediction.levels.sigma, batch)
 
     def levels(self, batch: Batch, draw: int) -> Levels:
         """Drawn noise levels of a batch, as the transformer sees them."""
@@ -450,7 +464,7 @@ class AdversarialStage(Stage):
         beyond one, with fakes of their own."""
         more = max(0, self.config.discriminator_updates - 1) * self._evaluations_of_discriminator
         looks = share_of_base(self.judge, self.base) * (2 + self._backward)
-        return super().evaluations_per_picture + looks + more
+        return super().evaluations_per_picture + looks + more + (self.anchor is not None)
 
     def training_evaluations(self, first: int) -> float:
         warmup = max(0, self.config.discriminator_warmup - first)

@@ -60,14 +60,15 @@ class Sides:
 
 
 class Reference:
-    """``velocity`` and ``networks`` are functions of one sample; ``lecam``: running means of real and fake, by kind."""
+    """``velocity``, ``anchor`` (that of the LoRA at the start) and ``networks`` are functions of one sample; ``lecam``:
+    running means of real and fake, by kind."""
 
     def __init__(
         self, velocity: Any, networks: Any, data: RealLatents, judge: DiscriminatorConfig,
-        config: AdversarialStageConfig, lecam: dict[str, tuple[float, float]],
+        config: AdversarialStageConfig, lecam: dict[str, tuple[float, float]], anchor: Any,
     ) -> None:  # fmt: skip
         self.velocity, self.networks, self.data, self.judge, self.config = velocity, networks, data, judge, config
-        self.lecam = lecam
+        self.lecam, self.anchor = lecam, anchor
         self.kept: list[Kept] = []
         latents = torch.stack([data.samples[i].mean for i in data.training]).transpose(0, 1).flatten(1)
         self.deviation = latents.var(1, correction=0).mean().sqrt().item()
@@ -260,7 +261,10 @@ class Reference:
             r = self.told(kind, sides.real, sides.level, prompts)
             f = self.told(kind, sides.fake, sides.level, prompts)
             adversarial_loss = self.generator_loss([m.detach() for m in r], f, mask) / count
-            error = (v - (noise - x0)) ** 2
+            held_to = noise - x0
+            if config.anchor == "start":
+                held_to = self.anchor(x_t, torch.tensor([sigma]).double(), prompts, guidance or config.guidance)
+            error = (v - held_to.detach()) ** 2
             flow = error.mean() if mask is None else (error.mean(1, keepdim=True) * mask).sum() / mask.sum()
             (adversarial,) = torch.autograd.grad(adversarial_loss, v)
             (diffusion,) = torch.autograd.grad(flow / count, v)

@@ -12,6 +12,7 @@ from diffusers.models.transformers import transformer_flux
 from fluxduel.tests.engine.conftest import make_data, with_phrase
 from fluxduel.tests.engine.discriminator.test_flux_features import wide, wide_rotary
 from fluxduel.tests.engine.stages.reference import Reference
+from fluxduel.training.base.base_model import load_base
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
@@ -34,6 +35,8 @@ CONFIGURATIONS = [
     ({"architecture": "cnn", "loss": "relativistic", "lecam": 0.2}, {"target": "two_samplers"}, "all"),
     ({"architecture": "cnn", "loss": "bce"}, {"target": "x0", "renoise": False}, "some"),
     ({"architecture": "cnn", "loss": "wgan-gp"}, {"target": "jump", "renoise": False}, "none"),
+    ({"loss": "relativistic"}, {"target": "x0", "anchor": "start"}, "some"),
+    ({"loss": "bce"}, {"target": "two_samplers", "few_step_guidance": 4.0, "anchor": "start"}, "all"),
     ({"architecture": "mlp", "loss": "lsgan", "lecam": 0.2}, {"target": "two_samplers"}, "some"),
     ({"architecture": "mlp", "loss": "relativistic", "replay_share": 0.5}, {"renoise_mean": 0.5}, "all"),
 ]
@@ -99,7 +102,18 @@ def test_the_stage_agrees_with_its_derivation(start, monkeypatch, judge, changes
     def velocity(x_t, sigma, prompts, guidance):
         return stage.base.velocity(x_t, sigma, *prompts, guidance)
 
-    reference = Reference(velocity, stage.judges.networks, data, judge, config, means)
+    # The stage has moved on from its start; a second base, with the start's LoRA, is the anchor's derivation.
+    at_start = load_base(start.base, "cpu")
+    lora.attach(at_start, start)
+    at_start.transformer.double()
+    at_start.dtype = torch.float64
+    for weight in lora.parameters(stage.base):
+        weight.data += 0.05 * torch.randn(weight.shape, generator=generator).double()
+
+    def anchor(x_t, sigma, prompts, guidance):
+        return at_start.velocity(x_t, sigma, *prompts, guidance)
+
+    reference = Reference(velocity, stage.judges.networks, data, judge, config, means, anchor)
     adapter, trained = lora.parameters(stage.base), list(stage.judges.parameters())
     weights = (0.0 if config.objective == "pure" else config.diffusion_weight, config.adversarial_weight)
     for draw in (4, 5):

@@ -80,6 +80,7 @@ STAGE_2_ALONE: Cases = {
     "watch_sampler": ({"watch": True, "validate_every": 3, "target_steps": 2, "watch_pictures": 4}, "euler", "heun"),
     "jump_renoise_mean": ({"target": "jump"}, 0.0, 1.0),
     "step_share": ({"target": "x0"}, 0.0, 1.0),
+    "anchor": ({"steps": 3}, "pictures", "start"),
 }  # fmt: skip
 OF_THE_JUDGE: Cases = {
     "architecture": ({}, "cnn", "patch_cnn"),
