@@ -311,6 +311,10 @@ def test_muted_nodes_are_left_out_of_the_editors_format() -> None:
     node_of(workflow, "TrainAdversarialStage")["mode"] = 2
     config, notes = read(workflow)
     assert config.start.diffusion and not config.start.adversarial
+    assert config.output.name == "fluxduel_tiny_stage1"
+    (save,) = [node for node in workflow["nodes"] if node.get("title") == "Save: Stage 1"]
+    save["mode"] = 2
+    _, notes = read(workflow)
     assert any(note.startswith("No Save FLUX LoRA node") for note in notes)
     node_of(workflow, "TrainDiffusionStage")["mode"] = 2
     with pytest.raises(ValueError, match="muted and bypassed nodes do not"):
@@ -413,7 +417,7 @@ def test_a_picture_brings_the_workflow_that_made_it(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", json.dumps(example("two_stage_tiny.json")))
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-    assert from_workflow(read_workflow(path))[0].diffusion.steps == 1500
+    assert from_workflow(read_workflow(path))[0].diffusion.steps == 300
     info.add_text("prompt", json.dumps(api_graph()))
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     assert from_workflow(read_workflow(path))[0].diffusion.steps == 1001
