@@ -417,7 +417,7 @@ def test_a_picture_brings_the_workflow_that_made_it(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", json.dumps(example("two_stage_tiny.json")))
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-    assert from_workflow(read_workflow(path))[0].diffusion.steps == 300
+    assert from_workflow(read_workflow(path))[0].diffusion.steps == 200
     info.add_text("prompt", json.dumps(api_graph()))
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     assert from_workflow(read_workflow(path))[0].diffusion.steps == 1001
