@@ -20,6 +20,7 @@ from ..training.lora import alphas
 from ..training.lora import files as lora_files
 from ..training.lora.keys import TEXT_ENCODER, checked, layer_name, split_key
 from ..training.lora.low_rank import number
+from ..training.lora.sampling_advice import UNCHANGED
 from ..training.lora.value import LoRAError
 from ..training.runs.checkpoints import Checkpoints
 from ..training.runs.run_directory import CHECKPOINTS, RESULT
@@ -311,6 +312,8 @@ def _stage_text(stage: Mapping[str, Any]) -> str:
         texts += _settings(config, names)
         texts += [f"discriminator {text}" for text in _settings(judge, ("architecture", "loss", "r1", "r2"))]
     texts += _settings(stage, ("resolution", "few_step_phrase"))
+    if UNCHANGED.items() <= stage.items():
+        texts.append("delivered the weights that it started from")
     return ", ".join(texts)
 
 

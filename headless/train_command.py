@@ -22,7 +22,7 @@ from ..training.evidence.training_log import TrainingLog
 from ..training.failure_words import in_words
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
-from ..training.lora.sampling_advice import sampling_advice
+from ..training.lora.sampling_advice import advice_of
 from ..training.runs import run_directory
 from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable, leaving_nothing
 from ..training.runs.run_directory import Fingerprint
@@ -98,7 +98,7 @@ def train(config: RunConfig) -> Path:
             result = run.stage(print_, lora, stage, encoders.decode)
             path = run.save(result.lora, config.output.name)
             news = [text for text in delivered(result.log) if text not in run.told]
-            run.say("\n".join([sampling_advice(config.adversarial, data.few_step_phrase), *news]))
+            run.say("\n".join([advice_of(result.lora.provenance)[0], *news]))
         return path
 
 

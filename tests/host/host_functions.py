@@ -295,6 +295,8 @@ class Flow:
 
         self.model_sampling = type("FluxFlow", (host.ModelSamplingFlux, host.CONST), {})()
         self.inner_model, self.model_patcher, self._velocity, self.asked = self, self, velocity, 0
+        # Newer hosts tell these two in their log.
+        self.model, self.cfg = self, 1.0
 
     def get_model_object(self, name: str) -> Any:
         return getattr(self, name)

@@ -21,7 +21,7 @@ STRENGTHS = (0.7, 1.3)
 OTHER_SOLVERS = {"euler": "dpmpp_2m"}
 # Distances that have grown by this are told. Measured on the tiny base: other noise moves one by up to 1.15 with 8
 # pictures and 1.09 with 32; a LoRA of stage 1 has at most 1.23 among its neighbours, one of stage 2 that is locked to
-# Euler 1.5 to 3.3.
+# Euler 2.0 to 3.3 in patch SWD and 1.2 to 2.1 in spectrum (one pair of LoRAs).
 MUCH_WORSE = 1.5
 LEFT_OUT = (
     "How the last LoRA does with another sampler, twice the steps and other strengths was left out, as that would have "

@@ -14,6 +14,9 @@ ORDINARY_STEPS = 25
 # Stage 2 trains steps as Euler takes them, between the levels of FLUX's schedule; both by ComfyUI's names.
 TRAINED_SAMPLER, TRAINED_SCHEDULER = "euler", "simple"
 
+# What a stage says of itself that delivered the LoRA it started from.
+UNCHANGED = {"delivered": "start"}
+
 STAGE_1_ADVICE = (
     "Sample as with the base alone: any sampler, scheduler, number of steps and guidance. Strength 1.0 is what was "
     "trained."
@@ -50,6 +53,7 @@ def _steps(count: int) -> str:
 
 def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """The advice for a LoRA and its trigger phrase, from what it says of its stages; empty where there is none."""
+    provenance = _effective(provenance)
     if provenance and all(entry.get("stage") == "diffusion" for entry in provenance):
         return STAGE_1_ADVICE, ""
     config = _last_stage_2(provenance)
@@ -93,9 +97,14 @@ def _trained_for(config: AdversarialStageConfig, count: int) -> bool:
     return count == config.target_steps or (count > FEW_STEPS and config.target_steps > FEW_STEPS)
 
 
+def _effective(provenance: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The stages that the LoRA's weights are of: one that delivered its start has left no trace in them."""
+    return [entry for entry in provenance if not UNCHANGED.items() <= entry.items()]
+
+
 def _last_stage_2(provenance: Sequence[Mapping[str, Any]]) -> AdversarialStageConfig | None:
     """What is known of the settings of the last stage, where that is stage 2."""
-    last = provenance[-1] if provenance else {}
+    last = (_effective(provenance) or [{}])[-1]
     if last.get("stage") != "adversarial":
         return None
     try:

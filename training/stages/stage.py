@@ -24,6 +24,7 @@ from ..evidence import metrics
 from ..evidence.training_log import TrainingLog
 from ..lora import adapter as lora
 from ..lora.adapter import FluxLoRA
+from ..lora.sampling_advice import UNCHANGED
 from .measurements import Measurements
 from .optimiser import NonFiniteError, Optimiser, RunningAverage
 from .ranks import ALONE, Ranks
@@ -296,8 +297,10 @@ class Stage(ABC):
 
     def result(self, log: TrainingLog, stopped: bool, goes_on_from: int | None = None) -> StageResult:
         """The LoRA as it is now, with its log."""
-        provenance = (*self.start.provenance, self.provenance())
-        delivered = replace(self.start, tensors=self.delivered(), provenance=provenance)
+        tensors, told = self.delivered(), self.provenance()
+        if all(torch.equal(tensor, self.start.tensors[name]) for name, tensor in tensors.items()):
+            told |= UNCHANGED
+        delivered = replace(self.start, tensors=tensors, provenance=(*self.start.provenance, told))
         return StageResult(delivered, log, stopped, goes_on_from)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from fluxduel.training.config import (
 )
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA, LoRAError
+from fluxduel.training.lora.sampling_advice import UNCHANGED
 from fluxduel.training.stages import discriminator_files
 
 PROVENANCE = (
@@ -301,3 +303,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(LoRAError, match="mine.safetensors cannot be read as safetensors.*Download it again"):
             describe(path)
+
+
+def test_a_stage_that_delivered_its_start_is_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    last = PROVENANCE[1] | UNCHANGED
+    lora.save(dataclasses.replace(trained(), provenance=(PROVENANCE[0], last)), file, "diffusers", torch.float32)
+    first, second = (line for line in describe(file).splitlines() if "learning_rate" in line)
+    assert second.endswith("delivered the weights that it started from.") and "delivered" not in first
+    assert "Sample as with the base alone" in describe(file)

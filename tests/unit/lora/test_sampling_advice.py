@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fluxduel.training.config import AdversarialStageConfig
-from fluxduel.training.lora.sampling_advice import FEW_STEPS, advice_of, departures, sampling_advice
+from fluxduel.training.lora.sampling_advice import FEW_STEPS, UNCHANGED, advice_of, departures, sampling_advice
 
 STAGE_1 = {"stage": "diffusion", "config": {"steps": 30}, "steps_done": 30}
 SETTINGS = "sampler euler, scheduler simple, strength 1.0"
@@ -81,6 +81,15 @@ def test_two_samplers_are_told_apart(
     )
     assert sampling_advice(AdversarialStageConfig(**changes), "quick draft") == expected
     assert advice_of([STAGE_1, stage_2("quick draft", **changes)]) == (expected, trigger)
+
+
+def test_a_stage_that_delivered_its_start_is_passed_over() -> None:
+    """Its settings say nothing of weights that it has not changed; the stage before it does."""
+    unchanged = stage_2(target_steps=4) | UNCHANGED
+    assert advice_of([STAGE_1, unchanged]) == advice_of([STAGE_1])
+    assert advice_of([STAGE_1, stage_2(target_steps=6), unchanged])[0] == one("6 steps")
+    assert advice_of([unchanged]) == ("", "")
+    assert departures([STAGE_1, unchanged], sampler="heun", step_counts=[25], strength=0.5) == []
 
 
 def test_guidance_is_written_as_it_would_be_typed() -> None:
