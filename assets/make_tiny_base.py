@@ -1,4 +1,4 @@
-"""Make the built-in tiny base: a FLUX-shaped VAE, text encoder and transformer, about 13 MB in all.
+"""Make the built-in tiny base: a FLUX-shaped VAE, text encoder and transformer, about 12 MB in all.
 
 Why it exists: the demo graph, the tests and the first minute of a new user must run on any machine with no
 download, through the very code that a 12-billion-parameter FLUX.1 takes. So the tiny base has FLUX.1's
