@@ -16,7 +16,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fluxduel.benchmarks.quality import domains
+from fluxduel.benchmarks.quality.textures import domains
 from fluxduel.training import flow
 from fluxduel.training.base.families import flux1
 

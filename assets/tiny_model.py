@@ -37,6 +37,8 @@ TRANSFORMER_FOLDER = "transformer"
 
 # (height, width) in pixels -> how often the transformer trains on that size.
 SIZES = {(128, 128): 0.85, (64, 64): 0.05, (96, 128): 0.05, (128, 96): 0.05}
+# (height, width) in latents of the size that compiled blocks are for.
+_COMPILED = (16, 16)
 # What a caption says: "flat red apple", "red apple in flat style", the words alone, nothing at all.
 _FORMS = ("{style} {words}", "{words} in {style} style", "{style} picture of a {words}")
 _WORDS_ALONE, _NOTHING = 0.12, 0.08
@@ -146,7 +148,9 @@ class Trainer:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._teacher: TextToVelocity | None = None
         self._optimiser = torch.optim.AdamW(_groups(self.model), betas=(0.9, 0.99))
+        self._compiles = compiled
         self._fast = _compiled(self.model) if compiled else self.model
+        self._fast_teacher: TextToVelocity | None = None
         self.step = 0
 
     def state(self) -> dict[str, Any]:
@@ -213,7 +217,7 @@ class Trainer:
             part = self._batch // 2
             guidance[:part] = low + (high - low) * torch.rand(part, generator=generator, device=self._device)
             target = torch.cat([self._guided(x_t[:part], sigma[:part], guidance[:part], tokens[:part]), target[part:]])
-        model = self._fast if size == (128, 128) else self.model
+        model = self._fast if x0.shape[-2:] == _COMPILED else self.model
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
             velocity = model(x_t, sigma, guidance, tokens)
         return (velocity.float() - target).square().mean()
@@ -226,10 +230,13 @@ class Trainer:
         """
         if self._teacher is None:
             self._teacher = copy.deepcopy(self.average).requires_grad_(False)
+        if self._fast_teacher is None:
+            self._fast_teacher = _compiled(self._teacher) if self._compiles else self._teacher
+        teacher = self._fast_teacher if x_t.shape[-2:] == _COMPILED else self._teacher
         ones = torch.ones_like(guidance)
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            with_words = self._teacher(x_t, sigma, ones, tokens)
-            without = self._teacher(x_t, sigma, ones, torch.zeros_like(tokens))
+            with_words = teacher(x_t, sigma, ones, tokens)
+            without = teacher(x_t, sigma, ones, torch.zeros_like(tokens))
         return without + guidance.view(-1, 1, 1, 1) * (with_words - without)
 
 
@@ -243,6 +250,9 @@ def _groups(model: TextToVelocity) -> list[dict[str, object]]:
 
 def _compiled(model: TextToVelocity) -> TextToVelocity:
     """The same weights behind compiled blocks, for one size."""
+    if next(model.parameters()).device.type == "cpu":
+        # The backward of torch's flash attention takes half of a step there.
+        model.transformer.set_attention_backend("_native_math")
     transformer = copy.copy(model.transformer)
     transformer._modules = dict(transformer._modules)
     for name in ("transformer_blocks", "single_transformer_blocks"):

@@ -2,11 +2,11 @@
 
     make bench-robust
 
-All runs start from one stage-1 LoRA on one domain of ``benchmarks.quality``, and take a third of its steps with half
-of its batch, which is the harder case. The second twenty have ten times the discriminator's learning rate. A delivered
-LoRA counts as collapsed when, against photographs that no one trained on, it is worse than the stage-1 LoRA that it
-started from: in Frechet distance at the target's steps, by more than a tenth in flow loss, or with less than 0.7 of its
-diversity. Prints what the watch saw and did, and one JSON line last.
+All runs start from one stage-1 LoRA on one domain of ``benchmarks.quality.textures``, and take a third of its steps
+with half of its batch, which is the harder case. The second twenty have ten times the discriminator's learning rate. A
+delivered LoRA counts as collapsed when, against photographs that no one trained on, it is worse than the stage-1 LoRA
+that it started from: in Frechet distance at the target's steps, by more than a tenth in flow loss, or with less than
+0.7 of its diversity. Prints what the watch saw and did, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from fluxduel.benchmarks.quality import domains, job
-from fluxduel.benchmarks.quality.arms import ARMS, DISCRIMINATOR_RATE
+from fluxduel.benchmarks.quality.textures import domains, job
+from fluxduel.benchmarks.quality.textures.arms import ARMS, DISCRIMINATOR_RATE
 from fluxduel.training.runs.train_stages import train_adversarial_stage
 from fluxduel.training.stages.stage import StageFailure
 

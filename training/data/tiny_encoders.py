@@ -37,7 +37,7 @@ class TinyEncoders:
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, None]:
-        return self._picture_encoder().encode(vae_input(pixels).to(self._device)).float().cpu(), None
+        return self.picture_vae().encode(vae_input(pixels).to(self._device)).float().cpu(), None
 
     @torch.no_grad()
     def encode_prompt(self, caption: str) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class TinyEncoders:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         check_channels(latents)
-        vae = self._picture_encoder()
+        vae = self.picture_vae()
         raw = flux1.denormalise(latents.float().to(self._device))
         return pictures_of(vae.decode(one) for one in raw.split(1))
 
@@ -57,7 +57,8 @@ class TinyEncoders:
     def free(self) -> None:
         self._text = self._vae = None
 
-    def _picture_encoder(self) -> _TinyVae:
+    def picture_vae(self) -> _TinyVae:
+        """Between pictures in [-1, 1] and FLUX's raw latents, many at once."""
         if self._vae is None:
             self._vae = _TinyVae(dict(_tiny_vae_weights())).to(self._device)
         return self._vae

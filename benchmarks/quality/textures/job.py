@@ -26,13 +26,15 @@ from fluxduel.training.runs.train_stages import train_adversarial_stage, train_d
 from . import domains
 from .arms import ARMS, SCALE, STAGE_1, STAGE_1_STEPS
 
-BASE = BaseReference(str(Path(__file__).resolve().parents[2] / "assets" / "quality_base"), "fp32")
+BASE = BaseReference(str(Path(__file__).resolve().parents[3] / "assets" / "quality_base"), "fp32")
 RANK = 8
 HELD_OUT_SHARE = 0.125
-STEP_COUNTS = (1, 4, 25)
+STEP_COUNTS = (4, 25)
 # Fewer pictures where each costs more; numbers are compared for one number of steps only.
-SAMPLES = {1: 1000, 4: 2000, 25: 1000}
+SAMPLES = {4: 2000, 25: 1000}
 UNSEEN, UNSEEN_FLOW = 2000, 500
+# What a user can choose among for nothing, at 25 steps the three that differ most.
+SOLVERS = {4: ("deis", "dpmpp_2m", "res_multistep", "ipndm", "gradient_estimation", "ab2"), 25: ("dpmpp_2m", "ab2")}
 SHOWN = 16
 FIRST_SEED = 10_000
 
@@ -79,7 +81,8 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     started, reporter = time.perf_counter(), Quiet()
     trained = _train(job, data, folder, reporter)
     seconds = time.perf_counter() - started
-    numbers, shown = measure(trained, data, job)
+    with_solvers = STEP_COUNTS if job.arm in ("stage1", "control", "target4") else ()
+    numbers, shown = measure(trained, data, job, solver_steps=with_solvers)
     save_file(shown, folder / f"{job.name}.safetensors")
     result = {
         **job._asdict(), **numbers, "train_seconds": seconds,
@@ -121,9 +124,16 @@ def _train(job: Job, data: RealLatents, folder: Path, reporter: Quiet) -> FluxLo
 
 
 def measure(
-    trained: FluxLoRA, data: RealLatents, job: Job, step_counts: Sequence[int] = STEP_COUNTS
+    trained: FluxLoRA,
+    data: RealLatents,
+    job: Job,
+    step_counts: Sequence[int] = STEP_COUNTS,
+    solver_steps: Sequence[int] = (),
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Against unseen photographs: all distances at each number of steps, the flow loss; and the first pictures."""
+    """Against unseen photographs: all distances at each number of steps, the flow loss; and the first pictures.
+
+    At the numbers of ``solver_steps`` also the distance with each of ``SOLVERS``.
+    """
     base = load_base(BASE, "cpu")
     lora.attach(base, trained)
     picture = domains.grey(domains.DOMAINS[job.domain])
@@ -131,12 +141,11 @@ def measure(
     unseen = domains.crops(picture, UNSEEN, 1_000_003, unseen=True)
     space = feature_space(picture)
     two_samplers = job.arm in ARMS and ARMS[job.arm].two_samplers
-    numbers: dict[str, Any] = {}
-    shown = {}
-    for steps in step_counts:
+
+    def drawn(steps: int, solver: str) -> Tensor:
         few = two_samplers and steps <= 4
         prompt = (data.few_step_prompts if few else data.prompts)[0]
-        fake = sampler.sample(
+        return sampler.sample(
             base,
             prompt.prompt_embeds,
             prompt.pooled_prompt_embeds,
@@ -145,11 +154,22 @@ def measure(
             steps=steps,
             seeds=range(FIRST_SEED, FIRST_SEED + SAMPLES[steps]),
             guidance=1.0,
+            solver=solver,
         )
+
+    numbers: dict[str, Any] = {"solvers": {}}
+    shown = {}
+    for steps in step_counts:
+        fake = drawn(steps, "euler")
         numbers[str(steps)] = dataclasses.asdict(
             latent_metrics.measure(fake, train=train, held_out=unseen, space=space)
         )
         shown[str(steps)] = fake[:SHOWN].contiguous()
+    for steps in solver_steps:
+        distances = {
+            solver: latent_metrics.frechet(space(drawn(steps, solver)), space(unseen)) for solver in SOLVERS[steps]
+        }
+        numbers["solvers"][str(steps)] = {"euler": numbers[str(steps)]["frechet"], **distances}
     numbers["flow"] = _flow_loss(base, data, unseen[:UNSEEN_FLOW])
     return numbers, shown
 

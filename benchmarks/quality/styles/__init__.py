@@ -1,0 +1,1 @@
+"""Style LoRAs from few pictures, judged on subjects whose true picture in that style nobody trained on."""

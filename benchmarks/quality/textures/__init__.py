@@ -1,0 +1,1 @@
+"""Textures of photographs as small latents: few captions, unlimited unseen examples, the cheap part of the evidence."""
