@@ -23,6 +23,8 @@ from .pictures import unseen
 
 SIDE, GAP, LABEL_WIDTH, HEADER = 128, 4, 130, 52
 FEW, MANY = 4, 25
+# That of the graph's samples, which stage 2 is trained for; FLUX.1-dev is sampled at it, too.
+GUIDANCE = 3.5
 # What ComfyUI's users choose among for nothing: one evaluation of the base a step, as Euler.
 STOCK = tuple(solver for solver in SOLVERS if solver not in ("euler", "heun", "ab2"))
 # Each subject is drawn from so many noises, of which the sheet shows the first.
@@ -39,7 +41,7 @@ class Arm:
     sharpness: float
 
 
-def draw_arms(stage_1: Path, stage_2: Path, guidance: float = 1.0) -> list[Arm]:
+def draw_arms(stage_1: Path, stage_2: Path, guidance: float = GUIDANCE) -> list[Arm]:
     """What base, stage 1 and stage 2 make of the unseen captions.
 
     Stage 1 with few steps is also drawn with every other stock solver; the nearest to the truth stands for them.

@@ -612,7 +612,7 @@ class AdversarialStageConfig(StageConfig):
         "pictures",
         "What the flow loss of the hybrid objective holds the LoRA to. pictures: the training pictures, as in stage 1. "
         "start: the velocities of the LoRA that the stage starts from, which are not the few pictures themselves: one "
-        "more pass through the base.",
+        "more pass through the base. With start, set guidance to what you sample with (3.5 for FLUX.1-dev).",
         choices=("pictures", "start"),
         advanced=True,
     )

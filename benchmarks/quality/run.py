@@ -40,7 +40,7 @@ from .styles import summary as style_summary
 from .textures import domains
 from .textures import job as texture_job
 from .textures import report as texture_report
-from .textures.arms import ARMS, SHOWN_ONCE
+from .textures.arms import SHOWN_ONCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS, QUICK_SEEDS = 6, 1
@@ -49,30 +49,34 @@ TEXTURE_SEEDS = 3
 FIRST_SEED = 1000
 IMAGES, FEW_IMAGES = 256, 24
 COUNTS = (24, 60)
-# With 60 pictures only what is claimed; the rest are compared where pictures are fewest.
-MANY_PICTURES_ARMS = ("ours",)
-QUICK_ARMS = ("control", "ours", "distil")
+# The rest are compared with it where pictures are fewest.
+CLAIMED = "ours"
+QUICK_ARMS = ("ours", "distil", "control")
 
 AnyJob = style_job.Job | texture_job.Job
 
 
 def style_jobs(seeds: int, quick: bool) -> list[style_job.Job]:
-    """Seed by seed, so that an interrupted run has whole seeds; a cell's stage 1 before its arms."""
+    """What is claimed first, seed by seed, then what it is compared with: an interrupted run has whole parts."""
+    places = [(style, seed) for seed in range(FIRST_SEED, FIRST_SEED + seeds) for style in subjects.STYLES]
+    counts = COUNTS[:1] if quick else COUNTS
     few = QUICK_ARMS if quick else tuple(style_arms.ARMS)
-    wanted = []
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        for images in COUNTS[:1] if quick else COUNTS:
-            names = ("stage1", *(few if images == COUNTS[0] else MANY_PICTURES_ARMS))
-            wanted += [style_job.Job(style, seed, images, arm) for arm in names for style in subjects.STYLES]
-    return wanted
+    wanted = [
+        style_job.Job(style, seed, images, arm)
+        for style, seed in places
+        for images in counts
+        for arm in ("stage1", CLAIMED)
+    ]
+    rivals = [arm for arm in few if arm != CLAIMED]
+    return wanted + [style_job.Job(style, seed, COUNTS[0], arm) for arm in rivals for style, seed in places]
 
 
 def texture_jobs(seeds: int, quick: bool) -> list[texture_job.Job]:
     """As ``style_jobs``, with some arms for the first seed alone."""
     wanted = []
     for seed in range(seeds):
-        many = [arm for arm in ARMS if arm not in SHOWN_ONCE or (seed == 0 and not quick)]
-        for images, names in ((IMAGES, many), (FEW_IMAGES, ("control", "target4"))):
+        many = ["target4", "control", *(arm for arm in SHOWN_ONCE if seed == 0 and not quick)]
+        for images, names in ((IMAGES, many), (FEW_IMAGES, ("target4", texture_report.FEW_ARM, "control"))):
             wanted += [texture_job.Job(d, seed, images, arm) for arm in ("stage1", *names) for d in domains.DOMAINS]
     return wanted
 

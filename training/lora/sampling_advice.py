@@ -41,10 +41,16 @@ def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -
             told, otherwise = f"begin the prompt with '{few_step_phrase}, '", "leave that out"
         use = f"With {_steps(few)}: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}. Both: {settings}"
         also = ""
+    too = ", and is for that" if _guided(config) else ""
     return (
-        f"{use}. It was trained at guidance {config.guidance:g}. Other samplers, schedulers{also} and strengths are "
-        f"not what it was trained for. {SCHEDULE_ADVICE}"
+        f"{use}. It was trained at guidance {config.guidance:g}{too}. Other samplers, schedulers{also} and strengths "
+        f"are not what it was trained for. {SCHEDULE_ADVICE}"
     )
+
+
+def _guided(config: AdversarialStageConfig) -> bool:
+    """Whether the discriminator has seen what this guidance makes of a prompt, held to the start's own answers."""
+    return config.anchor == "start" and config.guidance != AdversarialStageConfig().guidance
 
 
 def _steps(count: int) -> str:
@@ -110,7 +116,8 @@ def _last_stage_2(provenance: Sequence[Mapping[str, Any]]) -> AdversarialStageCo
     try:
         said = dict(last["config"])
         known = {name: said[name] for name in ("target_steps", "target", "few_step_guidance")}
-        return AdversarialStageConfig(**known, guidance=said.get("guidance", AdversarialStageConfig().guidance))
+        since = {name: said[name] for name in ("guidance", "anchor") if name in said}
+        return AdversarialStageConfig(**known, **since)
     except (KeyError, TypeError, ValueError):
         # From a file of an older version, or of one that knows other targets. It must be possible to save it again.
         return None

@@ -50,10 +50,12 @@ class Arm:
 _NO_DUEL: dict[str, Any] = {"adversarial_weight": 0.0, "discriminator_warmup": 0}
 _RIVAL: dict[str, Any] = {**OURS, "discriminator_warmup": 0, "discriminator_ratio": "fixed"}
 ARMS = {
-    "control": Arm("stage 1 continued", _NO_DUEL),
     "ours": Arm("ours", OURS),
     "distil": Arm("regression on stage 1's sub-steps", _RIVAL, stage=DistilStage),
+    "control": Arm("stage 1 continued", _NO_DUEL),
     "mmd": Arm("discrepancy of features", {**_RIVAL, "adversarial_weight": 3.0}, stage=MmdStage),
+    "unguided": Arm("ours, trained at guidance 1", {**OURS, "guidance": 1.0}),
+    "pictures": Arm("ours, at guidance 1 and held to the pictures", {"target_steps": 4}),
     "plain": Arm("plain method", PLAIN, PLAIN_JUDGE),
     "pure": Arm("ours, adversarial loss alone", {**OURS, "objective": "pure"}),
 }

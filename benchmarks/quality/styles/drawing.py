@@ -94,6 +94,14 @@ def _decoder() -> nn.Module:
 
 
 @torch.no_grad()
+def through_vae(pictures: Tensor) -> Tensor:
+    """Pictures (n, 3, 128, 128) in [0, 1] as the VAE shows them: the most that any LoRA can draw."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = [_decoder().decode(_decoder().encode(part * 2 - 1)) for part in pictures.split(DECODED)]
+    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).contiguous()
+
+
+@torch.no_grad()
 def decoded(found: Tensor) -> Tensor:
     """Pictures (n, 3, 128, 128) in [0, 1] of latents (n, 16, 16, 16)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):

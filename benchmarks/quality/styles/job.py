@@ -103,11 +103,9 @@ def classifier(folder: Path) -> measures.StyleClassifier:
         network.load_state_dict(load_file(file))
         return network.eval().requires_grad_(False)
     names = subjects.taught()
+    pictures = {style: subjects.pictures(style, names) for style in KNOWN_STYLES}
     network = measures.train_classifier(
-        {
-            style: torch.cat([subjects.pictures(style, names), drawing.decoded(subjects.latents(style, names))])
-            for style in KNOWN_STYLES
-        }
+        {style: torch.cat([found, drawing.through_vae(found)]) for style, found in pictures.items()}
     )
     save_file(network.state_dict(), file)
     return network

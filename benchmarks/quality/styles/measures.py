@@ -89,7 +89,7 @@ class StyleClassifier(nn.Module):
         return self.verdict(self.seen(pictures).mean((2, 3)))
 
 
-def train_classifier(pictures: Mapping[str, Tensor], steps: int = 1200, seed: int = 0) -> StyleClassifier:
+def train_classifier(pictures: Mapping[str, Tensor], steps: int = 800, seed: int = 0) -> StyleClassifier:
     """Taught on pictures, style by style (n, 3, 128, 128), shifted and mirrored."""
     torch.manual_seed(seed)
     network = StyleClassifier(len(pictures))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fluxduel.benchmarks import pictograms
 from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
+from fluxduel.training.base.families import flux1
 from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
 from fluxduel.training.data.tiny_encoders import TinyEncoders
 
@@ -66,11 +67,12 @@ def prompt(text: str) -> Prompt:
 
 @functools.lru_cache(maxsize=4096)
 def _latents(style: str, name: str) -> Tensor:
-    return encoders().encode_image(_picture(style, name)[None].movedim(1, -1))[0][0]
+    raw, _ = encoders().encode_image(_picture(style, name)[None].movedim(1, -1))
+    return flux1.normalise(raw)[0]
 
 
 def latents(style: str, names: Sequence[str]) -> Tensor:
-    """The true pictures' latents, (n, 16, 16, 16)."""
+    """The true pictures' latents in model space, (n, 16, 16, 16)."""
     return torch.stack([_latents(style, name) for name in names])
 
 

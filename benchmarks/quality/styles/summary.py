@@ -99,6 +99,9 @@ def summary(results: list[Result], images: int) -> dict[str, Any]:
 
 
 def over(results: list[Result], arm: str, images: int) -> dict[str, Any]:
-    """Ours over a rival, each at its own sampling."""
-    middle, interval = median_and_interval(ratios(results, images, own, arm, own))
-    return {"ratio": round(middle, 4), "ci": [round(value, 4) for value in interval]}
+    """Ours over a rival, each at its own sampling; ``None`` where the rival was not trained."""
+    found = ratios(results, images, own, arm, own)
+    if not found:
+        return {"ratio": None, "ci": None, "cells": 0}
+    middle, interval = median_and_interval(found)
+    return {"ratio": round(middle, 4), "ci": [round(value, 4) for value in interval], "cells": len(found)}

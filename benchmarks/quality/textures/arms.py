@@ -69,6 +69,7 @@ ARMS = {
     # Without the watch, which would soon stop it and deliver stage 1.
     "pure": Arm("target_steps 4, adversarial loss alone", {"target_steps": 4, "objective": "pure", "watch": False}, {}),
     "target4": Arm("ours, target_steps 4", {"target_steps": 4}, {}),
+    "anchored": Arm("ours, target_steps 4, anchor start", {"target_steps": 4, "anchor": "start"}, {}),
     "target25": Arm("ours, target_steps 25", {"target_steps": 25}, {}),
     "both": Arm("ours, two_samplers", {"target": "two_samplers"}, {}),
 }

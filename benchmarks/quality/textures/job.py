@@ -81,7 +81,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     started, reporter = time.perf_counter(), Quiet()
     trained = _train(job, data, folder, reporter)
     seconds = time.perf_counter() - started
-    with_solvers = STEP_COUNTS if job.arm in ("stage1", "control", "target4") else ()
+    with_solvers = STEP_COUNTS if job.arm in ("stage1", "control", "target4", "anchored") else ()
     numbers, shown = measure(trained, data, job, solver_steps=with_solvers)
     save_file(shown, folder / f"{job.name}.safetensors")
     result = {

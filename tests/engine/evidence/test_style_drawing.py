@@ -65,7 +65,7 @@ def test_samples_are_the_engines(lora, setting):
         )[0]  # fmt: skip
         moved = (own[number] - expected).norm() / expected.norm()
         error = (drawn[number] - expected).norm() / expected.norm()
-        assert error < 0.05 and moved > 5 * error
+        assert error < 0.08 and moved > 5 * error
     assert torch.equal(drawing.latents(None, CAPTIONS, setting), own)
     assert drawing.decoded(own).shape == (2, 3, 128, 128)
 
@@ -79,9 +79,11 @@ def test_training_pictures_are_never_measured_on(pictures):
     data = subjects.dataset("3d", 24, 7, 0.125)
     assert data.held_out == (21, 22, 23) and [s.name for s in data.samples] == few
     assert data.prompts[5].caption == f"3d {few[5].replace('-', ' ')}"
-    # Each with its own picture.
-    expected = subjects.encoders().encode_image(subjects.pictures("3d", few[5:6]).movedim(1, -1))[0]
-    assert torch.equal(data.samples[5].mean, expected[0])
+    # Each with its own picture, in the space that the transformer works in: what is drawn from it is the picture.
+    shown = drawing.decoded(torch.stack([sample.mean for sample in data.samples]))
+    truth = subjects.pictures("3d", few)
+    assert (shown - truth).abs().mean() < 0.02
+    torch.testing.assert_close(shown, drawing.through_vae(truth), rtol=0, atol=0.05)
 
 
 def test_a_distilled_step_is_regressed_on_the_starts_sub_steps(pictures, lora):

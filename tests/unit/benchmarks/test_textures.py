@@ -198,7 +198,7 @@ def test_every_job_is_done_once_and_has_its_start_and_its_control(quick):
     ours = {(one.domain, one.seed) for one in wanted if one.arm == "target4"}
     assert ours == {(domain, seed) for domain in domains.DOMAINS for seed in (0, 1)}
     few = {one.arm for one in wanted if one.images == run.FEW_IMAGES}
-    assert few == {"stage1", "control", "target4"}
+    assert few == {"stage1", "control", "target4", report.FEW_ARM}
     assert {one.seed for one in wanted if one.arm == "pure"} == (set() if quick else {0})
 
 
@@ -224,7 +224,7 @@ def some_results() -> list[dict]:
     stage_1 = [(40.0, 4.0), (40.0, 8.0), (3.0, 5.0)]
     results = [result(*place, "stage1", *each) for place, each in zip(places, stage_1, strict=True)]
     results += [result(*p, "target4", d, 99.0) for p, d in zip(places, (2.0, 6.0, 6.0), strict=True)]
-    few = (("stage1", 80.0, 8.0), ("target4", 2.0, 1.0))
+    few = (("stage1", 80.0, 8.0), ("target4", 4.0, 1.0), (report.FEW_ARM, 2.0, 1.0))
     results += [result("gravel", 0, *each, images=24) for each in few]
     return results[::-1]
 
@@ -241,7 +241,7 @@ def test_the_page_says_what_the_summary_says():
     floors = {domain: {str(steps): measured(0.12345) for steps in (4, 25)} for domain in domains.DOMAINS}
     page = "\n".join(report.section(some_results(), floors, 256, 24))
     assert "| target_steps 4, 256 images | 0.75 (0.5 to 2) | 2 of 3 |" in page
-    assert "| target_steps 4, 24 images | 0.25 (0.25 to 0.25) | 1 of 1 |" in page
+    assert "| target_steps 4, anchor start, 24 images | 0.25 (0.25 to 0.25) | 1 of 1 |" in page
     # Mean and deviation over the seeds of one domain.
     rows = page.split("### gravel, 256 images")[1].splitlines()
     row = next(line for line in rows if line.startswith(f"| {report.TITLES['target4']}"))

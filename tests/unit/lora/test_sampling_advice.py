@@ -40,6 +40,18 @@ def test_the_defaults_are_for_few_steps() -> None:
     assert sampling_advice(AdversarialStageConfig(guidance=3.5)) == one("4 steps", "3.5")
 
 
+def test_a_guidance_that_was_judged_is_to_be_sampled_at() -> None:
+    """Held to the start's answers at that guidance; held to pictures it is a number that training has to have."""
+    guided = AdversarialStageConfig(guidance=3.5, anchor="start")
+    assert sampling_advice(guided) == one("4 steps", "3.5, and is for that")
+    assert advice_of([STAGE_1, stage_2(guidance=3.5, anchor="start")])[0] == sampling_advice(guided)
+    assert sampling_advice(AdversarialStageConfig(anchor="start")) == one("4 steps")
+    # From a file of a version that had no anchor.
+    older = stage_2(guidance=3.5)
+    del older["config"]["anchor"]
+    assert advice_of([STAGE_1, older])[0] == one("4 steps", "3.5")
+
+
 def test_a_lora_of_stage_1_is_for_any_sampler() -> None:
     for stages in ([STAGE_1], [STAGE_1, STAGE_1]):
         advice, trigger = advice_of(stages)
