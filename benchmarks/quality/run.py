@@ -1,6 +1,6 @@
 """Does stage 2 win, and over what? The evidence, in one command.
 
-    make bench-quality                 both parts; ARGS="--part styles" or textures for one of them
+    make bench-quality                 both parts; ARGS="--part styles" for that alone
     QUICK=1 make bench-quality         one seed, fewer arms
 
 *Styles*: LoRAs of drawing styles from 24 and 60 pictures, judged on unseen subjects whose true pictures are known
@@ -11,7 +11,8 @@ it is extended; ``--fresh`` starts anew.
 Writes ``docs/EXPERIMENTS.md`` with its pictures (``--report``), and prints one JSON line last. All ratios are medians
 over styles and seeds of ours, sampled as it says of itself, to stage 1 sampled with the best of ComfyUI's solvers and
 guidances at as many evaluations: ``styles24`` and ``styles60`` with ``paired4`` (distance to the true picture) and its
-95 % interval ``paired4_ci``, ``paired4_over_many`` (stage 1 at 25), ``retrieval``, ``style``, ``memorised``, ``drift``
+95 % interval ``paired4_ci``, ``paired4_same_guidance``, ``frechet4`` (against the setting that is best by that), and
+``paired4_over_many`` (stage 1 at 25); ``retrieval``, ``style``, ``memorised``, ``drift``
 (the same captions in an old style) and ``val_flow`` over stage 1's; ``diversity`` over real; ``toll4`` and ``toll25``,
 the worst of the other solvers over the LoRA's own sampling, and by strength. ``textures`` with ``target4`` and
 ``few_images``; ``over_distil`` and ``over_mmd``; ``base_retrieval``.
@@ -136,7 +137,7 @@ def collected(results: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         "counts": tuple(c for c in COUNTS if style_summary.by_cell(styles, "ours", c)),
         "images": IMAGES,
         "few_images": FEW_IMAGES,
-        "floors": {domain: texture_job.floor(domain) for domain in domains.DOMAINS},
+        "floors": {domain: texture_job.floor(domain) for domain in domains.DOMAINS} if textures else {},
         "over_solver": over["target4"],
         "few_over_solver": over["few_images"],
         "over_distil": style_summary.over(styles, "distil", COUNTS[0]),
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=ROOT / "docs" / "EXPERIMENTS.md")
     parser.add_argument("--part", choices=("both", "styles", "textures"), default="both")
     parser.add_argument("--seeds", type=int, help=f"of the styles ({SEEDS})")
+    parser.add_argument("--done", action="store_true", help="report the jobs that are done, and train nothing")
     parser.add_argument("--fresh", action="store_true", help="compute everything anew")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -162,12 +164,14 @@ def main() -> None:
         wanted += style_jobs(options.seeds or (QUICK_SEEDS if quick else SEEDS), quick)
     if options.part != "styles":
         wanted += texture_jobs(QUICK_SEEDS if quick else TEXTURE_SEEDS, quick)
+    if options.done:
+        wanted = [one for one in wanted if (options.folder / f"{one.name}.json").exists()]
     started, results = time.perf_counter(), []
     for result in compute(wanted, options.folder, options.workers):
         results.append(result)
         print(f"[{len(results)}/{len(wanted)}, {time.perf_counter() - started:.0f} s] {_told(result)}", flush=True)
-    if options.part != "both":
-        print("One part alone writes no report.")
+    if options.part == "textures":
+        print("The textures alone write no report.")
         return
     found = collected(results, options.folder)
     if quick:

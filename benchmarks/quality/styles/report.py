@@ -72,6 +72,14 @@ def asked(results: list[Result], images: int) -> list[tuple[str, str, str, bool]
             f"{title}: the same over stage 1's best solver at {job.MANY}", "1.0", f"{f['paired4_over_many']:.3f}",
             f["paired4_over_many"] <= 1,
         ),
+        (
+            f"{title}: the same over its best solver at the same guidance, {arms.GUIDANCE:g}", "1",
+            f"{f['paired4_same_guidance']:.3f}", f["paired4_same_guidance"] <= 1,
+        ),
+        (
+            f"{title}: FD at 4 over stage 1 with the solver and guidance that are best by FD", "1",
+            f"{f['frechet4']:.3f}", f["frechet4"] <= 1,
+        ),
         (f"{title}: subject kept, over stage 1", "at least 1", f"{f['retrieval']:.3f}", f["retrieval"] >= 1),
         (f"{title}: memorised, over stage 1", "1", f"{f['memorised']:.3f}", f["memorised"] <= 1),
         (f"{title}: diversity over real", "at least 0.9", f"{f['diversity']:.3f}", f["diversity"] >= 0.9),
@@ -118,7 +126,9 @@ def section(results: list[Result], base: dict[str, float], counts: tuple[int, ..
 
 def rivals(results: list[Result], images: int) -> list[str]:
     """Ours over every other arm, each at its own sampling and both at the same seeds."""
-    lines = ["| ours over | distance | style | subject |", "|---|---|---|---|"]
+    lines = [f"### Against the other arms, {images} pictures", ""]
+    lines += ["| ours over | distance | style | subject |", "|---|---|---|---|"]
+    empty = len(lines)
     for name, arm in arms.ARMS.items():
         if name == "ours" or not by_cell(results, name, images):
             continue
@@ -127,7 +137,7 @@ def rivals(results: list[Result], images: int) -> list[str]:
             return told(ratios(results, images, lambda r: own(r, measure), name, lambda r: own(r, measure)))
 
         lines.append(f"| {arm.title} | {cell('paired')} | {cell('style')} | {cell('retrieval')} |")
-    return lines
+    return [*lines, ""] if len(lines) > empty else []
 
 
 _MEASURES = ("paired", "retrieval", "style", "frechet", "memorised", "diversity", "sharpness")

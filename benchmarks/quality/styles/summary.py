@@ -31,6 +31,12 @@ def best(result: Result, steps: int) -> dict[str, float]:
     return {**result["whole"][name], "setting": name} if name in result["whole"] else result["part"][name]
 
 
+def best_of_part(result: Result, steps: int, measure: str, guidance: float | None = None) -> float:
+    """The least of a measure among all ways to sample with ``steps`` evaluations, at one guidance or at any."""
+    tried = [s for s in FREE[steps] if guidance in (None, s.guidance) and s.name in result["part"]]
+    return min(result["part"][setting.name][measure] for setting in tried)
+
+
 def ratios(
     results: list[Result], images: int, above: Callable[[Result], float], arm: str, below: Callable[[Result], float]
 ) -> list[float]:
@@ -73,6 +79,15 @@ def summary(results: list[Result], images: int) -> dict[str, Any]:
             ratios(results, images, lambda r: own(r, measure), "stage1", lambda r: best(r, job.FEW)[measure])
         )
 
+    def part_ratio(measure: str, guidance: float | None) -> float:
+        """On a third, each measure with the solver that is best by that very measure."""
+        return told(
+            ratios(
+                results, images, lambda r: r["part"][OWN.name][measure],
+                "stage1", lambda r: best_of_part(r, job.FEW, measure, guidance),
+            )
+        )  # fmt: skip
+
     ours, stage_1 = by_cell(results, "ours", images), by_cell(results, "stage1", images)
     cells = sorted(ours.keys() & stage_1.keys())
     swept = [strengths(ours[cell], stage_1[cell]) for cell in cells]
@@ -80,10 +95,11 @@ def summary(results: list[Result], images: int) -> dict[str, Any]:
         "cells": len(cells),
         "paired4": round(middle, 4),
         "paired4_ci": [round(value, 4) for value in interval],
+        "paired4_same_guidance": part_ratio("paired", OWN.guidance),
+        "frechet4": part_ratio("frechet", None),
         "paired4_over_many": told(ratios(results, images, own, "stage1", lambda r: best(r, job.MANY)["paired"])),
         "retrieval": over_stage_1("retrieval"),
         "style": over_stage_1("style"),
-        "frechet": over_stage_1("frechet"),
         "sharpness": told([own(ours[cell], "sharpness") for cell in cells]),
         "sharpness_stage1": told([best(stage_1[cell], job.FEW)["sharpness"] for cell in cells]),
         "memorised": told(

@@ -58,6 +58,9 @@ def summary(results: list[Result], images: int, few_images: int) -> dict[str, An
     out = {}
     for name, count, arm in (("target4", images, "target4"), ("few_images", few_images, FEW_ARM)):
         ratios = over_best_solver(results, count, arm)
+        if not ratios:
+            out[name] = {"ratio": None, "ci": None, "pairs": 0, "better_in": 0}
+            continue
         middle, interval = median_and_interval(ratios)
         out[name] = {
             "ratio": round(middle, 4), "ci": [round(each, 4) for each in interval], "pairs": len(ratios),

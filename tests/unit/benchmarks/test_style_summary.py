@@ -53,6 +53,8 @@ def test_ours_is_compared_with_the_best_solver_and_guidance_of_its_own_cell():
     assert found["cells"] == 3
     assert found["paired4"] == pytest.approx(0.9) and found["paired4_ci"] == pytest.approx([0.75, 1.2])
     assert found["paired4_over_many"] == pytest.approx(1.5)
+    # Stage 1 at the guidance of ours has 1.4 there.
+    assert found["paired4_same_guidance"] == pytest.approx(0.9 / 1.4, abs=1e-4) and found["frechet4"] == 1
     # At its own solver and guidance; the worst of the others at 4 and at 25 steps.
     assert found["toll4"] == pytest.approx(1.5) and found["toll25"] == pytest.approx(0.5)
     assert (found["drift"], found["val_flow"]) == (0.8, 1.1)
@@ -76,6 +78,7 @@ def test_a_rival_that_was_not_trained_is_said_to_be_missing():
 
 def test_the_page_opens_with_what_is_missed():
     over = {"ratio": 0.4, "ci": [0.3, 0.6], "pairs": 3, "better_in": 3}
+    none = {"ratio": None, "ci": None, "pairs": 0, "better_in": 0}
     found = {
         "styles": some_results(), "textures": [], "counts": (24,), "images": 256, "few_images": 24,
         "over_solver": over, "few_over_solver": over | {"ratio": 0.7}, "floors": {},
@@ -87,6 +90,9 @@ def test_the_page_opens_with_what_is_missed():
     assert "24 pictures: paired distance at 4 over stage 1's best solver at 4 | 0.8, interval below 1 | 0.900" in missed
     assert "textures, 24 images: the same | 0.5 | 0.700" in missed and "discrepancy of features" in missed
     assert "textures, 256 images" in met and "regression on stage 1's sub-steps | interval below 1 | 0.500" in met
+    found |= {"over_solver": none, "few_over_solver": none}
+    assert "| textures, 24 images: the same | 0.5 | not measured |" in report.what_was_asked(found)
+    assert "Not measured in this run." in report.text(found)
     assert "the base keeps the subject" in met and "3 LoRAs from 24 pictures" not in met
 
 
@@ -94,7 +100,7 @@ def test_tables_hold_medians():
     lines = "\n".join(style_report._table(some_results(), 24))
     assert "| stage 1, Euler 4 | 1.54 | 0.5 |" in lines and "| stage 1, solver 25 | 0.66 |" in lines
     assert "| regression on stage 1's sub-steps, Euler 4 | 1.98 |" in lines
-    assert style_report.rivals(some_results(), 24)[2].startswith(
+    assert style_report.rivals(some_results(), 24)[4].startswith(
         "| regression on stage 1's sub-steps | 0.5 (0.5 to 0.5) | 1 (1 to 1) |"
     )
 
