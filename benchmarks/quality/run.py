@@ -11,7 +11,8 @@ it is extended; ``--fresh`` starts anew.
 Writes ``docs/EXPERIMENTS.md`` with its pictures (``--report``), and prints one JSON line last. All ratios are medians
 over styles and seeds of ours, sampled as it says of itself, to stage 1 sampled with the best of ComfyUI's solvers and
 guidances at as many evaluations: ``styles24`` and ``styles60`` with ``paired4`` (distance to the true picture) and its
-95 % interval ``paired4_ci``, ``paired4_same_guidance``, ``frechet4`` (against the setting that is best by that), and
+95 % interval ``paired4_ci``, ``paired4_same_guidance``, ``paired4_both_best`` (ours
+with its best solver, too), ``frechet4`` (against the setting that is best by that), and
 ``paired4_over_many`` (stage 1 at 25); ``retrieval``, ``style``, ``memorised``, ``drift``
 (the same captions in an old style) and ``val_flow`` over stage 1's; ``diversity`` over real; ``toll4`` and ``toll25``,
 the worst of the other solvers over the LoRA's own sampling, and by strength. ``textures`` with ``target4`` and

@@ -77,6 +77,10 @@ def asked(results: list[Result], images: int) -> list[tuple[str, str, str, bool]
             f"{f['paired4_same_guidance']:.3f}", f["paired4_same_guidance"] <= 1,
         ),
         (
+            f"{title}: the same, ours with its best solver, too", "1", f"{f['paired4_both_best']:.3f}",
+            f["paired4_both_best"] <= 1,
+        ),
+        (
             f"{title}: FD at 4 over stage 1 with the solver and guidance that are best by FD", "1",
             f"{f['frechet4']:.3f}", f["frechet4"] <= 1,
         ),

@@ -96,6 +96,12 @@ def summary(results: list[Result], images: int) -> dict[str, Any]:
         "paired4": round(middle, 4),
         "paired4_ci": [round(value, 4) for value in interval],
         "paired4_same_guidance": part_ratio("paired", OWN.guidance),
+        "paired4_both_best": told(
+            ratios(
+                results, images, lambda r: best_of_part(r, job.FEW, "paired"),
+                "stage1", lambda r: best_of_part(r, job.FEW, "paired"),
+            )
+        ),
         "frechet4": part_ratio("frechet", None),
         "paired4_over_many": told(ratios(results, images, own, "stage1", lambda r: best(r, job.MANY)["paired"])),
         "retrieval": over_stage_1("retrieval"),

@@ -55,6 +55,7 @@ def test_ours_is_compared_with_the_best_solver_and_guidance_of_its_own_cell():
     assert found["paired4_over_many"] == pytest.approx(1.5)
     # Stage 1 at the guidance of ours has 1.4 there.
     assert found["paired4_same_guidance"] == pytest.approx(0.9 / 1.4, abs=1e-4) and found["frechet4"] == 1
+    assert found["paired4_both_best"] == pytest.approx(0.9)
     # At its own solver and guidance; the worst of the others at 4 and at 25 steps.
     assert found["toll4"] == pytest.approx(1.5) and found["toll25"] == pytest.approx(0.5)
     assert (found["drift"], found["val_flow"]) == (0.8, 1.1)
