@@ -27,7 +27,7 @@ SHORT = {
     "FluxDuelTrainAdversarialStage": {
         "steps": 8, "discriminator_warmup": 4, "batch_size": 2, "validate_every": 4, "preview_every": 0,
         # With the demo's own anchor eight steps leave the flow loss on the axis, where no curve shows.
-        "anchor": "pictures",
+        "anchor": "pictures", "guidance": 1.0,
     },
     "FluxDuelSampleFluxLoRA": {"steps": "1, 2", "count": 1},
 }  # fmt: skip
