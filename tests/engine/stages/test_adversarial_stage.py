@@ -739,3 +739,14 @@ def test_a_runaway_discriminator_stops_the_stage_with_the_weights_kept(start, da
         train_adversarial_stage(start, broken, judge, CONFIG, device=DEVICE, reporter=Recorder())
     kept = failure.value.result.lora.tensors
     assert all(torch.equal(kept[key], start.tensors[key]) for key in kept)
+
+
+def test_a_guidance_that_the_flow_loss_would_undo_is_told(start, data):
+    """Held to the pictures at another guidance than 1; not with an anchor that knows the guidance, nor without one."""
+
+    def told(**changes) -> bool:
+        return any("teaches the LoRA to answer" in remark for remark in make(start, data, **changes).remarks)
+
+    assert make(start, data).base.guidance_embeds
+    assert told(guidance=3.5)
+    assert not told() and not told(guidance=3.5, anchor="start") and not told(guidance=3.5, objective="pure")
