@@ -19,8 +19,8 @@ for few steps or many or both, inside ComfyUI, with the figures above.
   judge on decoded pictures and 13,000 demonstrations.
 - **OPAD** (arXiv:2510.20512): teacher LoRA and one-step student learn a concept together, by an adversarial and an
   alignment loss. The anchor of stage 2 is of that kind.
-- **Uni-DAD** (arXiv:2511.18281): one stage of distillation and adaptation to ten pictures, with a term that holds to
-  the source model.
+- **Uni-DAD** (CVPR 2026; github.com/yaramohamadi/uni-DAD): one stage of distillation and adaptation to ten pictures,
+  with a term that holds to the source model.
 - **CollectionLoRA** (arXiv:2605.25378): many effects and few steps in one LoRA, by distillation alone.
 - **D-OPSD** (arXiv:2605.05204): tuning of distilled bases on their own roll-outs, without a discriminator.
 - **SCFM** (arXiv:2510.17858): few-step FLUX from ten pictures by self-distillation of velocities; the arm *regression
@@ -34,7 +34,8 @@ def write(found: dict[str, Any], report: Path) -> None:
     pictures = report.parent / "experiments"
     pictures.mkdir(parents=True, exist_ok=True)
     folder: Path = found["folder"]
-    styles.sheet(found["styles"], folder, "3d", min(found["counts"]), 0).quantize(256).save(
+    first = min(result["seed"] for result in found["styles"])
+    styles.sheet(found["styles"], folder, "3d", min(found["counts"]), first).quantize(256).save(
         pictures / "sheet.png", optimize=True
     )
     if found["textures"]:

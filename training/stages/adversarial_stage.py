@@ -109,8 +109,8 @@ class AdversarialStage(Stage):
         self.anchor = adapter.beside(self.base, start.tensors) if wanted else None
         if config.objective == "hybrid" and not wanted and config.guidance != 1 and self.base.guidance_embeds:
             self.remarks.append(
-                f"guidance is {config.guidance:g} and anchor is pictures: the flow loss then teaches the LoRA to answer "
-                f"{config.guidance:g} as it answers 1. Set anchor to start, or guidance to 1."
+                f"guidance is {config.guidance:g} and anchor is pictures: the flow loss then teaches the LoRA to answer"
+                f" {config.guidance:g} as it answers 1. Set anchor to start, or guidance to 1."
             )
         self.taught = 0
         self.monitor = Monitor()

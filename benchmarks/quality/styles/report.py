@@ -29,7 +29,7 @@ def sheet(results: list[Result], folder: Path, style: str, images: int, seed: in
     columns: list[tuple[str, Any, Setting]] = [
         (f"base\neuler {job.MANY}", None, OWN._replace(steps=job.MANY)),
         (f"stage 1\neuler {job.FEW}", stage_1, OWN),
-        (f"stage 1\n{solver} {steps}", stage_1, Setting(solver, steps, guidance)),
+        (f"stage 1, guidance\n{guidance:g}, {solver} {steps}", stage_1, Setting(solver, steps, guidance)),
         (f"stage 1\neuler {job.MANY}", stage_1, OWN._replace(steps=job.MANY)),
         (f"ours\neuler {job.FEW}", ours, OWN),
     ]
@@ -97,7 +97,7 @@ def asked(results: list[Result], images: int) -> list[tuple[str, str, str, bool]
 
 def section(results: list[Result], base: dict[str, float], counts: tuple[int, ...]) -> list[str]:
     """Lines of Markdown."""
-    seeds = len({r["seed"] for r in results})
+    seeds = len({r["seed"] for r in results if r["arm"] == "ours"})
     steps = " or ".join(f"{number} ({count} pictures)" for count, number in arms.STAGE_1_STEPS.items())
     unseen = len(subjects.split(subjects.STYLES[0], min(counts), 0)[1])
     lines = [
@@ -105,7 +105,7 @@ def section(results: list[Result], base: dict[str, float], counts: tuple[int, ..
         "",
         f"The built-in base, 2.7 million weights, knows {len(subjects.taught())} subjects in "
         f"{len(pictograms.BASE_STYLES)} drawing styles ({', '.join(s.word for s in pictograms.BASE_STYLES)}). A LoRA "
-        f"of rank {arms.RANK} learns a style that it has never seen ({', '.join(subjects.STYLES)}; {seeds} seeds each) "
+        f"of rank {arms.RANK} learns a style that it has never seen ({', '.join(subjects.STYLES)}; seeds: {seeds}) "
         f"from 24 or 60 pictures in {steps} steps of stage 1 (batch {arms.SCALE['batch_size']}, learning rate "
         f"{arms.STAGE_1['learning_rate']:g}); from its result each arm takes {arms.GENERATOR_STEPS} generator steps at "
         f"{arms.LORA_RATE:g}, and delivers the best of its states by the same score. Measured on {unseen} subjects "
@@ -147,13 +147,19 @@ def rivals(results: list[Result], images: int) -> list[str]:
 _MEASURES = ("paired", "retrieval", "style", "frechet", "memorised", "diversity", "sharpness")
 
 
+def _compared(results: list[Result], arm: str, images: int) -> list[Result]:
+    """The arm's results for the styles and seeds in which ours was trained, too: those of others say nothing of it."""
+    ours, stage_1, found = (by_cell(results, name, images) for name in ("ours", "stage1", arm))
+    return [found[cell] for cell in sorted(ours.keys() & stage_1.keys() & found.keys())]
+
+
 def _table(results: list[Result], images: int) -> list[str]:
     """Medians over styles and seeds."""
     head = ("distance", "subject", "style", "FD", "memorised", "diversity", "sharpness", "old style", "flow loss")
     lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
 
     def row(title: str, arm: str, at: Callable[[Result], dict[str, float]]) -> None:
-        found = by_cell(results, arm, images).values()
+        found = _compared(results, arm, images)
         if found:
             values = [[at(r)[name] for r in found] for name in _MEASURES]
             values += [[r["drift"] for r in found], [r["flow"] for r in found]]
@@ -174,7 +180,7 @@ def _solvers(results: list[Result], images: int) -> list[str]:
     """Distance by solver and number of steps, and by strength; medians."""
     names = [s.name for steps in (job.FEW, job.MANY) for s in FREE[steps] if s.guidance == OWN.guidance]
     names += [OWN._replace(strength=strength).name for strength in job.STRENGTHS]
-    found = {arm: list(by_cell(results, arm, images).values()) for arm in ("stage1", "ours")}
+    found = {arm: _compared(results, arm, images) for arm in ("stage1", "ours")}
     names = [name for name in names if all(name in r["part"] for each in found.values() for r in each)]
     lines = ["| distance, on a third | " + " | ".join(_short(name) for name in names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")

@@ -44,7 +44,8 @@ def some_results() -> list[dict[str, Any]]:
         found.append(result("3d", seed, "ours", mine, drift=0.8, flow=2.2))
         found.append(result("3d", seed, "distil", {OWN: 2 * ours}))
     # A cell without its partner counts for nothing; nor does the order.
-    found.append(result("outline", 0, "ours", {OWN: 0.1}))
+    found += [result("outline", seed, "ours", {OWN: 0.1}) for seed in (0, 1, 2)]
+    found += [result("contrast", seed, "stage1", {OWN: 9.0}) for seed in (0, 1, 2)]
     return found[::-1]
 
 
@@ -64,7 +65,7 @@ def test_ours_is_compared_with_the_best_solver_and_guidance_of_its_own_cell():
 
 
 def test_the_best_is_chosen_on_a_third_and_told_on_all():
-    (one,) = [r for r in some_results() if r["arm"] == "stage1" and r["seed"] == 1]
+    (one,) = [r for r in some_results() if (r["style"], r["arm"], r["seed"]) == ("3d", "stage1", 1)]
     assert summary.best(one, 4)["setting"] == DEIS.name
     assert summary.best(one, 4)["paired"] == pytest.approx(0.88)
     # Strength is not among what is chosen from: at 1.0 of 0.5 it would win.
@@ -99,6 +100,8 @@ def test_the_page_opens_with_what_is_missed():
 
 def test_tables_hold_medians():
     lines = "\n".join(style_report._table(some_results(), 24))
+    # The LoRA whose stage 1 was not measured is in no row.
+    assert "| ours, Euler 4 | 0.99 | 0.5 |" in lines
     assert "| stage 1, Euler 4 | 1.54 | 0.5 |" in lines and "| stage 1, solver 25 | 0.66 |" in lines
     assert "| regression on stage 1's sub-steps, Euler 4 | 1.98 |" in lines
     assert style_report.rivals(some_results(), 24)[4].startswith(
