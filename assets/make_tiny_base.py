@@ -7,8 +7,9 @@ convention with its scale and shift) and only its sizes differ.
 
 What it knows: 220 subjects, those of ``tiny_base/subjects.txt``, each in four drawing styles
 (``benchmarks/pictograms.py``), by captions such as "flat red apple". It was trained on 625 of them first, on a GPU, and
-then on these alone: so few weights do not keep more of them apart. Three more
-styles are kept from it: they are the new domains that the demo and the benchmark teach.
+then on these alone: so few weights do not keep more of them apart. (For the shipped weights' first part each picture
+lay in eight places instead of the two of ``_PLACEMENTS``.) Three more styles are kept from it: they are the new domains
+that the demo and the benchmark teach.
 Guidance means what it means in FLUX.1-dev: what classifier-free guidance gives with two evaluations, in one.
 
 How to run it, minutes on a large GPU for the first part, half an hour of two cores for the second:

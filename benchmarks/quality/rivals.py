@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ _NO_VERDICT = 0.75
 class _Rival(AdversarialStage):
     """An update of the LoRA with another loss in the adversarial one's place."""
 
+    @abstractmethod
     def loss(self, batch: Batch, prediction: Prediction, draw: int, update: int) -> Tensor:
-        raise NotImplementedError
+        """What the update lowers, a scalar with a gradient."""
 
     def update_both(self, draw: int, update: int, teach: bool) -> dict[str, float]:
         (batch,) = self.micro_batches(draw)
