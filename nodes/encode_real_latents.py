@@ -117,6 +117,11 @@ class EncodeRealLatents(io.ComfyNode):
                     "the phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or "
                     "leave few_step_phrase empty and tell the few-step sampler by few_step_guidance."
                 )
+            if config.practice_prompts.strip():
+                raise DataError(
+                    f"{NODE}: practice_prompts are texts, and conditioning holds prompts that are encoded already. "
+                    "Connect clip and captions instead of conditioning, or leave practice_prompts empty."
+                )
             texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, count)
         else:
             texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
@@ -139,6 +144,7 @@ class EncodeRealLatents(io.ComfyNode):
                 seed=config.seed,
                 cache_folder=host.cache_folder(),
                 few_step_phrase=config.few_step_phrase,
+                practice_prompts=config.practice_prompts,
                 report=progress.update_or_stop,
             )
         numbered = {f"conditioning {number}": value for number, value in enumerate(conditioning or [], 1)}

@@ -34,7 +34,7 @@ def widget(field: dataclasses.Field) -> io.Input:
     if isinstance(field.default, bool):
         return _make(io.Boolean.Input, field, common)
     if isinstance(field.default, str):
-        return _make(io.String.Input, field, common)
+        return _make(io.String.Input, field, common, **({"multiline": True} if metadata["lines"] else {}))
     common |= {"min": metadata["low"], "max": metadata["high"]}
     if isinstance(field.default, float):
         # Without round=False the page rounds a learning rate of 1e-5 to zero.

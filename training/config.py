@@ -35,14 +35,15 @@ def option(
     step: float | None = None,
     advanced: bool = False,
     shapes_result: bool = True,
+    lines: bool = False,
 ) -> Any:
     """A dataclass field that carries its range and its help text.
 
     ``low`` and ``high`` are inclusive, ``choices`` lists the allowed strings, ``step`` is the increment of
     a widget, ``advanced`` marks what most people never touch. ``shapes_result`` is False for what leaves the trained
-    LoRA as it is, up to rounding: a run may go on with another value of it.
+    LoRA as it is, up to rounding: a run may go on with another value of it. ``lines``: a text of several lines.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "step": step}
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "step": step, "lines": lines}
     metadata |= {"advanced": advanced, "shapes_result": shapes_result}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -183,6 +184,12 @@ class DataConfig(Config):
         "",
         "A phrase that tells the LoRA which sampler it serves, for target = two_samplers of the adversarial stage. "
         "Each caption is then also encoded with the phrase at its front. Empty: none.",
+    )
+    practice_prompts: str = option(
+        "",
+        "Prompts without pictures, one a line, such as those that the LoRA is made for: the adversarial stage has the "
+        "LoRA draw them from noise, and judges the style. A change of them trains stage 2 alone anew. Empty: none.",
+        lines=True,
     )
 
 
@@ -615,4 +622,10 @@ class AdversarialStageConfig(StageConfig):
         "more pass through the base. With start, set guidance to what you sample with (3.5 for FLUX.1-dev).",
         choices=("pictures", "start"),
         advanced=True,
+    )
+    practice_share: float = option(
+        0.75,
+        "Share of the updates in which the LoRA draws practice_prompts (of Encode Real Latents) from noise, in place "
+        "of restoring noised training pictures: it then meets what it meets when sampled. Without such prompts: none.",
+        low=0.0, high=1.0, step=0.05, advanced=True,
     )

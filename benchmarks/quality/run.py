@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS, QUICK_SEEDS = 6, 1
 TEXTURE_SEEDS = 3
 # The seeds that are reported; none of them was used to choose a setting.
-FIRST_SEED = 1000
+FIRST_SEED = style_job.FIRST_SEED
 IMAGES, FEW_IMAGES = 256, 24
 COUNTS = (24, 60)
 # The rest are compared with it where pictures are fewest.

@@ -106,6 +106,16 @@ def with_phrase(data: RealLatents) -> RealLatents:
     )
 
 
+def practice_prompts(seed: int = 5) -> tuple[Prompt, ...]:
+    """Five prompts without pictures, of two lengths: neither is the captions'."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = (LENGTH + 1, LENGTH + 2, LENGTH + 1, LENGTH + 2, LENGTH + 1)
+    return tuple(
+        Prompt(f"practice {i}", torch.randn(n, CONTEXT, generator=generator), torch.randn(POOLED, generator=generator))
+        for i, n in enumerate(lengths)
+    )
+
+
 @pytest.fixture
 def data() -> RealLatents:
     return make_data()

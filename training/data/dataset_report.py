@@ -43,6 +43,9 @@ def describe_dataset(
     if data.few_step_phrase:
         example = quoted(data.few_step_prompts[0].caption)
         lines.append(f"Few-step phrase: each caption is also encoded with it at its front, such as {example}.")
+    if data.practice_prompts:
+        example = quoted(data.practice_prompts[0].caption)
+        lines.append(f"Practice prompts: {len(data.practice_prompts)}, such as {example}.")
     lines.append(f"Training: {len(data.training)}. Held out: {len(data.held_out)}.")
     masked = sum(sample.masked for sample in data.samples)
     if masked:

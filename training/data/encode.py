@@ -43,6 +43,7 @@ def encode(
     seed: int,
     cache_folder: Path | None,
     few_step_phrase: str = "",
+    practice_prompts: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
     most_in_memory: int = MOST_IN_MEMORY,
 ) -> tuple[RealLatents, str]:
@@ -55,8 +56,8 @@ def encode(
     takes a caption and gives (L, D) and (P,). ``vae_key`` and ``text_key`` name the weights behind the two, for the
     disk cache in ``cache_folder`` (``None``: no disk cache). ``report`` is called with (encodings done, encodings in
     all); what it raises ends the work, and the next call goes on from the cache. ``few_step_phrase`` has each caption,
-    and the empty prompt, encoded ``with_phrase`` as well; empty: it has not. More than ``most_in_memory`` bytes of
-    encodings are left in the cache and read from there.
+    and the empty prompt, encoded ``with_phrase`` as well; empty: it has not. ``practice_prompts`` are prompts without
+    pictures, one a line. More than ``most_in_memory`` bytes of encodings are left in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures, and
@@ -78,7 +79,8 @@ def encode(
         small_masks = latent_masks(pictures, masks, store, known, remarks, report)
     phrase = few_step_phrase.strip()
     plain = [*dict.fromkeys(captions), ""]
-    captions_once = list(dict.fromkeys([*plain, *(with_phrase(phrase, caption) for caption in plain)]))
+    practice = list(dict.fromkeys(line.strip() for line in practice_prompts.splitlines() if line.strip()))
+    captions_once = list(dict.fromkeys([*plain, *(with_phrase(phrase, caption) for caption in plain), *practice]))
     distinct = {picture.identity: index for index, picture in enumerate(pictures)}
     ways = (False, True) if flip else (False,)
     total = len(captions_once) + len(distinct) * len(ways)
@@ -119,6 +121,8 @@ def encode(
         few_step_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in few_step),
         few_step_empty_prompt=make.prompt(phrase, by_caption[phrase]) if phrase else None,
         few_step_phrase=phrase,
+        practice_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in practice),
+        practice_fingerprint=digest(*(by_caption[caption].content for caption in practice)) if practice else "",
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
     return data, describe_dataset(data, pictures, captions, kin, remarks, held_out_share, cached)

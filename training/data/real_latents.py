@@ -88,6 +88,9 @@ class RealLatents:
 
     With a ``few_step_phrase``, ``few_step_prompts[i]`` is ``prompts[i]`` with the phrase at its front, of the same
     length, and ``few_step_empty_prompt`` is the phrase alone. Without one they are empty and ``None``.
+
+    ``practice_prompts`` have no pictures. Stage 1 does not look at them: they have a ``practice_fingerprint`` of their
+    own, empty without any.
     """
 
     samples: tuple[LatentSample | StoredSample, ...]
@@ -98,6 +101,8 @@ class RealLatents:
     few_step_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     few_step_empty_prompt: Prompt | StoredPrompt | None = None
     few_step_phrase: str = ""
+    practice_prompts: tuple[Prompt | StoredPrompt, ...] = ()
+    practice_fingerprint: str = ""
 
     @functools.cached_property
     def training(self) -> tuple[int, ...]:
@@ -120,6 +125,14 @@ class RealLatents:
         means = sums / places
         square = squares / (places * len(means)) - means.square().mean()
         return float(square.clamp_min(1e-12).sqrt())
+
+    @functools.cached_property
+    def practice_groups(self) -> tuple[tuple[int, ...], ...]:
+        """``practice_prompts`` (indices) in groups of one length: those that can share a batch."""
+        groups: dict[int, list[int]] = {}
+        for index, prompt in enumerate(self.practice_prompts):
+            groups.setdefault(prompt.length, []).append(index)
+        return tuple(tuple(groups[length]) for length in sorted(groups))
 
     @functools.cached_property
     def training_groups(self) -> tuple[tuple[int, ...], ...]:

@@ -23,6 +23,7 @@ _WORDS = {
     "base": "the base",
     "precision": "the base's precision",
     "data": "the training data",
+    "practice": "the practice prompts",
     "lora": "the LoRA it starts from",
     "discriminator_weights": "the discriminator it goes on with",
 }
@@ -83,6 +84,7 @@ def fingerprint(
         **options,
     }
     if discriminator is not None:
+        parts["practice"] = data.practice_fingerprint
         parts |= {f"discriminator.{name}": value for name, value in shaping(discriminator).items()}
         parts["discriminator_weights"] = identity(discriminator_weights or {})
     return Fingerprint(stage, parts, steps)

@@ -29,6 +29,7 @@ from .judges import Judges, Logits, Shown, on_cpu, sample_logits, share_of_base
 from .monitor import Monitor
 from .optimiser import Optimiser
 from .overfitting import Overfitting
+from .practice import Practice
 from .ranks import ALONE, Ranks
 from .replay import Recalled, Replay
 from .schedules import annealed
@@ -105,8 +106,9 @@ class AdversarialStage(Stage):
         if self.wrong_captions and self.wrong_captions.remark:
             self.remarks.append(self.wrong_captions.remark)
         self.replay = Replay(data, discriminator.replay_share, config.seed)
+        self.practice = Practice(data, config, in_step=ranks.shard and ranks.count > 1)
         wanted = config.anchor == "start" and config.objective == "hybrid"
-        self.anchor = adapter.beside(self.base, start.tensors) if wanted else None
+        self.anchor = adapter.beside(self.base, start.tensors) if wanted or self.practice.share else None
         if config.objective == "hybrid" and not wanted and config.guidance != 1 and self.base.guidance_embeds:
             self.remarks.append(
                 f"guidance is {config.guidance:g} and anchor is pictures: the flow loss then teaches the LoRA to answer"
@@ -122,7 +124,9 @@ class AdversarialStage(Stage):
         return self.config.discriminator_warmup + self.config.steps
 
     def provenance(self) -> dict[str, Any]:
-        told = {"few_step_phrase": self.data.few_step_phrase} if len(self.endpoints) > 1 else {}
+        told: dict[str, Any] = {"few_step_phrase": self.data.few_step_phrase} if len(self.endpoints) > 1 else {}
+        if self.practice.share:
+            told["practice_prompts"] = len(self.data.practice_prompts)
         return super().provenance() | {"discriminator": asdict(self.judge)} | told
 
     def step(self, step: int) -> dict[str, float]:
@@ -294,7 +298,8 @@ class AdversarialStage(Stage):
         return base if self.config.discriminator_ratio == "fixed" else self.monitor.balance.discriminator_updates(base)
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
-        return super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
+        batches = super().micro_batches(step, two_samplers=len(self.endpoints) > 1)
+        return self.practice.batches(batches, step) if self.practice.due(step) else batches
 
     def velocity(self, x_t: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """The generator's velocity, adapter on, told which sampler it serves."""
@@ -304,20 +309,24 @@ class AdversarialStage(Stage):
         return self.base.velocity(x_t, sigma, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance)
 
     def predict(self, batch: Batch, draw: int) -> Prediction:
-        """The generator's velocity at a drawn noise level."""
+        """The generator's velocity at a drawn noise level, to which a picture is noised or noise is rolled out."""
         config, positions = self.config, batch.positions
         noise = draws.normals(config.seed, draw, positions, "noise", batch.x0.shape[1:]).to(batch.x0)
         levels = self.levels(batch, draw)
-        x_t = flow.interpolate(batch.x0, noise, levels.sigma)
+        if batch.practice:
+            x_t = self.practice.rolled_out(lambda x, sigma: self.velocity(x, sigma, batch), noise, levels.sigma)
+        else:
+            x_t = flow.interpolate(batch.x0, noise, levels.sigma)
         return Prediction(x_t, self.velocity(x_t, levels.sigma, batch), noise, levels)
 
     def anchored(self, batch: Batch, prediction: Prediction) -> Tensor:
         """What the flow loss holds the velocity to: the training pictures', or that of the LoRA at the start.
 
         The second is learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282, section 3): a start that has
-        learnt a style from a few pictures answers with the style, not with those pictures.
+        learnt a style from a few pictures answers with the style, not with those pictures. Where there is no picture of
+        the prompt there is no other.
         """
-        if self.anchor is None:
+        if self.anchor is None or (self.config.anchor == "pictures" and not batch.practice):
             return flow.velocity_target(batch.x0, prediction.noise)
         with torch.no_grad(), adapter.replaced(self.base, self.anchor):
             return self.velocity(prediction.x_t, prediction.levels.sigma, batch)
@@ -348,8 +357,10 @@ class AdversarialStage(Stage):
         fake_noise = draws.normals(seed, draw, positions, "fake noise", shape).to(batch.x0)
         real = flow.interpolate(batch.x0, real_noise, levels.seen)
         fake = flow.renoise(endpoint, levels.end, levels.seen, fake_noise)
-        conditioning = fake_conditioning = Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds)
-        mask = batch.mask
+        conditioning = Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds)
+        if batch.practice:
+            conditioning = self.practice.without_caption(len(positions), batch.prompt_embeds)
+        fake_conditioning, mask = conditioning, batch.mask
         if mask is not None:
             own = inside(mask) if recalled is None else inside(mask) | recalled.kept[:, None, None, None]
             fake = torch.where(own, fake, real)
@@ -379,6 +390,8 @@ class AdversarialStage(Stage):
         """What the discriminator learns from: ``shown``, with a share of earlier fakes, caption and all, and with wrong
         captions where it is to read them."""
         seen_fake = seen_fake.detach()
+        if batch.practice:
+            return shown, seen_fake
         if self.judge.replay_share:
             with torch.no_grad():
                 # Those that are estimates of the data: an endpoint at another level is no substitute for one of these.
@@ -469,7 +482,10 @@ class AdversarialStage(Stage):
         beyond one, with fakes of their own."""
         more = max(0, self.config.discriminator_updates - 1) * self._evaluations_of_discriminator
         looks = share_of_base(self.judge, self.base) * (2 + self._backward)
-        return super().evaluations_per_picture + looks + more + (self.anchor is not None)
+        held = 1 if self.config.anchor == "start" and self.anchor is not None else self.practice.share
+        # A roll-out ends anywhere on its way.
+        practised = self.practice.share * self.practice.steps / 2
+        return super().evaluations_per_picture + looks + more + held + practised
 
     def training_evaluations(self, first: int) -> float:
         warmup = max(0, self.config.discriminator_warmup - first)

@@ -166,7 +166,7 @@ class Judges(nn.Module):
             penalty = penalty + config.r1 * r1 + config.r2 * r2
         if config.loss == "wgan-gp":
             penalty = penalty + config.gradient_penalty * self._gradient_penalty(shown)
-        if config.mismatched_share:
+        if config.mismatched_share and shown.wrong is not None:
             told = told + self._mismatched(shown, real)
         return told + penalty, penalty, (sample_logits(shown, real), sample_logits(shown, fake))
 

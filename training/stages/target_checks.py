@@ -29,6 +29,18 @@ def check_target(
             f"{judge.architecture} does not look at prompts, so it cannot learn from mismatched ones. Set "
             "mismatched_share to 0, or choose flux_features."
         )
+    if data.practice_prompts and config.practice_share:
+        if config.target == "two_samplers":
+            raise ValueError(
+                "practice_prompts and two_samplers do not go together: a practice prompt does not say which sampler it "
+                "is for. Set practice_share to 0, or choose another target."
+            )
+        masked = next((sample.name for sample in data.samples if sample.masked), None)
+        if masked is not None:
+            raise DataError(
+                f"'{masked}' has a mask, and practice_prompts do not go with masks: what the LoRA draws for them is "
+                "compared with whole pictures. Set practice_share to 0, or leave the masks away."
+            )
     if config.target != "two_samplers":
         return
     if config.few_step_guidance:

@@ -110,6 +110,32 @@ class Reference:
         seen = end + (1 - end) * min(max(added, 0.02), 0.98)
         return Levels(sigma, end, seen, seen)
 
+    # Practice
+
+    def practises(self, draw: int) -> bool:
+        return bool(self.data.practice_prompts) and self.uniform(draw, 0, "practice") < self.config.practice_share
+
+    def practice_prompt(self, draw: int, position: int) -> Any:
+        """The prompts of the drawn one's length, one of which each sample draws for itself."""
+        prompts = sorted(self.data.practice_prompts, key=lambda prompt: len(prompt.prompt_embeds))
+        first = prompts[int(self.uniform(draw, 0, "practice length") * len(prompts))]
+        alike = [p for p in self.data.practice_prompts if len(p.prompt_embeds) == len(first.prompt_embeds)]
+        return alike[int(self.uniform(draw, position, "practice prompt") * len(alike))]
+
+    def rolled_out(self, noise: Tensor, sigma: float, prompts: Conditioning, tokens: int) -> Tensor:
+        """Euler's steps over the schedule's levels, down to ``sigma``."""
+        steps = min(self.config.target_steps, 8)
+        e = math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256))
+        evens = [1 - k / steps for k in range(steps + 1)]
+        levels = [e * even / (1 + (e - 1) * even) for even in evens]
+        x = noise
+        for here, there in zip(levels, levels[1:], strict=False):
+            if here > sigma:
+                with torch.no_grad():
+                    v = self.velocity(x, torch.tensor([here]).double(), prompts, self.config.guidance)
+                x = x - (here - max(there, sigma)) * v
+        return x
+
     # Means over a picture
 
     def mean(self, maps: list[Tensor], mask: Tensor | None) -> Tensor:
@@ -242,6 +268,11 @@ class Reference:
 
             noise = self.noise(draw, position, "noise", x0)
             x_t = (1 - sigma) * x0 + sigma * noise
+            practises = self.practises(draw)
+            if practises:
+                drawn = self.practice_prompt(draw, position)
+                prompts = Conditioning(drawn.prompt_embeds[None], drawn.pooled_prompt_embeds[None])
+                x_t = self.rolled_out(noise, sigma, prompts, tokens)
             predicted = self.velocity(x_t, torch.tensor([sigma]).double(), prompts, guidance or config.guidance)
             v = predicted.detach().requires_grad_()
             endpoint = x_t - (sigma - end) * v
@@ -255,14 +286,17 @@ class Reference:
             fake = at_level(endpoint)
             fake = fake if mask is None else torch.where(mask > 0, fake, real)
             kind = "x0" if few else "jump"
-            sides = Sides(kind, real, fake, torch.tensor([told]).double(), prompts, prompts, mask)
+            empty = self.data.empty_prompt
+            shown_with = Conditioning(empty.prompt_embeds[None], empty.pooled_prompt_embeds[None])
+            shown_with = shown_with if practises else prompts
+            sides = Sides(kind, real, fake, torch.tensor([told]).double(), shown_with, shown_with, mask)
 
             # The LoRA.
-            r = self.told(kind, sides.real, sides.level, prompts)
-            f = self.told(kind, sides.fake, sides.level, prompts)
+            r = self.told(kind, sides.real, sides.level, sides.prompts)
+            f = self.told(kind, sides.fake, sides.level, sides.fake_prompts)
             adversarial_loss = self.generator_loss([m.detach() for m in r], f, mask) / count
             held_to = noise - x0
-            if config.anchor == "start":
+            if config.anchor == "start" or practises:
                 held_to = self.anchor(x_t, torch.tensor([sigma]).double(), prompts, guidance or config.guidance)
             error = (v - held_to.detach()) ** 2
             flow = error.mean() if mask is None else (error.mean(1, keepdim=True) * mask).sum() / mask.sum()
@@ -281,7 +315,7 @@ class Reference:
 
             # The discriminator.
             own = endpoint.detach() if mask is None else torch.where(mask > 0, endpoint.detach(), x0)
-            if few and end == 0 and judge.replay_share:
+            if few and end == 0 and judge.replay_share and not practises:
                 if self.kept and self.uniform(draw, position, "replay") < judge.replay_share:
                     old = self.kept[int(self.uniform(draw, position, "replay place") * len(self.kept))]
                     sides.fake, sides.fake_prompts = at_level(old.latents), Conditioning(*old.prompts)
@@ -289,7 +323,8 @@ class Reference:
                         sides.mask = old.mask if mask is None else torch.minimum(mask, old.mask)
                 made.append(Kept(own.float().double(), tuple(prompts), mask))
             sides.fake = sides.fake.detach()
-            loss = self.discriminator_sample(draw, position, sides, batch.captions[row], bool(batch.few_step) and few)
+            caption = None if practises else batch.captions[row]
+            loss = self.discriminator_sample(draw, position, sides, caption, bool(batch.few_step) and few)
             got = torch.autograd.grad(loss / count, judges, allow_unused=True)
             trained = [a if b is None else a + b for a, b in zip(trained, got, strict=True)]
             out["discriminator_loss"] += loss.item() / count
@@ -305,7 +340,7 @@ class Reference:
             "pair_accuracy": sum(r > f for r, f in zip(logits["real"], logits["fake"], strict=True)) / count,
         }
 
-    def discriminator_sample(self, draw: int, position: int, sides: Sides, caption: int, few: bool) -> Tensor:
+    def discriminator_sample(self, draw: int, position: int, sides: Sides, caption: int | None, few: bool) -> Tensor:
         judge = self.judge
         real = self.told(sides.kind, sides.real, sides.level, sides.prompts)
         fake = self.told(sides.kind, sides.fake, sides.level, sides.fake_prompts)
@@ -318,7 +353,7 @@ class Reference:
                 loss = loss + weight * self.slope(draw, position, sides, side)
         if judge.loss == "wgan-gp":
             loss = loss + judge.gradient_penalty * self.gradient_penalty(draw, position, sides)
-        if self.uniform(draw, position, "mismatch") < judge.mismatched_share:
+        if caption is not None and self.uniform(draw, position, "mismatch") < judge.mismatched_share:
             wrong = self.told(sides.kind, sides.real, sides.level, self.wrong_prompts(draw, position, caption, few))
             loss = loss + self.discriminator_loss(real, wrong, sides.mask)
         return loss

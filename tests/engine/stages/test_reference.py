@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.models.transformers import transformer_flux
 
-from fluxduel.tests.engine.conftest import make_data, with_phrase
+from fluxduel.tests.engine.conftest import make_data, practice_prompts, with_phrase
 from fluxduel.tests.engine.discriminator.test_flux_features import wide, wide_rotary
 from fluxduel.tests.engine.stages.reference import Reference
 from fluxduel.training.base.base_model import load_base
@@ -39,6 +39,10 @@ CONFIGURATIONS = [
     ({"loss": "bce"}, {"target": "two_samplers", "few_step_guidance": 4.0, "anchor": "start"}, "all"),
     ({"architecture": "mlp", "loss": "lsgan", "lecam": 0.2}, {"target": "two_samplers"}, "some"),
     ({"architecture": "mlp", "loss": "relativistic", "replay_share": 0.5}, {"renoise_mean": 0.5}, "all"),
+    ({"loss": "relativistic", "mismatched_share": 0.5}, {"target": "x0", "practice_share": 1.0}, "practice"),
+    ({"loss": "bce"}, {"target_steps": 3, "practice_share": 1.0, "anchor": "start", "guidance": 3.0}, "practice"),
+    ({"loss": "hinge", "replay_share": 1.0}, {"target": "x0", "step_share": 0.0, "practice_share": 0.6}, "practice"),
+    ({"architecture": "patch_cnn", "loss": "relativistic"}, {"objective": "pure", "practice_share": 1.0}, "practice"),
 ]
 
 
@@ -50,7 +54,8 @@ def masked(which: str, generator: torch.Generator):
         mask[0, 2:4, 2:6] = 1.0
         wanted = which == "all" or (which == "some" and number % 2)
         samples.append(dataclasses.replace(sample, mask=mask if wanted else None))
-    return wide(dataclasses.replace(data, samples=tuple(samples)))
+    prompts = practice_prompts() if which == "practice" else ()
+    return wide(dataclasses.replace(data, samples=tuple(samples), practice_prompts=prompts))
 
 
 def gradients(weights) -> list[torch.Tensor]:
@@ -61,14 +66,15 @@ def gradients(weights) -> list[torch.Tensor]:
     return found
 
 
-def assert_same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+def assert_same(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance: float) -> None:
     size = math.sqrt(sum(t.square().sum().item() for t in theirs))
     apart = math.sqrt(sum((a - b).square().sum().item() for a, b in zip(ours, theirs, strict=True)))
-    assert size > 1e-6 and apart < TOLERANCE * size, (apart, size)
+    assert size > 1e-6 and apart < tolerance * size, (apart, size)
 
 
-# What is left of single precision: the embedding of a level within the base, in batches of one and of two.
-TOLERANCE = 1e-6
+# What is left of single precision: the embedding of a level within the base, in batches of one and of two. A roll-out
+# goes through it at each of its steps.
+TOLERANCE, ROLLED_OUT = 1e-6, 2e-5
 
 
 @pytest.mark.parametrize(("judge", "changes", "masks"), CONFIGURATIONS)
@@ -135,8 +141,9 @@ def test_the_stage_agrees_with_its_derivation(start, monkeypatch, judge, changes
         for kind, running in stage.judges.lecam.items():
             running.load_state_dict(state[kind])
     assert reference.kept or not judge.replay_share
+    tolerance = ROLLED_OUT if masks == "practice" else TOLERANCE
     for name, value in expected.items():
         if name not in ("lora", "judges"):
-            assert values[name] == pytest.approx(value, rel=TOLERANCE, abs=1e-9), name
-    assert_same(ours[0], expected["lora"])
-    assert_same(ours[1], expected["judges"])
+            assert values[name] == pytest.approx(value, rel=tolerance, abs=1e-9), name
+    assert_same(ours[0], expected["lora"], tolerance)
+    assert_same(ours[1], expected["judges"], tolerance)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
+from fluxduel.tests.engine.conftest import Recorder, make_data, practice_prompts, with_phrase
 from fluxduel.training.base.base_model import FluxBase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, StageConfig
 from fluxduel.training.runs.stage_loop import run
@@ -23,7 +23,9 @@ SMALL: dict[str, Any] = {
     "steps": 2, "learning_rate": 1e-2, "batch_size": 2, "gradient_checkpointing": False, "validate_every": 0,
 }  # fmt: skip
 STAGE_1 = DiffusionStageConfig(**SMALL)
-STAGE_2 = AdversarialStageConfig(**SMALL, discriminator_warmup=1, discriminator_ratio="fixed", watch=False)
+STAGE_2 = AdversarialStageConfig(
+    **SMALL, discriminator_warmup=1, discriminator_ratio="fixed", watch=False, practice_share=0.0
+)
 JUDGE = DiscriminatorConfig(width=8, depth=2, learning_rate=1e-2, augmentation="off")
 
 # Option -> (what else has to be set for it to matter, one value, another value).
@@ -81,6 +83,7 @@ STAGE_2_ALONE: Cases = {
     "jump_renoise_mean": ({"target": "jump"}, 0.0, 1.0),
     "step_share": ({"target": "x0"}, 0.0, 1.0),
     "anchor": ({"steps": 3}, "pictures", "start"),
+    "practice_share": ({}, 0.0, 1.0),
 }  # fmt: skip
 OF_THE_JUDGE: Cases = {
     "architecture": ({}, "cnn", "patch_cnn"),
@@ -116,7 +119,7 @@ NO_RESULT = {
 
 @pytest.fixture
 def data():
-    return with_phrase(make_data())
+    return dataclasses.replace(with_phrase(make_data()), practice_prompts=practice_prompts())
 
 
 def configured(case: dict[str, Any], of_judge: bool) -> tuple[AdversarialStageConfig, DiscriminatorConfig]:

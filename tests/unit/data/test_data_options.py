@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fluxduel.tests.unit.data.test_real_latents import picture, run
+from fluxduel.tests.unit.data.test_real_latents import Encoders, picture, run
 from fluxduel.training.config import DataConfig
-from fluxduel.training.data.real_latents import RealLatents
+from fluxduel.training.data.real_latents import Prompt, RealLatents
+from fluxduel.training.data.stored_latents import StoredPrompt
 
 SMALL = DataConfig(resolution=64, bucket_step=16, held_out_share=0.25)
 # Option -> (another value, what has to differ in the dataset).
@@ -21,6 +23,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "seed": (1, lambda data: data.held_out),
     "bucket_step": (64, lambda data: {sample.shape for sample in data.samples}),
     "few_step_phrase": ("fast", lambda data: len(data.few_step_prompts)),
+    "practice_prompts": ("a cat\na dog", lambda data: len(data.practice_prompts)),
 }
 
 
@@ -39,7 +42,9 @@ def test_every_option_changes_the_dataset_and_tells_it_apart(option: str) -> Non
     value, seen = CASES[option]
     one, other = encoded(SMALL), encoded(dataclasses.replace(SMALL, **{option: value}))
     assert seen(one) != seen(other)
-    assert one.fingerprint != other.fingerprint
+    # Stage 1 does not look at practice prompts, and need not be trained anew for them.
+    assert (one.fingerprint != other.fingerprint) == (option != "practice_prompts")
+    assert (one.practice_fingerprint != other.practice_fingerprint) == (option == "practice_prompts")
     again = encoded(SMALL)
     assert again.fingerprint == one.fingerprint and seen(again) == seen(one)
 
@@ -48,3 +53,23 @@ def test_a_flipped_picture_is_its_mirror_image() -> None:
     data = encoded(dataclasses.replace(SMALL, flip=True))
     for sample in data.samples:
         torch.testing.assert_close(sample.flipped_mean, sample.mean.flip(-1), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_practice_prompts_are_lines(tmp_path: Path, in_memory: bool) -> None:
+    """Blank lines and repetitions do not count; a prompt is encoded once, and may be a caption, too."""
+    encoders, images = Encoders(), [picture(seed) for seed in range(2)]
+    text = "\n a cat \n\na dog\r\na cat\ncaption 1\n"
+    data, report = run(
+        images, encoders=encoders, practice_prompts=text, cache_folder=tmp_path,
+        most_in_memory=2**30 if in_memory else 0,
+    )  # fmt: skip
+    assert [prompt.caption for prompt in data.practice_prompts] == ["a cat", "a dog", "caption 1"]
+    assert isinstance(data.practice_prompts[0], Prompt if in_memory else StoredPrompt)
+    for prompt in data.practice_prompts:
+        torch.testing.assert_close(prompt.prompt_embeds, Encoders().prompt(prompt.caption)[0])
+    assert sorted(encoders.prompts) == ["", "a cat", "a dog", "caption 0", "caption 1"]
+    assert "Practice prompts: 3, such as 'a cat'." in report
+    other, _ = run(images, practice_prompts="a dog\na cat\ncaption 1")
+    assert other.practice_fingerprint not in ("", data.practice_fingerprint)
+    assert data.practice_groups == ((0, 1, 2),)

@@ -88,6 +88,7 @@ def test_every_input_tells_runs_apart_and_is_named(start, tmp_path: Path) -> Non
         "alpha (was 16.0, now 8.0)": {
             "lora": dataclasses.replace(start, config=dataclasses.replace(start.config, alpha=8.0))
         },
+        "the practice prompts": {"data": dataclasses.replace(make_data(), practice_fingerprint="another")},
         "the training data": {"data": dataclasses.replace(make_data(), fingerprint="another")},
         "the discriminator it goes on with": {"discriminator_weights": weights},
         "images_per_update (was 1, now 3)": {"ranks": 3},
@@ -99,6 +100,12 @@ def test_every_input_tells_runs_apart_and_is_named(start, tmp_path: Path) -> Non
         of(start, discriminator_weights=weights).parts
     ))  # fmt: skip
     assert told == [["the LoRA it starts from"], ["the discriminator it goes on with"]]
+
+
+def test_practice_prompts_leave_stage_1_as_it_is(start) -> None:
+    """So that a change of them trains stage 2 alone."""
+    practising = dataclasses.replace(make_data(), practice_fingerprint="another")
+    assert of(start, "diffusion", data=practising) == of(start, "diffusion")
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "adversarial"])

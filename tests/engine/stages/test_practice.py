@@ -1,0 +1,226 @@
+"""Updates on prompts without pictures: which, on what, from where, and what they leave alone.
+
+Their losses and gradients are derived a second time in ``test_reference``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from fluxduel.tests.engine.conftest import LENGTH, Recorder, make_data, practice_prompts, with_phrase
+from fluxduel.tests.engine.stages.test_adversarial_stage import keep_gradients, make, opinionated
+from fluxduel.tests.engine.stages.test_diffusion_stage import relative
+from fluxduel.training import flow
+from fluxduel.training.base.families import flux1
+from fluxduel.training.base.solvers import solve
+from fluxduel.training.config import AdversarialStageConfig
+from fluxduel.training.data.batches import micro_batches
+from fluxduel.training.data.data_error import DataError
+from fluxduel.training.runs.stage_loop import run
+from fluxduel.training.stages.practice import Practice
+
+
+@pytest.fixture
+def data():
+    return dataclasses.replace(make_data(), practice_prompts=practice_prompts(), practice_fingerprint="practice")
+
+
+def plain_batches(data, step: int, size: int = 2):
+    return micro_batches(data, seed=0, step=step, batch_size=size, gradient_accumulation=1)
+
+
+def test_the_share_of_updates_practises_on_each_prompt_alike(data):
+    """Binomial, 5 deviations: 0.3 of 2000 updates, and a fifth of their samples for each of five prompts."""
+    practice = Practice(data, AdversarialStageConfig(practice_share=0.3))
+    due = [draw for draw in range(2000) if practice.due(draw)]
+    assert abs(len(due) - 600) < 5 * (2000 * 0.3 * 0.7) ** 0.5
+    seen: Counter[str] = Counter()
+    names = {prompt.prompt_embeds.numpy().tobytes(): prompt.caption for prompt in data.practice_prompts}
+    batches = plain_batches(data, 0, size=1)
+    for draw in range(2000):
+        (batch,) = practice.batches(batches, draw)
+        seen[names[batch.prompt_embeds[0].numpy().tobytes()]] += 1
+    assert set(seen) == {prompt.caption for prompt in data.practice_prompts}
+    for caption, count in seen.items():
+        assert abs(count - 400) < 5 * (2000 * 0.2 * 0.8) ** 0.5, caption
+
+
+def test_pictures_keep_their_places_and_prompts_share_a_length(data):
+    practice = Practice(data, AdversarialStageConfig())
+    lengths = set()
+    for draw in range(30):
+        plain = plain_batches(data, draw, size=4)
+        (batch,) = practice.batches(plain, draw)
+        assert batch.practice and not plain[0].practice
+        assert torch.equal(batch.x0, plain[0].x0) and batch.positions == plain[0].positions
+        lengths.add(batch.prompt_embeds.shape[1])
+        embeds = {prompt.prompt_embeds.numpy().tobytes(): prompt for prompt in data.practice_prompts}
+        for row in range(4):
+            prompt = embeds[batch.prompt_embeds[row].numpy().tobytes()]
+            assert torch.equal(batch.pooled_prompt_embeds[row], prompt.pooled_prompt_embeds)
+    assert lengths == {LENGTH + 1, LENGTH + 2}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_a_roll_out_to_a_level_of_the_sampler_is_the_sampler(steps):
+    """Through a velocity that depends on place and level: at each of the sampler's own levels the sampler's state."""
+    practice = Practice(make_data(), AdversarialStageConfig(target_steps=steps))
+    noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(1)).double()
+
+    def velocity(x, sigma):
+        return torch.sin(3 * x) * sigma.view(-1, 1, 1, 1) + 0.3 * x
+
+    sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(4, 6))
+    for reached in range(steps):
+        expected = noise if reached == 0 else solve("euler", velocity, noise, sigmas[: reached + 1])
+        found = practice.rolled_out(velocity, noise, sigmas[reached : reached + 1])
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_samples_of_one_batch_end_each_at_its_own_level(data):
+    """As each alone does; with in_step all steps are evaluated, to the same end."""
+    config = AdversarialStageConfig(target_steps=4)
+    noise = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+    sigma = torch.tensor([0.97, 0.6, 0.9]).double()
+    calls = []
+
+    def velocity(x, sigma):
+        calls.append(1)
+        return torch.sin(3 * x) * sigma.view(-1, 1, 1, 1)
+
+    together = Practice(data, config).rolled_out(velocity, noise, sigma)
+    few = len(calls)
+    for row in range(3):
+        alone = Practice(data, config).rolled_out(velocity, noise[row : row + 1], sigma[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone)
+    calls.clear()
+    in_step = Practice(data, config, in_step=True).rolled_out(velocity, noise, sigma)
+    torch.testing.assert_close(in_step, together)
+    assert few < len(calls) == 4
+
+
+def test_neither_side_is_shown_with_a_caption(start, data, monkeypatch):
+    """By the discriminator's updates and the LoRA's, and in the penalties' looks."""
+    stage = make(start, data, {"r1": 0.5, "r2": 0.5, "penalty_share": 1.0}, practice_share=1.0)
+    given = []
+    look = stage.judges.look
+
+    def recorded(x, level, prompts):
+        given.append(prompts)
+        return look(x, level, prompts)
+
+    monkeypatch.setattr(stage.judges, "look", recorded)
+    stage.update_discriminator(0)
+    stage.update_both(1, 0, teach=True)
+    assert len(given) == 8
+    for prompts in given:
+        for row in prompts.prompt_embeds.cpu():
+            assert torch.equal(row, data.empty_prompt.prompt_embeds)
+        for row in prompts.pooled_prompt_embeds.cpu():
+            assert torch.equal(row, data.empty_prompt.pooled_prompt_embeds)
+
+
+def test_the_generator_draws_the_practice_prompts(start, data, monkeypatch):
+    """Roll-out, prediction and anchor, all of them, at the stage's guidance."""
+    stage = make(start, data, practice_share=1.0, guidance=3.0)
+    given = []
+    velocity = stage.base.velocity
+
+    def recorded(x, sigma, embeds, pooled, guidance):
+        given.append((embeds.cpu(), guidance))
+        return velocity(x, sigma, embeds, pooled, guidance)
+
+    monkeypatch.setattr(stage.base, "velocity", recorded)
+    stage.step(0)
+    known = {prompt.prompt_embeds.numpy().tobytes() for prompt in data.practice_prompts}
+    assert len(given) > 2
+    for embeds, guidance in given:
+        assert all(row.numpy().tobytes() in known for row in embeds) and bool((guidance == 3.0).all())
+
+
+def test_without_prompts_or_a_share_nothing_changes(start, data):
+    def trained(some, **changes):
+        stage = make(start, some, steps=3, **changes)
+        return run(stage, Recorder()).lora
+
+    plain = trained(make_data())
+    for lora_ in (trained(make_data(), practice_share=1.0), trained(data, practice_share=0.0)):
+        assert all(torch.equal(lora_.tensors[name], plain.tensors[name]) for name in plain.tensors)
+    practised = trained(data, practice_share=1.0)
+    assert any(not torch.equal(practised.tensors[name], plain.tensors[name]) for name in plain.tensors)
+    assert practised.provenance[-1]["practice_prompts"] == 5 and "practice_prompts" not in plain.provenance[-1]
+
+
+def test_the_anchor_is_there_for_practice_alone(start, data):
+    """Held to the pictures otherwise: the flow loss of an update that does not practise is the plain one."""
+    stage, plain = make(start, data, practice_share=0.5), make(start, make_data())
+    due = {stage.practice.due(draw): draw for draw in range(20)}
+    values = {
+        practises: (stage.update_both(draw, 0, teach=False), plain.update_both(draw, 0, teach=False))
+        for practises, draw in sorted(due.items())[:1]
+    }
+    assert set(due) == {True, False}
+    ours, theirs = values[False]
+    assert ours["diffusion_loss"] == theirs["diffusion_loss"] > 0
+    fresh = make(start, data, practice_share=1.0)
+    assert fresh.update_both(0, 0, teach=False)["diffusion_loss"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("architecture", ["flux_features", "patch_cnn"])
+def test_four_batches_of_one_are_one_batch_of_four(start, data, architecture):
+    gradients = []
+    for size, parts in ((4, 1), (1, 4)):
+        stage = opinionated(
+            make(
+                start, data, {"architecture": architecture, "learning_rate": 1e-8}, learning_rate=1e-8, batch_size=size,
+                gradient_accumulation=parts, practice_share=1.0,
+            )  # fmt: skip
+        )
+        seen = {}
+        for name, optimiser in (("discriminator", stage.discriminator_optimiser), ("lora", stage.optimiser)):
+            keep_gradients(optimiser, name, seen)
+        stage.step(0)
+        gradients.append(seen)
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 20
+    for network in ("discriminator", "lora"):
+        whole, summed = ({k: v for k, v in g.items() if k.startswith(network)} for g in gradients)
+        assert relative(summed, whole) < 1e-4, network
+
+
+def test_what_does_not_go_with_practice_is_named(start, data):
+    mask = torch.ones(1, 4, 4)
+    masked = dataclasses.replace(data.samples[3], mask=mask)
+    some_masked = dataclasses.replace(data, samples=(*data.samples[:3], masked, *data.samples[4:]))
+    with pytest.raises(DataError, match="'picture 3' has a mask.*practice_share"):
+        make(start, some_masked)
+    with pytest.raises(ValueError, match="practice_prompts and two_samplers.*practice_share"):
+        make(start, dataclasses.replace(with_phrase(data)), target="two_samplers")
+    make(start, some_masked, practice_share=0.0)
+
+
+def test_practice_costs_what_it_says(start, data):
+    """Evaluations of a step by count: roll-outs end anywhere, so the mean of many updates."""
+    stage = make(start, data, practice_share=1.0, batch_size=1)
+    plain = make(start, make_data(), batch_size=1)
+    counted = Counter()
+    for kind, one in (("practice", stage), ("plain", plain)):
+        velocity = one.base.velocity
+
+        def recorded(*given, velocity=velocity, kind=kind):
+            counted[kind] += 1
+            return velocity(*given)
+
+        one.base.velocity = recorded
+        for draw in range(40):
+            for batch in one.micro_batches(draw):
+                with torch.no_grad():
+                    prediction = one.predict(batch, draw)
+                    one.anchored(batch, prediction)
+    more = (counted["practice"] - counted["plain"]) / 40
+    assert stage.evaluations_per_picture - plain.evaluations_per_picture == pytest.approx(more, abs=0.8)
+
+

@@ -1,0 +1,81 @@
+"""Updates on prompts without pictures: the LoRA draws them from noise, as it will when it is sampled.
+
+A stage that restores noised training pictures alone meets neither the prompts that the LoRA is made for nor what its
+own first steps do wrong. Here the generator starts from its own roll-out (as in Self Forcing, arXiv:2506.08009, and
+D-OPSD, arXiv:2605.05204), and there is no picture of the prompt: the discriminator compares the result with a picture
+of another subject, and both are shown without a caption, so that it judges how and not what is drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...discriminator.interface import Conditioning
+from .. import draws, flow
+from ..base.families import flux1
+from ..config import AdversarialStageConfig
+from ..data.batches import Batch
+from ..data.real_latents import RealLatents
+from ..lora.sampling_advice import FEW_STEPS
+
+
+class Practice:
+    """Which updates practise, on which prompts, and from where."""
+
+    def __init__(self, data: RealLatents, config: AdversarialStageConfig, in_step: bool = False) -> None:
+        """``in_step``: the ranks hold parts of the base, so that each has to evaluate it as often as the others."""
+        self._data, self._seed, self._in_step = data, config.seed, in_step
+        self.share = config.practice_share if data.practice_prompts else 0.0
+        self.steps = min(config.target_steps, FEW_STEPS)
+
+    def due(self, draw: int) -> bool:
+        """Whether this update practises: all of it, on every rank, or nothing of it."""
+        return draws.uniforms(self._seed, draw, [0], "practice").item() < self.share
+
+    def batches(self, batches: Sequence[Batch], draw: int) -> list[Batch]:
+        """The same pictures with practice prompts of one length in their captions' place."""
+        groups = self._data.practice_groups
+        place = draws.uniforms(self._seed, draw, [0], "practice length").item() * len(self._data.practice_prompts)
+        # A prompt is as likely whatever its length.
+        group = next(g for i, g in enumerate(groups) if place < sum(map(len, groups[: i + 1])))
+        found = []
+        for batch in batches:
+            drawn = draws.uniforms(self._seed, draw, batch.positions, "practice prompt")
+            prompts = [self._data.practice_prompts[group[int(part * len(group))]] for part in drawn.tolist()]
+            embeds = torch.stack([prompt.prompt_embeds for prompt in prompts])
+            pooled = torch.stack([prompt.pooled_prompt_embeds for prompt in prompts])
+            found.append(
+                dataclasses.replace(
+                    batch,
+                    prompt_embeds=embeds.to(batch.prompt_embeds),
+                    pooled_prompt_embeds=pooled.to(batch.pooled_prompt_embeds),
+                    practice=True,
+                )
+            )
+        return found
+
+    @torch.no_grad()
+    def rolled_out(self, velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigma: Tensor) -> Tensor:
+        """From ``noise`` (B, C, h, w) to the levels ``sigma`` (B,) by Euler steps of the sampler that is trained for.
+
+        ``velocity`` takes x_t and its levels. The last step of each sample is cut short at its level.
+        """
+        x, here = noise, torch.ones_like(sigma)
+        tokens = flux1.num_tokens(*noise.shape[-2:])
+        for _ in range(self.steps):
+            if not self._in_step and not bool((here > sigma).any()):
+                break
+            there = flow.next_sigma(here.double().cpu(), self.steps, tokens).to(sigma).maximum(sigma)
+            x = flow.jump(x, velocity(x, here), here, there)
+            here = there
+        return x
+
+    def without_caption(self, count: int, like: Tensor) -> Conditioning:
+        """The empty prompt ``count`` times, on ``like``'s device and in its number type."""
+        prompt = self._data.empty_prompt
+        parts = (prompt.prompt_embeds, prompt.pooled_prompt_embeds)
+        return Conditioning(*(part.to(like).expand(count, *part.shape) for part in parts))
