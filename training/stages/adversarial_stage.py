@@ -21,8 +21,9 @@ from ..data.batches import Batch
 from ..data.real_latents import RealLatents
 from ..lora import adapter
 from ..lora.adapter import FluxLoRA
+from ..lora.sampling_advice import FEW_STEPS
 from . import discriminator_files
-from .endpoints import Levels, draw_levels, judged_endpoints
+from .endpoints import Levels, draw_levels, judged_endpoints, sampler_levels
 from .gradient_ratio import GradientRatio
 from .gradient_watch import GradientWatch
 from .judges import Judges, Logits, Shown, on_cpu, sample_logits, share_of_base
@@ -314,7 +315,8 @@ class AdversarialStage(Stage):
         noise = draws.normals(config.seed, draw, positions, "noise", batch.x0.shape[1:]).to(batch.x0)
         levels = self.levels(batch, draw)
         if batch.practice:
-            x_t = self.practice.rolled_out(lambda x, sigma: self.velocity(x, sigma, batch), noise, levels.sigma)
+            starts = self.base.seen_sigma(sampler_levels(config, flux1.num_tokens(*noise.shape[-2:]))).to(batch.x0)
+            x_t = self.practice.rolled_out(lambda x, s: self.velocity(x, s, batch), noise, levels.sigma, starts)
         else:
             x_t = flow.interpolate(batch.x0, noise, levels.sigma)
         return Prediction(x_t, self.velocity(x_t, levels.sigma, batch), noise, levels)
@@ -334,7 +336,7 @@ class AdversarialStage(Stage):
     def levels(self, batch: Batch, draw: int) -> Levels:
         """Drawn noise levels of a batch, as the transformer sees them."""
         tokens = flux1.num_tokens(*batch.x0.shape[-2:])
-        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), tokens)
+        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), tokens, batch.practice)
         return Levels(*(self.base.seen_sigma(level).to(batch.x0) for level in drawn))
 
     def few_step(self, batch: Batch) -> tuple[bool, ...]:
@@ -483,8 +485,8 @@ class AdversarialStage(Stage):
         more = max(0, self.config.discriminator_updates - 1) * self._evaluations_of_discriminator
         looks = share_of_base(self.judge, self.base) * (2 + self._backward)
         held = 1 if self.config.anchor == "start" and self.anchor is not None else self.practice.share
-        # A roll-out ends anywhere on its way.
-        practised = self.practice.share * self.practice.steps / 2
+        # On the way to the last of the sampler's levels a roll-out ends at any of them.
+        practised = self.practice.share * (min(self.config.target_steps, FEW_STEPS) - 1) / 2
         return super().evaluations_per_picture + looks + more + held + practised
 
     def training_evaluations(self, first: int) -> float:

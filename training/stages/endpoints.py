@@ -41,17 +41,34 @@ def judged_endpoints(config: AdversarialStageConfig) -> tuple[str, ...]:
     return (config.target,)
 
 
+def sampler_levels(config: AdversarialStageConfig, tokens: int) -> Tensor:
+    """Those of the sampler that is trained for, from 1 to 0, fp32: of one with many steps, those of ``FEW_STEPS``."""
+    return flow.sampling_sigmas(min(config.target_steps, FEW_STEPS), tokens).float()
+
+
 def draw_levels(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], few_step: Sequence[bool], tokens: int
+    config: AdversarialStageConfig,
+    draw: int,
+    positions: Sequence[int],
+    few_step: Sequence[bool],
+    tokens: int,
+    practice: bool = False,
 ) -> Levels:
-    """The levels of the samples at ``positions``, fp32; ``few_step`` chooses x0 (True) or jump for each."""
+    """The levels of the samples at ``positions``, fp32; ``few_step`` chooses x0 (True) or jump for each.
+
+    For ``practice`` the generator starts where the sampler does.
+    """
     normal = draws.normals(config.seed, draw, positions, "sigma")
     uniform = draws.uniforms(config.seed, draw, positions, "sigma")
-    # One distribution for all: the flow loss shares these forwards, and on a sampler's few levels alone it would leave
-    # the levels between them to drift (measured: pictures of little contrast at any number of steps).
-    sigma = flow.draw_sigma(
-        config.timestep_sampling, normal, uniform, config.timestep_mean, config.timestep_std, tokens
-    )
+    if practice:
+        starts = sampler_levels(config, tokens)[:-1]
+        sigma = starts[(uniform * len(starts)).long()]
+    else:
+        # One distribution for all: the flow loss shares these forwards, and on a sampler's few levels alone it would
+        # leave the levels between them to drift (measured: pictures of little contrast at any number of steps).
+        sigma = flow.draw_sigma(
+            config.timestep_sampling, normal, uniform, config.timestep_mean, config.timestep_std, tokens
+        )
     few = torch.tensor(list(few_step))
     ends = [ending(config, draw, positions, sigma, tokens) for ending in (_x0_end, _jump_end)]
     end = torch.where(few, *ends)

@@ -9,6 +9,7 @@ of another subject, and both are shown without a caption, so that it judges how 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,11 +17,9 @@ from torch import Tensor
 
 from ...discriminator.interface import Conditioning
 from .. import draws, flow
-from ..base.families import flux1
 from ..config import AdversarialStageConfig
 from ..data.batches import Batch
 from ..data.real_latents import RealLatents
-from ..lora.sampling_advice import FEW_STEPS
 
 
 class Practice:
@@ -30,7 +29,6 @@ class Practice:
         """``in_step``: the ranks hold parts of the base, so that each has to evaluate it as often as the others."""
         self._data, self._seed, self._in_step = data, config.seed, in_step
         self.share = config.practice_share if data.practice_prompts else 0.0
-        self.steps = min(config.target_steps, FEW_STEPS)
 
     def due(self, draw: int) -> bool:
         """Whether this update practises: all of it, on every rank, or nothing of it."""
@@ -59,19 +57,18 @@ class Practice:
         return found
 
     @torch.no_grad()
-    def rolled_out(self, velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigma: Tensor) -> Tensor:
-        """From ``noise`` (B, C, h, w) to the levels ``sigma`` (B,) by Euler steps of the sampler that is trained for.
-
-        ``velocity`` takes x_t and its levels. The last step of each sample is cut short at its level.
-        """
-        x, here = noise, torch.ones_like(sigma)
-        tokens = flux1.num_tokens(*noise.shape[-2:])
-        for _ in range(self.steps):
-            if not self._in_step and not bool((here > sigma).any()):
+    def rolled_out(
+        self, velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigma: Tensor, levels: Tensor
+    ) -> Tensor:
+        """From ``noise`` (B, C, h, w) by Euler steps over the sampler's ``levels`` to ``sigma`` (B,), which are some of
+        them. ``velocity`` takes x_t and its levels."""
+        x = noise
+        for here, there in itertools.pairwise(levels):
+            on = here > sigma
+            if not self._in_step and not bool(on.any()):
                 break
-            there = flow.next_sigma(here.double().cpu(), self.steps, tokens).to(sigma).maximum(sigma)
-            x = flow.jump(x, velocity(x, here), here, there)
-            here = there
+            here, there = here.expand_as(sigma), there.expand_as(sigma)
+            x = torch.where(on.view(-1, 1, 1, 1), flow.jump(x, velocity(x, here), here, there), x)
         return x
 
     def without_caption(self, count: int, like: Tensor) -> Conditioning:

@@ -92,6 +92,9 @@ class Reference:
         e = math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256))
         u = sigmoid(config.timestep_mean + config.timestep_std * self.normal(draw, position, "sigma"))
         sigma = min(max(e * u / (1 + (e - 1) * u), 1e-3), 1 - 1e-3)
+        if self.practises(draw):
+            starts = self.sampler_levels(tokens)[:-1]
+            sigma = starts[int(self.uniform(draw, position, "sigma") * len(starts))]
 
         def step(count: float) -> float:
             even = max(sigma / (e - (e - 1) * sigma) - 1 / count, 0.0)
@@ -122,18 +125,20 @@ class Reference:
         alike = [p for p in self.data.practice_prompts if len(p.prompt_embeds) == len(first.prompt_embeds)]
         return alike[int(self.uniform(draw, position, "practice prompt") * len(alike))]
 
-    def rolled_out(self, noise: Tensor, sigma: float, prompts: Conditioning, tokens: int) -> Tensor:
-        """Euler's steps over the schedule's levels, down to ``sigma``."""
+    def sampler_levels(self, tokens: int) -> list[float]:
         steps = min(self.config.target_steps, 8)
         e = math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256))
         evens = [1 - k / steps for k in range(steps + 1)]
-        levels = [e * even / (1 + (e - 1) * even) for even in evens]
-        x = noise
-        for here, there in zip(levels, levels[1:], strict=False):
-            if here > sigma:
-                with torch.no_grad():
-                    v = self.velocity(x, torch.tensor([here]).double(), prompts, self.config.guidance)
-                x = x - (here - max(there, sigma)) * v
+        return [e * even / (1 + (e - 1) * even) for even in evens]
+
+    def rolled_out(self, noise: Tensor, sigma: float, prompts: Conditioning, tokens: int) -> Tensor:
+        """Euler's steps over the schedule's levels, down to ``sigma``, which is one of them."""
+        levels, x = self.sampler_levels(tokens), noise
+        while abs(levels[0] - sigma) > 1e-4:
+            with torch.no_grad():
+                v = self.velocity(x, torch.tensor([levels[0]]).double(), prompts, self.config.guidance)
+            x = x - (levels[0] - levels[1]) * v
+            levels = levels[1:]
         return x
 
     # Means over a picture

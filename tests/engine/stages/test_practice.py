@@ -66,9 +66,9 @@ def test_pictures_keep_their_places_and_prompts_share_a_length(data):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
-def test_a_roll_out_to_a_level_of_the_sampler_is_the_sampler(steps):
+def test_a_roll_out_is_the_sampler_s_way(steps):
     """Through a velocity that depends on place and level: at each of the sampler's own levels the sampler's state."""
-    practice = Practice(make_data(), AdversarialStageConfig(target_steps=steps))
+    practice = Practice(make_data(), AdversarialStageConfig())
     noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(1)).double()
 
     def velocity(x, sigma):
@@ -77,30 +77,49 @@ def test_a_roll_out_to_a_level_of_the_sampler_is_the_sampler(steps):
     sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(4, 6))
     for reached in range(steps):
         expected = noise if reached == 0 else solve("euler", velocity, noise, sigmas[: reached + 1])
-        found = practice.rolled_out(velocity, noise, sigmas[reached : reached + 1])
+        found = practice.rolled_out(velocity, noise, sigmas[reached : reached + 1], sigmas)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_samples_of_one_batch_end_each_at_its_own_level(data):
     """As each alone does; with in_step all steps are evaluated, to the same end."""
-    config = AdversarialStageConfig(target_steps=4)
+    config = AdversarialStageConfig()
     noise = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(2)).double()
-    sigma = torch.tensor([0.97, 0.6, 0.9]).double()
-    calls = []
+    levels = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0]).double()
+    sigma, calls = levels[[0, 2, 1]], []
 
     def velocity(x, sigma):
         calls.append(1)
         return torch.sin(3 * x) * sigma.view(-1, 1, 1, 1)
 
-    together = Practice(data, config).rolled_out(velocity, noise, sigma)
-    few = len(calls)
+    together = Practice(data, config).rolled_out(velocity, noise, sigma, levels)
+    assert len(calls) == 2
     for row in range(3):
-        alone = Practice(data, config).rolled_out(velocity, noise[row : row + 1], sigma[row : row + 1])
+        alone = Practice(data, config).rolled_out(velocity, noise[row : row + 1], sigma[row : row + 1], levels)
         torch.testing.assert_close(together[row : row + 1], alone)
     calls.clear()
-    in_step = Practice(data, config, in_step=True).rolled_out(velocity, noise, sigma)
+    in_step = Practice(data, config, in_step=True).rolled_out(velocity, noise, sigma, levels)
     torch.testing.assert_close(in_step, together)
-    assert few < len(calls) == 4
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize(("target_steps", "steps"), [(1, 1), (4, 4), (25, 8)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_practice_starts_where_the_sampler_does(start, data, target_steps, steps, precision):
+    """At each of its levels alike (binomial, 5 deviations), as the base sees them; otherwise anywhere."""
+    start = dataclasses.replace(start, base=dataclasses.replace(start.base, precision=precision))
+    stage = make(start, data, target_steps=target_steps, practice_share=1.0, batch_size=4)
+    levels = stage.base.seen_sigma(flow.sampling_sigmas(steps, flux1.num_tokens(4, 4)).float())[:-1].tolist()
+    counts: Counter[float] = Counter()
+    for draw in range(100):
+        (batch,) = stage.micro_batches(draw)
+        counts.update(stage.levels(batch, draw).sigma.tolist())
+    assert set(counts) == set(levels) and len(levels) == steps
+    for count in counts.values():
+        assert abs(count - 400 / steps) <= 5 * (400 / steps * (1 - 1 / steps)) ** 0.5
+    plain = make(start, data, target_steps=target_steps, practice_share=0.0, batch_size=4)
+    (batch,) = plain.micro_batches(0)
+    assert not set(plain.levels(batch, 0).sigma.tolist()) & set(levels)
 
 
 def test_neither_side_is_shown_with_a_caption(start, data, monkeypatch):
