@@ -54,6 +54,8 @@ COUNTS = (24, 60)
 # The rest are compared with it where pictures are fewest.
 CLAIMED = "ours"
 QUICK_ARMS = ("ours", "distil", "control")
+# What earns the discriminator its place is compared at so many seeds, what shows a part's worth at the first.
+RIVALS, RIVAL_SEEDS = ("distil", "mmd"), 3
 
 AnyJob = style_job.Job | texture_job.Job
 
@@ -69,8 +71,13 @@ def style_jobs(seeds: int, quick: bool) -> list[style_job.Job]:
         for images in counts
         for arm in ("stage1", CLAIMED)
     ]
-    rivals = [arm for arm in few if arm != CLAIMED]
-    return wanted + [style_job.Job(style, seed, COUNTS[0], arm) for arm in rivals for style, seed in places]
+    others = [
+        style_job.Job(style, seed, COUNTS[0], arm)
+        for arm in few
+        for style, seed in places
+        if arm != CLAIMED and seed < FIRST_SEED + (RIVAL_SEEDS if arm in RIVALS else 1)
+    ]
+    return wanted + others
 
 
 def texture_jobs(seeds: int, quick: bool) -> list[texture_job.Job]:

@@ -27,17 +27,21 @@ PLAIN_JUDGE: dict[str, Any] = {
 PLAIN: dict[str, Any] = {
     "target": "x0", "step_share": 0.0, "renoise": False, "discriminator_ratio": "fixed", "adversarial_weight": 0.1,
 }  # fmt: skip
-OURS: dict[str, Any] = {"target_steps": 4, "anchor": "start", "guidance": GUIDANCE}
+OURS: dict[str, Any] = {"target_steps": 4, "anchor": "start", "guidance": GUIDANCE, "adversarial_weight": 3.0}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to spend the generator steps. All of them are watched, and deliver the best state by the same score."""
+    """One way to spend the generator steps. All of them are watched, and deliver the best state by the same score.
+
+    ``practice``: on captions of subjects that it is not measured on, too.
+    """
 
     title: str
     config: dict[str, Any] = field(default_factory=dict)
     judge: dict[str, Any] = field(default_factory=dict)
     stage: type[AdversarialStage] = AdversarialStage
+    practice: bool = True
 
     def stage_config(self, seed: int) -> AdversarialStageConfig:
         common = {"steps": GENERATOR_STEPS, "validate_every": VALIDATE_EVERY, "learning_rate": LORA_RATE, "seed": seed}
@@ -52,10 +56,11 @@ _RIVAL: dict[str, Any] = {**OURS, "discriminator_warmup": 0, "discriminator_rati
 ARMS = {
     "ours": Arm("ours", OURS),
     "distil": Arm("regression on stage 1's sub-steps", _RIVAL, stage=DistilStage),
-    "control": Arm("stage 1 continued", _NO_DUEL),
     "mmd": Arm("discrepancy of features", {**_RIVAL, "adversarial_weight": 3.0}, stage=MmdStage),
+    "control": Arm("stage 1 continued", _NO_DUEL, practice=False),
+    "captions": Arm("ours, on the pictures' captions alone", OURS, practice=False),
     "unguided": Arm("ours, trained at guidance 1", {**OURS, "guidance": 1.0}),
-    "pictures": Arm("ours, at guidance 1 and held to the pictures", {"target_steps": 4}),
-    "plain": Arm("plain method", PLAIN, PLAIN_JUDGE),
+    "pictures": Arm("ours, at guidance 1 and held to the pictures", {**OURS, "guidance": 1.0, "anchor": "pictures"}),
     "pure": Arm("ours, adversarial loss alone", {**OURS, "objective": "pure"}),
+    "plain": Arm("plain method", PLAIN, PLAIN_JUDGE, practice=False),
 }

@@ -87,6 +87,8 @@ def trained(job: Job, folder: Path, reporter: Quiet) -> FluxLoRA:
         found = train_diffusion_stage(start, data, config, device="cpu", reporter=reporter).lora
     else:
         arm = arms.ARMS[job.arm]
+        if arm.practice:
+            data = subjects.practising(data, job.style, job.images, job.seed)
         first = trained(job._replace(arm="stage1"), folder, reporter)
         stage = arm.stage(first, data, arm.judge_config(job.seed), arm.stage_config(job.seed), device="cpu")
         found = run_stage(stage, reporter).lora

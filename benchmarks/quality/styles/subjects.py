@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ STYLES = tuple(style.word for style in pictograms.TARGET_STYLES)
 OLD_STYLE = "noto"
 # What is never trained on is the same for both numbers of pictures.
 MOST_IMAGES = 60
+# Captions that a LoRA practises on.
+PRACTICE = 36
 
 
 def taught() -> list[str]:
@@ -36,6 +39,20 @@ def split(style: str, images: int, seed: int) -> tuple[list[str], list[str]]:
     generator = torch.Generator().manual_seed(1000 * seed + STYLES.index(style))
     order = torch.randperm(len(names), generator=generator).tolist()
     return [names[i] for i in order[:images]], sorted(names[i] for i in order[MOST_IMAGES:])
+
+
+def practice(style: str, images: int, seed: int) -> list[str]:
+    """Subjects to practise on, without their pictures: known to the base, neither trained nor measured on.
+
+    With ``MOST_IMAGES`` pictures there are none of these left; then the same number that the base does not know either.
+    """
+    names = taught()
+    generator = torch.Generator().manual_seed(1000 * seed + STYLES.index(style))
+    order = torch.randperm(len(names), generator=generator).tolist()
+    others = [names[i] for i in order[images:MOST_IMAGES]]
+    unknown = sorted(set(pictograms.subjects(FOLDER)) - set(names))
+    chosen = torch.randperm(len(unknown), generator=generator).tolist()
+    return [*others, *(unknown[i] for i in chosen)][:PRACTICE]
 
 
 def caption(style: str, subject: str) -> str:
@@ -80,6 +97,13 @@ def dataset(style: str, images: int, seed: int, held_out_share: float) -> RealLa
     """The training pictures with their captions, some of them held out."""
     names, _ = split(style, images, seed)
     return _real_latents(style, names, max(1, round(held_out_share * images)), f"{style}/{images}/{seed}")
+
+
+def practising(data: RealLatents, style: str, images: int, seed: int) -> RealLatents:
+    """The same with practice prompts."""
+    captions = [caption(style, name) for name in practice(style, images, seed)]
+    prompts = tuple(prompt(text) for text in captions)
+    return dataclasses.replace(data, practice_prompts=prompts, practice_fingerprint=" ".join(captions))
 
 
 def unseen(style: str, names: Sequence[str]) -> RealLatents:

@@ -19,6 +19,7 @@ from fluxduel.training.lora import adapter
 from fluxduel.training.lora.value import at_strength
 
 BASE = BaseReference(TINY_BASE, "fp32")
+UNKNOWN = [f"unknown-{number}" for number in range(60)]
 CAPTIONS = ["flat red apple", "3d cat"]
 
 
@@ -37,11 +38,11 @@ def lora() -> adapter.FluxLoRA:
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
     """A folder as ``benchmarks.pictograms`` writes it, each picture in a colour of its own."""
-    for number, name in enumerate(subjects.taught()):
-        for style in pictograms.TARGET_STYLES:
+    for number, name in enumerate([*subjects.taught(), *UNKNOWN]):
+        for style in (*pictograms.BASE_STYLES, *pictograms.TARGET_STYLES):
             path = tmp_path / style.word / f"{name}.webp"
             path.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (pictograms.SIDE,) * 2, (number, 255 - number, 128)).save(path, lossless=True)
+            Image.new("RGB", (pictograms.SIDE,) * 2, (number % 256, 255 - number % 256, 128)).save(path, lossless=True)
     monkeypatch.setattr(subjects, "FOLDER", tmp_path)
     subjects._picture.cache_clear()
     subjects._latents.cache_clear()
@@ -84,6 +85,21 @@ def test_training_pictures_are_never_measured_on(pictures):
     truth = subjects.pictures("3d", few)
     assert (shown - truth).abs().mean() < 0.02
     torch.testing.assert_close(shown, drawing.through_vae(truth), rtol=0, atol=0.05)
+
+
+def test_nothing_practised_on_is_trained_or_measured_on(pictures):
+    for images in (24, 60):
+        training, unseen = subjects.split("3d", images, 7)
+        names = subjects.practice("3d", images, 7)
+        assert len(set(names)) == subjects.PRACTICE and not set(names) & {*training, *unseen}
+        assert set(names) <= set(subjects.taught() if images == 24 else UNKNOWN)
+        assert subjects.practice("3d", images, 7) == names != subjects.practice("3d", images, 8)
+        data = subjects.dataset("3d", images, 7, 0.125)
+        practising = subjects.practising(data, "3d", images, 7)
+        assert [prompt.caption for prompt in practising.practice_prompts] == [
+            f"3d {pictograms.words(name)}" for name in names
+        ]
+        assert practising.samples == data.samples and practising.practice_fingerprint != data.practice_fingerprint
 
 
 def test_a_distilled_step_is_regressed_on_the_starts_sub_steps(pictures, lora):
