@@ -124,7 +124,8 @@ def section(results: list[Result], base: dict[str, float], counts: tuple[int, ..
     ]  # fmt: skip
     for images in counts:
         if by_cell(results, "ours", images):
-            lines += [f"### {images} pictures", "", *_table(results, images), "", *_solvers(results, images), ""]
+            lines += [f"### {images} pictures", "", *_table(results, images), "", *_by_style(results, images), ""]
+            lines += [*_solvers(results, images), ""]
     return lines
 
 
@@ -142,6 +143,27 @@ def rivals(results: list[Result], images: int) -> list[str]:
 
         lines.append(f"| {arm.title} | {cell('paired')} | {cell('style')} | {cell('retrieval')} |")
     return [*lines, ""] if len(lines) > empty else []
+
+
+def _by_style(results: list[Result], images: int) -> list[str]:
+    """Ours at 4, style by style: a median over styles hides where it wins and where it loses."""
+    lines = [
+        "| ours over stage 1, at 4 evaluations | distance, best solver and guidance | distance, best solver at "
+        f"{arms.GUIDANCE:g} | FD, best solver and guidance | distance to the truth at {arms.GUIDANCE:g}, Euler, both |",
+        "|---|---|---|---|---|",
+    ]
+    for style in subjects.STYLES:
+        own_results = [r for r in results if r["style"] == style]
+        if not _compared(own_results, "ours", images):
+            continue
+        found = summary(own_results, images)
+        (low, high), both = found["paired4_ci"], [_compared(own_results, arm, images) for arm in ("stage1", "ours")]
+        first, last = (median_and_interval([own(r) for r in each])[0] for each in both)
+        lines.append(
+            f"| {style} | {found['paired4']:.3g} ({low:.3g} to {high:.3g}) | {found['paired4_same_guidance']:.3g} "
+            f"| {found['frechet4']:.3g} | {first:.3g} to {last:.3g} |"
+        )
+    return lines
 
 
 _MEASURES = ("paired", "retrieval", "style", "frechet", "memorised", "diversity", "sharpness")

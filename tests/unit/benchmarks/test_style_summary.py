@@ -109,6 +109,12 @@ def test_tables_hold_medians():
     )
 
 
+def test_each_style_that_was_compared_has_its_row():
+    """Over the best, over the best at its guidance, FD, and both distances as ours is sampled: on all, a tenth more."""
+    rows = style_report._by_style(some_results(), 24)[2:]
+    assert rows == ["| 3d | 0.9 (0.75 to 1.2) | 0.643 | 1 | 1.54 to 0.99 |"]
+
+
 @pytest.mark.parametrize("name", arms.ARMS)
 def test_arms_have_valid_settings_and_as_many_steps(name):
     arm = arms.ARMS[name]
