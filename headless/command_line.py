@@ -181,7 +181,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=_number(1, 16), default=4, help="pictures to show of each (default: 4)")
     parser.add_argument(
         "--neighbours", choices=NEIGHBOURS, default=NEIGHBOURS[0],
-        help="sample the last LoRA also otherwise: another sampler, twice the steps, strength 0.7 and 1.3; auto: where "
+        help="sample the last LoRA also otherwise: another sampler, twice the steps, strength 0.7 and 1.3, practice "
+        "prompts, no prompt; auto: where "
         "that takes no longer than all the rest (default: auto)",
     )  # fmt: skip
     _add_sampling(parser, "evaluation, in output.folder")

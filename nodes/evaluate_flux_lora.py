@@ -98,7 +98,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
                     options=list(NEIGHBOURS),
                     default=NEIGHBOURS[0],
                     tooltip="Sample the LoRA to judge also in other ways: another sampler, twice the steps, strength "
-                    "0.7 and 1.3. auto: where that takes no longer than all the rest.",
+                    "0.7 and 1.3, practice prompts, no prompt. auto: where that takes no longer than all the rest.",
                 ),
             ],
             outputs=[

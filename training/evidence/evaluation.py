@@ -13,7 +13,8 @@ from ..config import NEIGHBOURS, DiffusionStageConfig
 from ..data.batches import held_out_batches
 from ..data.data_error import DataError
 from ..data.fits import check_fits
-from ..data.real_latents import RealLatents
+from ..data.real_latents import Prompt, RealLatents
+from ..data.stored_latents import StoredPrompt
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS
@@ -23,7 +24,7 @@ from .evaluation_reals import Reals
 from .evaluation_result import Evaluation, Result
 from .lora_names import changes_nothing, last_config
 from .metrics import HELD_OUT_SIGMAS, held_out_flow_loss
-from .neighbours import LEFT_OUT, Setting, around, notes_on_neighbours, own_steps
+from .neighbours import EMPTY, LEFT_OUT, PRACTICE, Setting, around, notes_on_neighbours, own_steps
 from .sample_lora import batches, pictures_at_once
 
 # Of the held-out pictures, for the flow loss: one that is steady to a percent.
@@ -86,13 +87,16 @@ def evaluate(
     flow_guidance = float(last_config(judged_lora).get("guidance", DiffusionStageConfig().guidance))
     at_once = min((4, *(pictures_at_once(*data.samples[i].shape[1:]) for i in data.held_out)))
     held_out_evaluations = sum(1 for _ in held_out_batches(data, at_once, most=MOST_HELD_OUT)) * len(HELD_OUT_SIGMAS)
-    sampled = sum(batches(len(places), *reals.size) for places in reals.places.values())
+
+    def sampled(setting: Setting) -> int:
+        groups = _prompts(data, reals, setting, False)
+        return setting.evaluations * sum(batches(len(places), *reals.size) for _, places in groups)
 
     main = [Setting(solver=solver, steps=steps) for steps in counts]
     centre = own_steps(judged_lora, counts)
-    beside = around(solver, centre)
-    total = len(loras) * (sum(setting.evaluations for setting in main) * sampled + held_out_evaluations)
-    more = sum(setting.evaluations for setting in beside) * sampled
+    beside = around(solver, centre, practice=bool(data.practice_prompts))
+    total = len(loras) * (sum(map(sampled, main)) + held_out_evaluations)
+    more = sum(map(sampled, beside))
     left_out = neighbours == "auto" and more > total
     if neighbours == "off" or left_out:
         beside = ()
@@ -178,14 +182,13 @@ def _sample(
     guidance: float,
     after_step: Callable[[], None],
 ) -> Tensor:
-    prompts = (data.few_step_prompts if few_step else ()) or data.prompts
     height, width = reals.size
     latents = torch.empty(len(reals.prompts), *reals.compared.shape[1:])
-    for number, places in reals.places.items():
+    for prompt, places in _prompts(data, reals, setting, few_step):
         latents[places] = sampler.sample(
             base,
-            prompts[number].prompt_embeds,
-            prompts[number].pooled_prompt_embeds,
+            prompt.prompt_embeds,
+            prompt.pooled_prompt_embeds,
             height=height,
             width=width,
             steps=setting.steps,
@@ -196,3 +199,17 @@ def _sample(
             after_step=after_step,
         ).cpu()
     return latents
+
+
+def _prompts(
+    data: RealLatents, reals: Reals, setting: Setting, few_step: bool
+) -> list[tuple[Prompt | StoredPrompt, list[int]]]:
+    """Each prompt with the places of the pictures that are drawn from it."""
+    if setting.prompts == PRACTICE:
+        used = data.practice_prompts[: len(reals.prompts)]
+        return [(prompt, list(range(i, len(reals.prompts), len(used)))) for i, prompt in enumerate(used)]
+    if setting.prompts == EMPTY:
+        empty = data.few_step_empty_prompt if few_step and data.few_step_empty_prompt else data.empty_prompt
+        return [(empty, list(range(len(reals.prompts))))]
+    prompts = (data.few_step_prompts if few_step else ()) or data.prompts
+    return [(prompts[number], list(places)) for number, places in reals.places.items()]

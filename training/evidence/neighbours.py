@@ -1,4 +1,4 @@
-"""What lies beside the sampling that a LoRA is judged at: another sampler, more steps, another strength.
+"""What lies beside the sampling that a LoRA is judged at: another sampler, more steps, another strength, other prompts.
 
 A LoRA of stage 2 may be good at one way of sampling and bad beside it. Whoever uses it samples as they are used to, so
 that must be seen before it is shared.
@@ -27,16 +27,22 @@ LEFT_OUT = (
     "How the last LoRA does with another sampler, twice the steps and other strengths was left out, as that would have "
     "taken longer than all the rest. Set neighbours to on, to see it before you share the file."
 )
+# Prompts beside the pictures' captions: those of the dataset that have no pictures, and none at all.
+PRACTICE, EMPTY = "practice prompts", "no prompt"
 DISTANCES = {"patch_sliced_wasserstein": "patch SWD", "spectrum_distance": "spectrum"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A way to sample with a LoRA. ``variation``: in words, what differs from the LoRA's own; empty for that."""
+    """A way to sample with a LoRA. ``variation``: in words, what differs from the LoRA's own; empty for that.
+
+    ``prompts``: ``PRACTICE``, ``EMPTY``, or the pictures' captions where that is empty.
+    """
 
     solver: str
     steps: int
     strength: float = 1.0
+    prompts: str = ""
     variation: str = ""
 
     @property
@@ -54,13 +60,15 @@ def own_steps(lora: FluxLoRA, counts: Sequence[int]) -> int:
     return wanted if wanted in counts else min(counts)
 
 
-def around(solver: str, steps: int) -> tuple[Setting, ...]:
-    """The neighbours of sampling with ``solver`` in ``steps`` steps at strength 1."""
+def around(solver: str, steps: int, practice: bool = False) -> tuple[Setting, ...]:
+    """The neighbours of sampling with ``solver`` in ``steps`` steps at strength 1; ``practice``: such prompts, too."""
     other = OTHER_SOLVERS.get(solver, "euler")
+    prompts = (PRACTICE, EMPTY) if practice else (EMPTY,)
     return (
         Setting(solver=other, steps=steps, variation=other),
         Setting(solver=solver, steps=2 * steps, variation="twice the steps"),
         *(Setting(solver=solver, steps=steps, strength=s, variation=f"strength {s:g}") for s in STRENGTHS),
+        *(Setting(solver=solver, steps=steps, prompts=each, variation=each) for each in prompts),
     )
 
 
@@ -68,6 +76,9 @@ def notes_on_neighbours(own: Result, neighbours: Sequence[Result]) -> list[str]:
     """A sentence on those that are much worse than ``own``, with their distances as multiples; none where none is."""
     worse = []
     for result in neighbours:
+        # Without a prompt a LoRA need not draw its pictures, and had better not.
+        if result.variation == EMPTY:
+            continue
         grown = {}
         for field, heading in DISTANCES.items():
             before, now = (getattr(each.measurement, field) for each in (own, result))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fluxduel.tests.device import DEVICE
-from fluxduel.tests.engine.conftest import make_data
+from fluxduel.tests.engine.conftest import make_data, practice_prompts
 from fluxduel.tests.engine.evidence.test_evaluation import SETTINGS, few_step, with_stage
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.base.sampler import sample
@@ -21,11 +21,18 @@ from fluxduel.training.evidence import neighbours
 from fluxduel.training.evidence.evaluation import evaluate
 from fluxduel.training.evidence.evaluation_result import Result
 from fluxduel.training.evidence.latent_metrics import Measurement
-from fluxduel.training.evidence.neighbours import MUCH_WORSE, around, notes_on_neighbours, own_steps
+from fluxduel.training.evidence.neighbours import (
+    EMPTY,
+    MUCH_WORSE,
+    PRACTICE,
+    around,
+    notes_on_neighbours,
+    own_steps,
+)
 from fluxduel.training.lora import adapter
 from fluxduel.training.lora.adapter import create
 
-VARIATIONS = ["dpmpp_2m", "twice the steps", "strength 0.7", "strength 1.3"]
+VARIATIONS = ["dpmpp_2m", "twice the steps", "strength 0.7", "strength 1.3", "no prompt"]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +46,14 @@ def test_each_neighbour_is_sampled_as_it_says(start, reference, real) -> None:
     assert [(each.name, each.variation) for each in found.neighbours] == [("one", text) for text in VARIATIONS]
     base = load_base(start.base, DEVICE)
     caption = real.prompts[real.samples[real.held_out[0]].prompt]
-    settings = [("dpmpp_2m", 1, 1.0), ("euler", 2, 1.0), ("euler", 1, 0.7), ("euler", 1, 1.3)]
-    for result, (solver, steps, strength) in zip(found.neighbours, settings, strict=True):
+    settings = [("dpmpp_2m", 1, 1.0, caption), ("euler", 2, 1.0, caption), ("euler", 1, 0.7, caption)]
+    settings += [("euler", 1, 1.3, caption), ("euler", 1, 1.0, real.empty_prompt)]
+    for result, (solver, steps, strength, prompt) in zip(found.neighbours, settings, strict=True):
         # Of a LoRA, alpha is a factor of its change as well.
         config = dataclasses.replace(start.config, alpha=start.config.alpha * strength)
         adapter.attach(base, dataclasses.replace(start, config=config))
         expected = sample(
-            base, caption.prompt_embeds, caption.pooled_prompt_embeds, height=8, width=8, steps=steps, seeds=[40],
+            base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=8, width=8, steps=steps, seeds=[40],
             guidance=2.0, solver=solver,
         )  # fmt: skip
         torch.testing.assert_close(result.latents[:1], expected.cpu(), rtol=1e-3, atol=1e-3)
@@ -56,6 +64,24 @@ def test_each_neighbour_is_sampled_as_it_says(start, reference, real) -> None:
     assert alone.neighbours == ()
     for one, other in zip(found.results, alone.results, strict=True):
         assert one.measurement == other.measurement and one.held_out_loss == other.held_out_loss
+
+
+def test_prompts_without_pictures_are_drawn_in_turn(start, real) -> None:
+    """Picture i from prompt i of those that there are, in the noise of picture i."""
+    practising = dataclasses.replace(real, practice_prompts=practice_prompts()[:3])
+    settings: dict[str, Any] = SETTINGS | {"count": 5}
+    found = evaluate([("one", start)], practising, **settings, keep=5, neighbours="on")
+    assert [each.variation for each in found.neighbours] == [*VARIATIONS[:-1], "practice prompts", "no prompt"]
+    base = load_base(start.base, DEVICE)
+    adapter.attach(base, start)
+    drawn = found.neighbours[-2]
+    for place in range(5):
+        prompt = practising.practice_prompts[place % 3]
+        expected = sample(
+            base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=8, width=8, steps=drawn.steps,
+            seeds=[settings["seed"] + place], guidance=2.0,
+        )  # fmt: skip
+        torch.testing.assert_close(drawn.latents[place : place + 1], expected.cpu(), rtol=1e-3, atol=1e-3)
 
 
 def test_all_rows_have_the_sampler_that_is_asked_for(start, real) -> None:
@@ -71,9 +97,10 @@ def test_progress_counts_neighbours_and_heuns_evaluations(start, real, solver: s
     seen: list[tuple[int, int]] = []
     options: dict[str, Any] = SETTINGS | {"step_counts": (2,), "count": 3, "neighbours": "on", "solver": solver}
     evaluate([("one", start)], real, **options, after_step=lambda *step: seen.append(step))
-    # The row, another sampler, twice the steps, two strengths; 5 held-out pictures in batches of 4, at 4 levels.
-    asked = 2 + 2 + 4 + 2 + 2 if solver == "euler" else 3 + 2 + 7 + 3 + 3
-    total = 3 * asked + 2 * 4
+    # The row, another sampler, twice the steps, two strengths; no prompt, for all at once; 5 held-out pictures in
+    # batches of 4, at 4 levels.
+    asked, at_once = (2 + 2 + 4 + 2 + 2, 2) if solver == "euler" else (3 + 2 + 7 + 3 + 3, 3)
+    total = 3 * asked + at_once + 2 * 4
     assert seen == [(done, total) for done in range(1, total + 1)]
 
 
@@ -106,7 +133,8 @@ def test_they_are_around_the_steps_that_the_lora_was_trained_for(start) -> None:
     assert own_steps(with_stage(start, "adversarial", target_steps=5), (2, 6)) == 2
     assert own_steps(with_stage(start, "adversarial", target="two_samplers", target_steps=12), (2, 8, 12)) == 8
     assert own_steps(with_stage(start, "diffusion"), (2, 6)) == 2
-    assert [each.solver for each in around("deis", 4)] == ["euler", "deis", "deis", "deis"]
+    assert [each.solver for each in around("deis", 4)] == ["euler", *["deis"] * 4]
+    assert [each.prompts for each in around("deis", 4, practice=True)] == ["", "", "", "", PRACTICE, EMPTY]
 
 
 def test_twice_the_steps_of_a_few_step_sampler_are_asked_as_that(start, real) -> None:
@@ -123,7 +151,7 @@ def test_neighbours_stand_in_table_rows_and_json(start, real) -> None:
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "one", "one", *(f"one, {text}" for text in VARIATIONS), "floor (real)",
     ]  # fmt: skip
-    assert found.rows()[2]["LoRA"] == "one, dpmpp_2m" and len(found.rows()) == 6
+    assert found.rows()[2]["LoRA"] == "one, dpmpp_2m" and len(found.rows()) == 2 + len(VARIATIONS)
     plain = json.loads(json.dumps(found.as_json(), allow_nan=False))
     assert [each["variation"] for each in plain["neighbours"]] == VARIATIONS
     assert plain["neighbours"][0]["sampler"] == "dpmpp_2m" and plain["results"][0]["sampler"] == "euler"
@@ -162,6 +190,8 @@ def test_what_is_told_of_neighbours_stands_in_the_report(start, real, monkeypatc
     found = evaluate([("one", lora)], real, **SETTINGS, neighbours="on")
     (note,) = [note for note in found.notes if "does not carry over" in note]
     assert note in found.report() and note.startswith("What one does at 2 steps with euler ")
-    for each in found.neighbours:
+    # Without a prompt it need not draw its pictures.
+    assert "no prompt" not in note
+    for each in found.neighbours[:-1]:
         times = each.measurement.spectrum_distance / found.results[1].measurement.spectrum_distance
         assert f"{each.variation} (" in note and f"spectrum {times:.1f}x" in note
