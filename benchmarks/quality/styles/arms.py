@@ -16,13 +16,14 @@ RANK = 32
 SCALE: dict[str, Any] = {"batch_size": 8, "gradient_checkpointing": False, "checkpoint_every": 0}
 STAGE_1: dict[str, Any] = {"learning_rate": 4e-4, "lr_schedule": "cosine", "lr_warmup_steps": 20, "validate_every": 0}
 STAGE_1_STEPS = {24: 200, 60: 300}
-LORA_RATE, DISCRIMINATOR_RATE = 2e-4, 2e-4
+LORA_RATE, DISCRIMINATOR_RATE = 2e-4, 3e-3
 VALIDATE_EVERY = 50
 # The guidance at which FLUX.1-dev is sampled; stage 2 trains for it, held by the anchor.
 GUIDANCE = 3.5
 # The published kind: a convolutional network on clean one-step estimates with the original loss, and nothing else.
 PLAIN_JUDGE: dict[str, Any] = {
     "architecture": "cnn", "loss": "bce", "r1": 0.0, "r2": 0.0, "centring": 0.0, "augmentation": "off",
+    "learning_rate": 2e-4,
 }  # fmt: skip
 PLAIN: dict[str, Any] = {
     "target": "x0", "step_share": 0.0, "renoise": False, "discriminator_ratio": "fixed", "adversarial_weight": 0.1,
