@@ -68,7 +68,7 @@ def test_the_table_compares_the_ends_of_both_stages() -> None:
     stage_2 = [{"real_accuracy": real, "fake_accuracy": fake} for real, fake in verdicts]
     stage_2 = [{"held_out_loss": 2.0}, *stage_2[:-1], stage_2[-1] | {"held_out_loss": 1.5}]
     text = table(stage_1, stage_2, {"diffusion": 12.4, "adversarial": 7.6})
-    assert "base 4.0000   stage 1 2.0000   stage 2 1.5000" in text
+    assert "stage 1 4.0000 to 2.0000   stage 2 2.0000 to 1.5000" in text
     assert "first fifth  30% of real,  35% of fake" in text
     assert "last fifth   70% of real,  65% of fake" in text
     assert "stage 1 12 s   stage 2 8 s" in text
