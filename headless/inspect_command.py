@@ -309,9 +309,10 @@ def _stage_text(stage: Mapping[str, Any]) -> str:
     texts += _settings(config, names)
     if stage.get("stage") == "adversarial":
         names = ("objective", "adversarial_weight", "diffusion_weight", "balance", "target", "target_steps", "renoise")
+        names += ("anchor", "guidance")
         texts += _settings(config, names)
         texts += [f"discriminator {text}" for text in _settings(judge, ("architecture", "loss", "r1", "r2"))]
-    texts += _settings(stage, ("resolution", "few_step_phrase"))
+    texts += _settings(stage, ("resolution", "few_step_phrase", "practice_prompts"))
     if UNCHANGED.items() <= stage.items():
         texts.append("delivered the weights that it started from")
     return ", ".join(texts)

@@ -187,8 +187,9 @@ class DataConfig(Config):
     )
     practice_prompts: str = option(
         "",
-        "Prompts without pictures, one a line, such as those that the LoRA is made for: the adversarial stage has the "
-        "LoRA draw them from noise, and judges the style. A change of them trains stage 2 alone anew. Empty: none.",
+        "Prompts without pictures, one a line (a new line is \\n in a settings file), such as those that the LoRA is "
+        "made for: the adversarial stage has the LoRA draw them from noise, and judges the style. A change of them "
+        "trains stage 2 alone anew. Empty: none.",
         lines=True,
     )
 
@@ -626,6 +627,7 @@ class AdversarialStageConfig(StageConfig):
     practice_share: float = option(
         0.75,
         "Share of the updates in which the LoRA draws practice_prompts (of Encode Real Latents) from noise, in place "
-        "of restoring noised training pictures: it then meets what it meets when sampled. Without such prompts: none.",
+        "of restoring noised training pictures: it then meets what it meets when sampled. Their flow loss holds to the "
+        "LoRA at the start, whatever anchor is, which is one more pass. Without such prompts: none.",
         low=0.0, high=1.0, step=0.05, advanced=True,
     )

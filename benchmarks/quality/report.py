@@ -23,6 +23,7 @@ for few steps or many or both, inside ComfyUI, with the figures above.
   with a term that holds to the source model.
 - **CollectionLoRA** (arXiv:2605.25378): many effects and few steps in one LoRA, by distillation alone.
 - **D-OPSD** (arXiv:2605.05204): tuning of distilled bases on their own roll-outs, without a discriminator.
+  Practice prompts are drawn in such roll-outs.
 - **SCFM** (arXiv:2510.17858): few-step FLUX from ten pictures by self-distillation of velocities; the arm *regression
   on stage 1's sub-steps* is its nearest relative here.
 - **LADD** (arXiv:2403.12015), from which the discriminator on the base's own features is, and NVIDIA's **FastGen**,
@@ -35,9 +36,9 @@ def write(found: dict[str, Any], report: Path) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     folder: Path = found["folder"]
     first = min(result["seed"] for result in found["styles"])
-    styles.sheet(found["styles"], folder, "3d", min(found["counts"]), first).quantize(256).save(
-        pictures / "sheet.png", optimize=True
-    )
+    for style in styles.compared(found["styles"], min(found["counts"])):
+        page = styles.sheet(found["styles"], folder, style, min(found["counts"]), first)
+        page.quantize(256).save(pictures / f"sheet_{style}.png", optimize=True)
     if found["textures"]:
         textures.write_pictures(found["textures"], found["floors"], folder, pictures, found["images"])
     report.write_text("\n".join(text(found)) + "\n", encoding="utf-8")
@@ -95,7 +96,10 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         "Made by `make bench-quality`, which computes every number and picture on this page. Do not edit it by hand.",
         "",
-        "![Subjects that no LoRA was trained on](experiments/sheet.png)",
+        *(
+            f"![Subjects that no LoRA was trained on, {style}](experiments/sheet_{style}.png)"
+            for style in styles.compared(results, min(counts))
+        ),
         "",
         *what_was_asked(found),
         "",

@@ -117,6 +117,12 @@ def _warnings(
             f"pictures whose caption holds the few-step phrase already: {len(holding)} ({listed(holding)}). The LoRA "
             "cannot tell the two samplers by it: choose a phrase that is in no caption."
         )
+    masked = sum(sample.masked for sample in data.samples)
+    if masked and data.practice_prompts:
+        warnings.append(
+            f"practice_prompts do not go with masks, and {masked} pictures have one: leave one of the two away, or "
+            "stage 2 will refuse them until practice_share is 0."
+        )
     if share > 0 and not data.held_out:
         warnings.append("nothing is held out, because there are not two different pictures.")
     return warnings + encoder_warnings(data)

@@ -94,7 +94,7 @@ def evaluate(
 
     main = [Setting(solver=solver, steps=steps) for steps in counts]
     centre = own_steps(judged_lora, counts)
-    beside = around(solver, centre, practice=bool(data.practice_prompts))
+    beside = around(solver, centre, practice=bool(data.practice_prompts) and not data.few_step_prompts)
     total = len(loras) * (sum(map(sampled, main)) + held_out_evaluations)
     more = sum(map(sampled, beside))
     left_out = neighbours == "auto" and more > total

@@ -24,8 +24,8 @@ OTHER_SOLVERS = {"euler": "dpmpp_2m"}
 # Euler 2.0 to 3.3 in patch SWD and 1.2 to 2.1 in spectrum (one pair of LoRAs).
 MUCH_WORSE = 1.5
 LEFT_OUT = (
-    "How the last LoRA does with another sampler, twice the steps and other strengths was left out, as that would have "
-    "taken longer than all the rest. Set neighbours to on, to see it before you share the file."
+    "How the last LoRA does with another sampler, twice the steps, other strengths and other prompts was left out, as "
+    "that would have taken longer than all the rest. Set neighbours to on, to see it before you share the file."
 )
 # Prompts beside the pictures' captions: those of the dataset that have no pictures, and none at all.
 PRACTICE, EMPTY = "practice prompts", "no prompt"
@@ -76,8 +76,8 @@ def notes_on_neighbours(own: Result, neighbours: Sequence[Result]) -> list[str]:
     """A sentence on those that are much worse than ``own``, with their distances as multiples; none where none is."""
     worse = []
     for result in neighbours:
-        # Without a prompt a LoRA need not draw its pictures, and had better not.
-        if result.variation == EMPTY:
+        # Other prompts draw other things; without any a LoRA need not draw its pictures, and had better not.
+        if result.variation in (PRACTICE, EMPTY):
             continue
         grown = {}
         for field, heading in DISTANCES.items():

@@ -84,7 +84,11 @@ def fingerprint(
         **options,
     }
     if discriminator is not None:
-        parts["practice"] = data.practice_fingerprint
+        if data.practice_fingerprint and parts["practice_share"]:
+            parts["practice"] = data.practice_fingerprint
+        else:
+            # It decides nothing, and an earlier version's run does not have it.
+            del parts["practice_share"]
         parts |= {f"discriminator.{name}": value for name, value in shaping(discriminator).items()}
         parts["discriminator_weights"] = identity(discriminator_weights or {})
     return Fingerprint(stage, parts, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -108,9 +109,12 @@ class AdversarialStage(Stage):
             self.remarks.append(self.wrong_captions.remark)
         self.replay = Replay(data, discriminator.replay_share, config.seed)
         self.practice = Practice(data, config, in_step=ranks.shard and ranks.count > 1)
-        wanted = config.anchor == "start" and config.objective == "hybrid"
-        self.anchor = adapter.beside(self.base, start.tensors) if wanted or self.practice.share else None
-        if config.objective == "hybrid" and not wanted and config.guidance != 1 and self.base.guidance_embeds:
+        self.remarks.extend(self.practice.remarks(discriminator, config))
+        hybrid = config.objective == "hybrid"
+        self.holds_to_start = hybrid and config.anchor == "start"
+        wanted = self.holds_to_start or (hybrid and self.practice.share > 0)
+        self.anchor = adapter.beside(self.base, start.tensors) if wanted else None
+        if hybrid and not self.holds_to_start and config.guidance != 1 and self.base.guidance_embeds:
             self.remarks.append(
                 f"guidance is {config.guidance:g} and anchor is pictures: the flow loss then teaches the LoRA to answer"
                 f" {config.guidance:g} as it answers 1. Set anchor to start, or guidance to 1."
@@ -195,7 +199,9 @@ class AdversarialStage(Stage):
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.apply(self.optimiser, self.monitor.lora)
         measured = gradient_statistics(gradients, self.ranks)
-        self.gradient_ratio.update(measured["diffusion_velocity_grad"], measured["adversarial_velocity_grad"])
+        if not batches[0].practice:
+            # In practice the flow loss holds to the start, from which it begins at 0.
+            self.gradient_ratio.update(measured["diffusion_velocity_grad"], measured["adversarial_velocity_grad"])
         samples = sample_verdicts(verdicts, self.ranks)
         return {
             **means,
@@ -264,7 +270,8 @@ class AdversarialStage(Stage):
             judged: list[Tensor] = []
             with torch.no_grad():
                 for batch in self.overfitting.reals(draw):
-                    batch = batch.to(self.device)
+                    # As the update's own reals were shown, with which they are compared.
+                    batch = dataclasses.replace(batch.to(self.device), practice=self.practice.due(draw))
                     shown = self.shown(batch, self.levels(batch, draw), batch.x0, draw)
                     seen = self.judges.look(shown.real, shown.level, shown.conditioning)
                     judged.extend(sample_logits(shown, self.judges.verdicts(seen, shown.rows)).values())
@@ -328,8 +335,11 @@ class AdversarialStage(Stage):
         learnt a style from a few pictures answers with the style, not with those pictures. Where there is no picture of
         the prompt there is no other.
         """
-        if self.anchor is None or (self.config.anchor == "pictures" and not batch.practice):
+        if not (self.holds_to_start or batch.practice):
             return flow.velocity_target(batch.x0, prediction.noise)
+        if self.anchor is None:
+            # The adversarial loss alone: nothing is held.
+            return prediction.velocity.detach()
         with torch.no_grad(), adapter.replaced(self.base, self.anchor):
             return self.velocity(prediction.x_t, prediction.levels.sigma, batch)
 
@@ -484,10 +494,8 @@ class AdversarialStage(Stage):
         beyond one, with fakes of their own."""
         more = max(0, self.config.discriminator_updates - 1) * self._evaluations_of_discriminator
         looks = share_of_base(self.judge, self.base) * (2 + self._backward)
-        held = 1 if self.config.anchor == "start" and self.anchor is not None else self.practice.share
-        # On the way to the last of the sampler's levels a roll-out ends at any of them.
-        practised = self.practice.share * (min(self.config.target_steps, FEW_STEPS) - 1) / 2
-        return super().evaluations_per_picture + looks + more + held + practised
+        held = 1 if self.holds_to_start else self.practice.share * (self.anchor is not None)
+        return super().evaluations_per_picture + looks + more + held + self._roll_out
 
     def training_evaluations(self, first: int) -> float:
         warmup = max(0, self.config.discriminator_warmup - first)
@@ -496,7 +504,13 @@ class AdversarialStage(Stage):
     @property
     def _evaluations_of_discriminator(self) -> float:
         """An update of the discriminator on a fake of its own: that one's making, and two looks."""
-        return 1 + 2 * share_of_base(self.judge, self.base)
+        return 1 + self._roll_out + 2 * share_of_base(self.judge, self.base)
+
+    @property
+    def _roll_out(self) -> float:
+        """On the way to the last of the sampler's levels it ends at any of them; on ranks in step it is made whole."""
+        steps = min(self.config.target_steps, FEW_STEPS)
+        return self.practice.share * (steps if self.judges.in_step else (steps - 1) / 2)
 
     @property
     def scored_by(self) -> str:

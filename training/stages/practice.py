@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...discriminator.interface import Conditioning
 from .. import draws, flow
-from ..config import AdversarialStageConfig
+from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch
 from ..data.real_latents import RealLatents
 
@@ -29,6 +29,21 @@ class Practice:
         """``in_step``: the ranks hold parts of the base, so that each has to evaluate it as often as the others."""
         self._data, self._seed, self._in_step = data, config.seed, in_step
         self.share = config.practice_share if data.practice_prompts else 0.0
+
+    def remarks(self, judge: DiscriminatorConfig, config: AdversarialStageConfig) -> list[str]:
+        """Options that say nothing because every update practises."""
+        idle = [
+            name
+            for name, value in (
+                ("caption_dropout", config.caption_dropout),
+                ("mismatched_share", judge.mismatched_share),
+                ("replay_share", judge.replay_share),
+            )
+            if value
+        ]
+        if self.share < 1 or not idle:
+            return []
+        return [f"practice_share is 1: {' and '.join(idle)} are of updates that do not practise, and there are none."]
 
     def due(self, draw: int) -> bool:
         """Whether this update practises: all of it, on every rank, or nothing of it."""
@@ -51,6 +66,10 @@ class Practice:
                     batch,
                     prompt_embeds=embeds.to(batch.prompt_embeds),
                     pooled_prompt_embeds=pooled.to(batch.pooled_prompt_embeds),
+                    names=tuple(
+                        f"{name} with practice prompt '{prompt.caption[:60]}'"
+                        for name, prompt in zip(batch.names, prompts, strict=True)
+                    ),
                     practice=True,
                 )
             )

@@ -173,6 +173,13 @@ def _by_style(results: list[Result], images: int) -> list[str]:
 _MEASURES = ("paired", "retrieval", "style", "frechet", "memorised", "diversity", "sharpness")
 
 
+def compared(results: list[Result], images: int) -> list[str]:
+    """The styles in which ours was trained from as many pictures, at the first seed, and with its stage 1."""
+    first = min(r["seed"] for r in results)
+    own_results = [r for r in results if r["seed"] == first]
+    return [s for s in subjects.STYLES if _compared([r for r in own_results if r["style"] == s], "ours", images)]
+
+
 def _compared(results: list[Result], arm: str, images: int) -> list[Result]:
     """The arm's results for the styles and seeds in which ours was trained, too: those of others say nothing of it."""
     ours, stage_1, found = (by_cell(results, name, images) for name in ("ours", "stage1", arm))

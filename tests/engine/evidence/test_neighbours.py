@@ -82,6 +82,10 @@ def test_prompts_without_pictures_are_drawn_in_turn(start, real) -> None:
             seeds=[settings["seed"] + place], guidance=2.0,
         )  # fmt: skip
         torch.testing.assert_close(drawn.latents[place : place + 1], expected.cpu(), rtol=1e-3, atol=1e-3)
+    # They do not say which of two samplers they are for.
+    told_apart = few_step(practising)
+    found = evaluate([("one", start)], told_apart, **settings, neighbours="on")
+    assert [each.variation for each in found.neighbours] == VARIATIONS
 
 
 def test_all_rows_have_the_sampler_that_is_asked_for(start, real) -> None:
@@ -170,7 +174,8 @@ def result(variation: str, patches: float, spectrum: float) -> Result:
 def test_neighbours_that_are_much_worse_are_told_with_how_much() -> None:
     own = result("", 0.2, 1.0)
     near, better = result("near", 0.2 * MUCH_WORSE - 0.01, 1.4), result("better", 0.01, 0.1)
-    assert notes_on_neighbours(own, [near, better]) == []
+    others = [result(PRACTICE, 9.0, 9.0), result(EMPTY, 9.0, 9.0)]
+    assert notes_on_neighbours(own, [near, better, *others]) == []
     patches, both = result("dpmpp_2m", 0.62, 1.0), result("strength 1.3", 0.4, 1.6)
     (note,) = notes_on_neighbours(own, [near, patches, both])
     assert note.startswith(

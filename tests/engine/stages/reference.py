@@ -303,6 +303,8 @@ class Reference:
             held_to = noise - x0
             if config.anchor == "start" or practises:
                 held_to = self.anchor(x_t, torch.tensor([sigma]).double(), prompts, guidance or config.guidance)
+            if practises and config.objective == "pure":
+                held_to = v
             error = (v - held_to.detach()) ** 2
             flow = error.mean() if mask is None else (error.mean(1, keepdim=True) * mask).sum() / mask.sum()
             (adversarial,) = torch.autograd.grad(adversarial_loss, v)

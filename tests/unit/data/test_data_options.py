@@ -73,3 +73,12 @@ def test_practice_prompts_are_lines(tmp_path: Path, in_memory: bool) -> None:
     other, _ = run(images, practice_prompts="a dog\na cat\ncaption 1")
     assert other.practice_fingerprint not in ("", data.practice_fingerprint)
     assert data.practice_groups == ((0, 1, 2),)
+
+
+def test_practice_prompts_beside_masks_are_warned_of() -> None:
+    """Before stage 1 is trained: stage 2 would refuse them."""
+    images = [picture(seed) for seed in range(2)]
+    _, report = run(images, masks=[torch.ones(64, 64), None], practice_prompts="a cat")
+    assert "Warning: practice_prompts do not go with masks, and 1 pictures have one" in report
+    assert "practice_prompts do not go" not in run(images, practice_prompts="a cat")[1]
+    assert "practice_prompts do not go" not in run(images, masks=[torch.ones(64, 64), None])[1]

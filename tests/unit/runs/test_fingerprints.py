@@ -25,6 +25,7 @@ from fluxduel.training.runs.fingerprints import Fingerprint, fingerprint
 
 CONFIGS = {"diffusion": DiffusionStageConfig(), "adversarial": AdversarialStageConfig()}
 JUDGE = DiscriminatorConfig()
+PRACTISING = dataclasses.replace(make_data(), practice_fingerprint="practice")
 # Options that are not compared one by one, and what stands for them.
 NOT_BY_NAME = {"steps", "batch_size", "gradient_accumulation"}
 
@@ -36,7 +37,7 @@ def start() -> FluxLoRA:
 
 def of(start: FluxLoRA, stage: str = "adversarial", **changes: Any) -> Fingerprint:
     """A run's fingerprint, with other inputs where ``changes`` says so."""
-    given = {"lora": start, "data": make_data(), "config": CONFIGS[stage]} | changes
+    given = {"lora": start, "data": PRACTISING, "config": CONFIGS[stage]} | changes
     if stage == "adversarial":
         given = {"discriminator": JUDGE, "discriminator_weights": None} | given
     return fingerprint(stage, **given)
@@ -89,7 +90,7 @@ def test_every_input_tells_runs_apart_and_is_named(start, tmp_path: Path) -> Non
             "lora": dataclasses.replace(start, config=dataclasses.replace(start.config, alpha=8.0))
         },
         "the practice prompts": {"data": dataclasses.replace(make_data(), practice_fingerprint="another")},
-        "the training data": {"data": dataclasses.replace(make_data(), fingerprint="another")},
+        "the training data": {"data": dataclasses.replace(PRACTISING, fingerprint="another")},
         "the discriminator it goes on with": {"discriminator_weights": weights},
         "images_per_update (was 1, now 3)": {"ranks": 3},
     }
@@ -103,9 +104,13 @@ def test_every_input_tells_runs_apart_and_is_named(start, tmp_path: Path) -> Non
 
 
 def test_practice_prompts_leave_stage_1_as_it_is(start) -> None:
-    """So that a change of them trains stage 2 alone."""
-    practising = dataclasses.replace(make_data(), practice_fingerprint="another")
-    assert of(start, "diffusion", data=practising) == of(start, "diffusion")
+    """So that a change of them trains stage 2 alone; without a share they decide nothing there, nor a share alone."""
+    others = dataclasses.replace(make_data(), practice_fingerprint="another")
+    assert of(start, "diffusion", data=others) == of(start, "diffusion", data=make_data())
+    without = of(start, data=make_data())
+    assert not {"practice", "practice_share"} & set(without.parts)
+    idle = dataclasses.replace(CONFIGS["adversarial"], practice_share=0.0)
+    assert of(start, data=others, config=idle) == without == of(start, data=make_data(), config=idle)
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "adversarial"])
