@@ -1,7 +1,7 @@
 """Does stage 2 win, and over what? The evidence, in one command.
 
     make bench-quality                 both parts; ARGS="--part styles" for that alone
-    QUICK=1 make bench-quality         one seed, fewer arms
+    QUICK=1 make bench-quality         one seed of one style and one texture, two arms
 
 *Styles*: LoRAs of drawing styles from 24 and 60 pictures, judged on unseen subjects whose true pictures are known
 (``styles``); it needs the pictures of ``benchmarks.pictograms``. *Textures*: photographs as small latents
@@ -53,7 +53,7 @@ IMAGES, FEW_IMAGES = 256, 24
 COUNTS = (24, 60)
 # The rest are compared with it where pictures are fewest.
 CLAIMED = "ours"
-QUICK_ARMS = ("ours", "distil", "control")
+QUICK_ARMS, QUICK_STYLES, QUICK_DOMAINS = ("ours", "distil"), subjects.STYLES[:1], tuple(domains.DOMAINS)[:1]
 # What earns the discriminator its place is compared at so many seeds, what shows a part's worth at the first.
 RIVALS, RIVAL_SEEDS = ("distil", "mmd"), 3
 
@@ -62,7 +62,8 @@ AnyJob = style_job.Job | texture_job.Job
 
 def style_jobs(seeds: int, quick: bool) -> list[style_job.Job]:
     """What is claimed first, seed by seed, then what it is compared with: an interrupted run has whole parts."""
-    places = [(style, seed) for seed in range(FIRST_SEED, FIRST_SEED + seeds) for style in subjects.STYLES]
+    styles = QUICK_STYLES if quick else subjects.STYLES
+    places = [(style, seed) for seed in range(FIRST_SEED, FIRST_SEED + seeds) for style in styles]
     counts = COUNTS[:1] if quick else COUNTS
     few = QUICK_ARMS if quick else tuple(style_arms.ARMS)
     wanted = [
@@ -84,9 +85,11 @@ def texture_jobs(seeds: int, quick: bool) -> list[texture_job.Job]:
     """As ``style_jobs``, with some arms for the first seed alone."""
     wanted = []
     for seed in range(seeds):
-        many = ["target4", "control", *(arm for arm in SHOWN_ONCE if seed == 0 and not quick)]
-        for images, names in ((IMAGES, many), (FEW_IMAGES, ("target4", texture_report.FEW_ARM, "control"))):
-            wanted += [texture_job.Job(d, seed, images, arm) for arm in ("stage1", *names) for d in domains.DOMAINS]
+        few = ["target4", texture_report.FEW_ARM] + ["control"] * (not quick)
+        many = ["target4"] + ["control"] * (not quick) + [arm for arm in SHOWN_ONCE if seed == 0 and not quick]
+        where = QUICK_DOMAINS if quick else domains.DOMAINS
+        for images, names in ((IMAGES, many), (FEW_IMAGES, few)):
+            wanted += [texture_job.Job(d, seed, images, arm) for arm in ("stage1", *names) for d in where]
     return wanted
 
 

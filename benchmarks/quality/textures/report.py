@@ -108,7 +108,8 @@ def section(results: list[Result], floors: dict[str, Any], images: int, few_imag
         (f"two_samplers, {images} images, at 25", images, "both", 25),
     ):
         ratios = over_best_solver(results, count, arm, at)
-        lines.append(f"| {title} | {told(ratios)} | {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |")
+        if ratios:
+            lines.append(f"| {title} | {told(ratios)} | {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |")
     lines += ["", "![Fréchet distance of every arm](experiments/frechet.png)", ""]
     for count, arms in ((images, TITLES), (few_images, ("stage1", "control", "target4", FEW_ARM))):
         for domain in domains.DOMAINS:

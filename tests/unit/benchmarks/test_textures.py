@@ -194,11 +194,11 @@ def test_every_job_is_done_once_and_has_its_start_and_its_control(quick):
     assert len({one.name for one in wanted}) == len(wanted)
     for one in wanted:
         if one.arm in ARMS:
-            assert one._replace(arm="stage1") in wanted and one._replace(arm="control") in wanted
+            assert one._replace(arm="stage1") in wanted and (quick or one._replace(arm="control") in wanted)
     ours = {(one.domain, one.seed) for one in wanted if one.arm == "target4"}
-    assert ours == {(domain, seed) for domain in domains.DOMAINS for seed in (0, 1)}
+    assert ours == {(domain, seed) for domain in [*domains.DOMAINS][: 1 if quick else None] for seed in (0, 1)}
     few = {one.arm for one in wanted if one.images == run.FEW_IMAGES}
-    assert few == {"stage1", "control", "target4", report.FEW_ARM}
+    assert few == {"stage1", "target4", report.FEW_ARM} | (set() if quick else {"control"})
     assert {one.seed for one in wanted if one.arm == "pure"} == (set() if quick else {0})
 
 
