@@ -210,15 +210,24 @@ def test_two_sources_of_prompts(comfy_host: ComfyHost, folder: Path) -> None:
     assert "both captions and conditioning" in error_of(comfy_host, graph)
 
 
-def test_a_few_step_phrase_and_prompts_that_are_encoded_already(comfy_host: ComfyHost, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"few_step_phrase": "quick draft"}, ("few_step_phrase is set", "few_step_guidance")),
+        ({"practice_prompts": "a cat"}, ("practice_prompts are texts", "leave practice_prompts empty")),
+    ],
+)
+def test_texts_beside_prompts_that_are_encoded_already(
+    comfy_host: ComfyHost, folder: Path, changes: dict[str, str], named: tuple[str, ...]
+) -> None:
     graph = training_graph(folder.name)
     graph[PROMPT] = node("CLIPTextEncode", {"clip": [ENCODERS, 0], "text": "x"})
     inputs = graph[LATENTS]["inputs"]
     del inputs["captions"]
-    inputs |= {"conditioning": [PROMPT, 0], "few_step_phrase": "quick draft"}
+    inputs |= {"conditioning": [PROMPT, 0]} | changes
     message = error_of(comfy_host, graph)
-    assert "FluxDuelEncodeRealLatents" in message and "few_step_phrase is set" in message
-    assert "Connect clip and captions" in message and "few_step_guidance" in message
+    assert "FluxDuelEncodeRealLatents" in message and "Connect clip and captions" in message
+    assert all(words in message for words in named)
 
 
 def test_two_samplers_that_nothing_tells_apart(comfy_host: ComfyHost, folder: Path) -> None:

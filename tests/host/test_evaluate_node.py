@@ -74,6 +74,7 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
         vae=[ENCODERS, 1],
         neighbours="on",
     )
+    graph[LATENTS]["inputs"]["practice_prompts"] = "a cat\na dog"
     outputs = comfy_host.run(graph)
     (report,) = outputs[EVALUATE]["text"]
     lines = report.splitlines()
@@ -83,8 +84,8 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
     )
     assert "4 pictures of 64 x 64 a row, against 4 held-out" in report
     start = next(number for number, line in enumerate(lines) if line.startswith("LoRA"))
-    rows = [line.split("  ")[0] for line in lines[start + 1 : start + 12]]
-    beside = ["dpmpp_2m", "twice the steps", "strength 0.7", "strength 1.3"]
+    rows = [line.split("  ")[0] for line in lines[start + 1 : start + 14]]
+    beside = ["dpmpp_2m", "twice the steps", "strength 0.7", "strength 1.3", "practice prompts", "no prompt"]
     assert rows == ["base"] * 2 + ["stage 1"] * 2 + ["stage 2"] * 2 + [f"stage 2, {text}" for text in beside] + [
         "floor (real)"
     ]
@@ -93,7 +94,7 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
 
     assert picture(comfy_host, outputs, SHOW_CHART).size == (1650, 900)
     grid = picture(comfy_host, outputs, SHOW_PICTURES)
-    assert grid.height == 10 * 64
+    assert grid.height == 12 * 64
     # Labels first, then three pictures of 64; the untrained LoRA and stage 1 after three steps look alike.
     pictures = grid.crop((grid.width - 3 * 64, 0, grid.width, grid.height))
     assert grid.width > 3 * 64 and len(pictures.getcolors(maxcolors=1 << 20)) > 1000

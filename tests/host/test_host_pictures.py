@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fluxduel.tests.comfy_host import ComfyHost
-from fluxduel.tests.host.two_stage_graph import ENCODERS, IMAGES, LATENTS, PROMPT, Graph, node
+from fluxduel.tests.host.two_stage_graph import ENCODERS, IMAGES, LATENTS, PROMPT, Graph, node, options
+from fluxduel.training.config import DataConfig
 
 PICTURE, JOINED, SHOW = "30", "31", "32"
 
@@ -28,14 +29,14 @@ def folder(comfy_host: ComfyHost) -> Path:
 
 def encoded(picture: str, images: list, masks: list | None) -> Graph:
     inputs = {"images": images, "vae": [ENCODERS, 1], "conditioning": [PROMPT, 0], "clip": [ENCODERS, 0]}
-    inputs |= {"resolution": 64, "flip": False, "held_out_share": 0.0, "seed": 0, "bucket_step": 64}
+    inputs |= options(DataConfig, resolution=64, held_out_share=0.0)
     return {
         ENCODERS: node("FluxDuelLoadTinyFluxEncoders"),
         PROMPT: node("CLIPTextEncode", {"text": "noise", "clip": [ENCODERS, 0]}),
         PICTURE: node("LoadImage", {"image": f"host-pictures/{picture}"}),
         JOINED: node("JoinImageWithAlpha", {"image": [PICTURE, 0], "alpha": [PICTURE, 1]}),
         LATENTS: node(
-            "FluxDuelEncodeRealLatents", inputs | {"few_step_phrase": ""} | ({} if masks is None else {"masks": masks})
+            "FluxDuelEncodeRealLatents", inputs | ({} if masks is None else {"masks": masks})
         ),
         SHOW: node("PreviewAny", {"source": [LATENTS, 1]}),
     }

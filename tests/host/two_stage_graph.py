@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fluxduel.training.config import AdversarialStageConfig, Config, DiffusionStageConfig, DiscriminatorConfig
+from fluxduel.training.config import (
+    AdversarialStageConfig,
+    Config,
+    DataConfig,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+)
 
 Graph = dict[str, dict[str, Any]]
 
@@ -78,13 +84,8 @@ def training_graph(folder: str, prefix: str = "loras/test-stage1", **stage: Any)
                 "names": [IMAGES, 4],
                 "clip": [ENCODERS, 0],
                 "vae": [ENCODERS, 1],
-                "resolution": 64,
-                "flip": False,
-                "held_out_share": 0.2,
-                "seed": 0,
-                "bucket_step": 64,
-                "few_step_phrase": "",
-            },
+            }
+            | options(DataConfig, resolution=64, held_out_share=0.2),
         ),
         STAGE_1: node(
             "FluxDuelTrainDiffusionStage",
