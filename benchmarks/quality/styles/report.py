@@ -29,7 +29,7 @@ def sheet(results: list[Result], folder: Path, style: str, images: int, seed: in
     columns: list[tuple[str, Any, Setting]] = [
         (f"base\neuler {job.MANY}", None, OWN._replace(steps=job.MANY)),
         (f"stage 1\neuler {job.FEW}", stage_1, OWN),
-        (f"stage 1, guidance\n{guidance:g}, {solver} {steps}", stage_1, Setting(solver, steps, guidance)),
+        (f"stage 1, at {guidance:g}\n{solver} {steps}", stage_1, Setting(solver, steps, guidance)),
         (f"stage 1\neuler {job.MANY}", stage_1, OWN._replace(steps=job.MANY)),
         (f"ours\neuler {job.FEW}", ours, OWN),
     ]
