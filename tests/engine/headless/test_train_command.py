@@ -379,10 +379,10 @@ def test_evaluate_writes_report_numbers_chart_and_pictures(
     assert asked == [(name, steps) for name in ("base", "mine-stage1", "mine") for steps in (1, 2)]
     assert {result["sampler"] for result in numbers["results"]} == {"deis"}
     beside = [(result["variation"], result["sampler"]) for result in numbers["neighbours"]]
-    assert beside[:2] == [("euler", "euler"), ("twice the steps", "deis")] and len(beside) == 4
+    assert beside[:2] == [("euler", "euler"), ("twice the steps", "deis")] and len(beside) == 5
     assert "mine against mine-stage1 at 2 steps" in report
     grid = np.asarray(Image.open(tmp_path / "out" / "pictures.png"), np.float32)
-    assert grid.shape[0] == 10 * SIDE and grid.shape[1] > 2 * SIDE
+    assert grid.shape[0] == 11 * SIDE and grid.shape[1] > 2 * SIDE
     assert np.asarray(Image.open(tmp_path / "out" / "chart.png")).std() > 5
 
 
