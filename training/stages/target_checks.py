@@ -42,11 +42,12 @@ def check_target(
                 "compared with whole pictures. Set practice_share to 0, or leave the masks away."
             )
     if config.balance == "gradient_ratio" and config.objective == "hybrid":
-        for cause in (
-            "anchor is start" * (config.anchor == "start"),
-            "practice_share is 1" * (config.practice_share == 1 and bool(data.practice_prompts)),
-        ):
-            if cause:
+        causes = {
+            "anchor is start": config.anchor == "start",
+            "practice_share is 1": config.practice_share == 1 and bool(data.practice_prompts),
+        }
+        for cause, holds in causes.items():
+            if holds:
                 raise ValueError(
                     f"balance is gradient_ratio and {cause}: the flow loss then begins at 0, and a share of its "
                     "gradient is no weight. Set balance to fixed."
