@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..training.config import (
+    PRECISIONS,
     TINY_BASE,
     AdversarialStageConfig,
     Config,
@@ -32,8 +33,10 @@ class BaseConfig(Config):
     )
     precision: str = option(
         "bf16",
-        "Number type of the frozen base. bf16 halves the memory; fp32 is for the tiny base and for comparisons.",
-        choices=("bf16", "fp32"),
+        "Number format of the frozen base on the card. bf16: 22 GB for FLUX.1. int8: 12 GB, with a scale for each row; "
+        "int8_convrot: the same, with inputs rotated so that outliers cost less. fp32 is for the tiny base and for "
+        "comparisons.",
+        choices=PRECISIONS,
     )
     device: str = option(
         "auto", "Where to compute. auto: the GPU where there is one.", choices=("auto", "cpu", "cuda"), advanced=True

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 # The name of the built-in base where a checkpoint is asked for.
 TINY_BASE = "tiny"
+# Of the frozen base; ``training.base.formats`` says what they are.
+PRECISIONS = ("bf16", "fp32", "int8", "int8_convrot")
 # The solvers of ComfyUI's KSampler that pictures can be sampled with, by its names; ``base.solvers`` has them.
 SAMPLERS = ("euler", "heun", "deis", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v", "gradient_estimation")
 # Whether an evaluation also samples beside its settings; auto: where that takes no longer than the rest.

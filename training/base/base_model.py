@@ -28,6 +28,7 @@ from .checkpoint_files import (
     weight_files,
 )
 from .families import flux1
+from .formats import PRECISIONS, place
 from .single_files import load_single_file
 
 __all__ = [
@@ -40,14 +41,12 @@ __all__ = [
     "read_transformer_config",
 ]
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
 
 @dataclass(frozen=True)
 class BaseReference:
     """Which base a LoRA belongs to. ``path``: a .safetensors file, a diffusers folder, or ``TINY_BASE``.
 
-    ``precision``: ``bf16`` or ``fp32``, the type in which the frozen weights are held and computed with.
+    ``precision``: one of ``formats.PRECISIONS``, in which the frozen weights are held and computed with.
     """
 
     path: str
@@ -230,14 +229,14 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
     Raises ``BaseModelError`` for a checkpoint that is missing, damaged, quantised or not FLUX.1.
     """
     config = read_transformer_config(reference.path)
-    dtype = PRECISIONS[reference.precision]
+    precision = PRECISIONS[reference.precision]
     files = weight_files(reference.path)
     try:
         if is_single_file(reference.path):
-            transformer = load_single_file(FluxTransformer2DModel, files[0], config, dtype)
+            transformer = load_single_file(FluxTransformer2DModel, files[0], config, precision.dtype)
         else:
             transformer = FluxTransformer2DModel.from_pretrained(
-                files[0].parent, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+                files[0].parent, torch_dtype=precision.dtype, local_files_only=True, use_safetensors=True
             )
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -246,4 +245,7 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
     empty = [name for name, weight in transformer.named_parameters() if weight.is_meta]
     if empty:
         raise BaseModelError(f"{reference.path} lacks {len(empty)} weights, the first is {empty[0]}. Is it complete?")
+    if precision.int8:
+        for name, weight in transformer.state_dict().items():
+            place(transformer, name, weight.to(device), precision)
     return FluxBase(transformer.to(device), reference)

@@ -57,11 +57,11 @@ def rotated(x: Tensor, group: int) -> Tensor:
     """
     if x.shape[-1] % group:
         raise ValueError(f"{x.shape[-1]} inputs are no multiple of the group of {group} that is rotated at once.")
-    return (x.unflatten(-1, (-1, group)) @ _hadamard(group).to(x)).flatten(-2)
+    return (x.unflatten(-1, (-1, group)) @ _hadamard(group, x.dtype, x.device)).flatten(-2)
 
 
 @functools.lru_cache
-def _hadamard(size: int) -> Tensor:
+def _hadamard(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The Kronecker power of the regular 4 x 4 matrix (ConvRot, arXiv:2512.03673), its rows of length 1."""
     part = torch.ones(4, 4) - 2 * torch.eye(4).flip(0)
     whole = torch.ones(1, 1)
@@ -69,4 +69,4 @@ def _hadamard(size: int) -> Tensor:
         whole = torch.kron(whole, part)
     if len(whole) != size:
         raise ValueError(f"Groups of {size} cannot be rotated: choose a power of 4.")
-    return whole / size**0.5
+    return (whole / size**0.5).to(device=device, dtype=dtype)

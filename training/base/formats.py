@@ -1,0 +1,49 @@
+"""In which number format the frozen weights lie on the device, and how one of them gets there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from .frozen_linear import FrozenLinear
+from .int8 import GROUP, Int8Weight, dequantised, quantised
+
+
+class Precision(NamedTuple):
+    """``dtype``: what is computed with. ``int8``: the blocks' linear layers hold int8 rows, rotated in ``group``."""
+
+    dtype: torch.dtype
+    int8: bool = False
+    group: int = 0
+
+
+PRECISIONS = {
+    "bf16": Precision(torch.bfloat16),
+    "fp32": Precision(torch.float32),
+    "int8": Precision(torch.bfloat16, int8=True),
+    "int8_convrot": Precision(torch.bfloat16, int8=True, group=GROUP),
+}
+
+
+def place(transformer: FluxTransformer2DModel, name: str, weight: Tensor | Int8Weight, precision: Precision) -> None:
+    """Put ``weight``, which lies on its device already, where ``name`` says, in this precision.
+
+    What comes in int8 stays as it is where int8 is wanted. Outside the blocks, and where there is no matrix, weights
+    are few: those are never rounded to int8. Raises ``AttributeError`` where the transformer has no such place.
+    """
+    path, _, leaf = name.rpartition(".")
+    module = transformer.get_submodule(path)
+    if precision.int8 and leaf == "weight" and "blocks." in path and isinstance(module, nn.Linear):
+        if not isinstance(weight, Int8Weight):
+            group = precision.group
+            weight = quantised(weight, group if group and weight.shape[1] % group == 0 else 0)
+        parent, _, child = path.rpartition(".")
+        setattr(transformer.get_submodule(parent), child, FrozenLinear(weight, module.bias))
+        return
+    if isinstance(weight, Int8Weight):
+        weight = dequantised(weight, precision.dtype)
+    getattr(module, leaf)
+    setattr(module, leaf, nn.Parameter(weight.to(precision.dtype), requires_grad=False))
