@@ -48,6 +48,14 @@ class BaseConfig(Config):
         advanced=True,
     )
 
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if self.shard and self.precision.startswith("int8"):
+            raise ValueError(
+                f"BaseConfig.shard is on and precision is {self.precision}: a base that is split over cards is split "
+                "in one number format. Set precision to bf16, or shard to false."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig(Config):

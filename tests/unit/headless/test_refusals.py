@@ -147,3 +147,10 @@ def test_a_refusal_leaves_no_empty_folder(tmp_path: Path, pictures: Path, capsys
     # What was there stays, empty or not.
     out.mkdir(parents=True)
     assert "it is empty" in refused(capsys, *asked) and out.is_dir() and not any(out.iterdir())
+
+
+def test_a_base_in_int8_is_not_split_over_cards(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(
+        capsys, "train", "--images.folder", pictures, "--base.precision", "int8_convrot", "--base.shard", "true"
+    )
+    assert "shard is on and precision is int8_convrot" in told and "Set precision to bf16, or shard to false" in told
