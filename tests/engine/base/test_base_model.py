@@ -234,10 +234,9 @@ def single_file(folder: Path, **changes: tuple[int, ...] | None) -> Path:
         "time_in.in_layer.weight": (1, 256),
         "vector_in.in_layer.weight": (1, 768),
         "guidance_in.in_layer.weight": (1, 256),
-        "double_blocks.0.img_attn.qkv.weight": (1, 1),
-        "double_blocks.18.img_attn.qkv.weight": (1, 1),
-        "single_blocks.0.linear1.weight": (1, 1),
-        "single_blocks.37.linear1.weight": (1, 1),
+        "double_blocks.0.img_attn.norm.query_norm.scale": (128,),
+        **{f"double_blocks.{i}.img_attn.qkv.weight": (1, 1) for i in range(19)},
+        **{f"single_blocks.{i}.linear1.weight": (1, 1) for i in range(38)},
         "final_layer.linear.weight": (64, 1),
     } | changes
     path = folder / "checkpoint.safetensors"
@@ -271,10 +270,13 @@ def test_configuration_of_a_single_file_comes_from_its_shapes(tmp_path: Path) ->
     ("changes", "words"),
     [
         ({"double_stream_modulation_img.lin.weight": (1, 1)}, "FLUX.2"),
-        ({"double_blocks.0.img_attn.qkv.scale_weight": (1,)}, "quantised"),
-        ({"double_blocks.0.img_attn.qkv.weight.absmax": (1,)}, "quantised"),
+        ({"double_blocks.0.img_attn.qkv.qweight": (1, 1)}, "a Nunchaku file"),
+        ({"distilled_guidance_layer.in_proj.weight": (1, 1)}, "is Chroma"),
+        ({"controlnet_x_embedder.weight": (1, 1)}, "a ControlNet"),
         ({"img_in.weight": (3072, 384)}, "384 input channels"),
-        ({"img_in.weight": (2048, 64)}, "width 2048"),
+        ({"img_in.weight": (2000, 64)}, "width 2000"),
+        ({"double_blocks.0.img_attn.norm.query_norm.scale": (64,)}, "heads of 64"),
+        ({"double_blocks.7.img_attn.qkv.weight": None}, r"double_blocks\.7 are missing"),
         ({"final_layer.linear.weight": None}, "final_layer.linear.weight is missing"),
     ],
 )

@@ -1,0 +1,7 @@
+"""What the readers of checkpoints raise."""
+
+from __future__ import annotations
+
+
+class BaseModelError(ValueError):
+    """A checkpoint that cannot be the base: missing, damaged, or not FLUX.1. The message says what to do."""

@@ -1,0 +1,110 @@
+"""GGUF files (llama.cpp's format, with FLUX in it): read by the ``gguf`` package, decoded by diffusers in plain torch.
+
+Both are imported only here and only when such a file is read. diffusers' CUDA kernels for GGUF stay out: they are code
+from the network.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..failure_words import reason
+from .errors import BaseModelError
+
+SUFFIX = ".gguf"
+
+_SHAPE_FIELD = "comfy.gguf.orig_shape."
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_KERNELS = "DIFFUSERS_GGUF_CUDA_KERNELS"
+
+
+def read_header(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
+    """Key -> (shape of the weight, GGUF's name of its type), and the texts among the file's fields.
+
+    Raises ``BaseModelError`` for a damaged file, and where the ``gguf`` package is missing.
+    """
+    reader = _reader(file)
+    tensors = {each.name: (_shape(file, reader, each), each.tensor_type.name) for each in reader.tensors}
+    fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("general.")}
+    return tensors, {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+def opened(file: Path) -> Callable[[str], Tensor]:
+    """What gives a tensor of ``file`` by its key, as a flat tensor of bytes."""
+    tensors = {each.name: each for each in _reader(file).tensors}
+
+    def bytes_of(key: str) -> Tensor:
+        # A copy: the file is mapped read-only, which torch does not know.
+        return torch.from_numpy(np.array(tensors[key].data).reshape(-1).view(np.uint8))
+
+    return bytes_of
+
+
+def can_decode(dtype: str) -> bool:
+    """Whether ``decoded`` knows the type of this name."""
+    return dtype in _PLAIN or dtype in _decoders()
+
+
+def decoded(raw: Tensor, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    """The weight of ``shape`` whose bytes are ``raw``, on the device of ``raw``: fp32, or the plain type that it has.
+
+    ``dtype``: GGUF's name of the type, one that ``can_decode``.
+    """
+    if dtype in _PLAIN:
+        return raw.view(_PLAIN[dtype]).reshape(shape)
+    decode, block, size = _decoders()[dtype]
+    # Scales are halves in the file; in fp32 their products are not rounded again.
+    return decode(raw.reshape(-1, size), block, size, dtype=torch.float32).reshape(shape)
+
+
+@functools.cache
+def _decoders() -> dict[str, tuple[Callable[..., Tensor], int, int]]:
+    """Name of a type -> (decoder of blocks, values in a block, bytes in a block)."""
+    before = os.environ.pop(_KERNELS, None)
+    try:
+        from diffusers.quantizers.gguf import utils
+    finally:
+        if before is not None:
+            os.environ[_KERNELS] = before
+    return {kind.name: (decode, *utils.GGML_QUANT_SIZES[kind]) for kind, decode in utils.dequantize_functions.items()}
+
+
+def _package() -> ModuleType:
+    try:
+        import gguf
+    except ImportError as error:
+        raise BaseModelError(
+            "GGUF files need the Python package gguf. Install it where ComfyUI's Python is (pip install gguf), or "
+            "choose a .safetensors file."
+        ) from error
+    return gguf
+
+
+def _reader(file: Path) -> Any:
+    gguf = _package()
+    try:
+        return gguf.GGUFReader(file)
+    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        raise BaseModelError(
+            f"{file} cannot be read as GGUF ({reason(error)}). Download it again, or choose another file."
+        ) from error
+
+
+def _shape(file: Path, reader: Any, tensor: Any) -> tuple[int, ...]:
+    # GGUF counts the dimensions from the innermost. A tensor whose rows do not fit the blocks is written in another
+    # shape, and its own is noted.
+    noted = reader.fields.get(_SHAPE_FIELD + tensor.name)
+    shape = tuple(map(int, noted.contents() if noted is not None else reversed(tensor.shape.tolist())))
+    if prod(shape) != tensor.n_elements:
+        raise BaseModelError(f"{file.name}: key {tensor.name} holds no tensor of {list(shape)}. Download it again.")
+    return shape
