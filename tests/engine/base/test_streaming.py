@@ -1,0 +1,427 @@
+"""A base whose blocks are streamed trains, samples and resumes as one that is on the device whole, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, distributed
+from torch.distributed import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from fluxduel.tests.device import DEVICE
+from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data, practice_prompts, with_phrase
+from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
+from fluxduel.training.base.streaming import Streamer, spread, stream
+from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.lora.adapter import FluxLoRA
+from fluxduel.training.stages.adversarial_stage import AdversarialStage
+from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.stage import Stage
+
+DOUBLES, SINGLES = 3, 4
+COUNT = DOUBLES + SINGLES
+STEPS = 3
+SHARES = [3 / COUNT, 1.0]
+PRECISIONS = ["fp32", "bf16"]
+SMALL: dict[str, Any] = {"steps": 8, "batch_size": 2, "learning_rate": 1e-2}
+STAGE_1 = DiffusionStageConfig(**SMALL, ema_decay=0.5)
+STAGE_2 = AdversarialStageConfig(**SMALL, discriminator_warmup=1, target_steps=2, watch_pictures=4)
+# Everything that sends the base through its blocks in an order of its own.
+EVERYTHING = dataclasses.replace(
+    STAGE_2, target="two_samplers", anchor="start", practice_share=0.0, gradient_accumulation=2, discriminator_updates=2
+)
+JUDGE = DiscriminatorConfig(width=8, learning_rate=1e-2)
+CURIOUS = dataclasses.replace(JUDGE, penalty_share=1.0, replay_share=0.5, mismatched_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Deeper than the others', so that there is something to stream; every weight is random."""
+    folder = tmp_path_factory.mktemp("deep-transformer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=DOUBLES,
+            num_single_layers=SINGLES,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=CONTEXT,
+            pooled_projection_dim=POOLED,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )
+        for weight in transformer.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    transformer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data():
+    return dataclasses.replace(with_phrase(make_data()), practice_prompts=practice_prompts())
+
+
+def in_precision(start: FluxLoRA, precision: str) -> FluxLoRA:
+    return dataclasses.replace(start, base=BaseReference(start.base.path, precision))
+
+
+def loaded(start: FluxLoRA, share: float = 0.0, slots: int = 2) -> tuple[FluxBase, Streamer]:
+    base = load_base(start.base, "cpu")
+    lora.attach(base, start)
+    streamer = stream(base, DEVICE, share, slots)
+    base.gradient_checkpointing = True
+    return base, streamer
+
+
+def given(batch: int = 2) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"prompt_embeds": (batch, LENGTH, CONTEXT), "pooled_prompt_embeds": (batch, POOLED)}
+    drawn = {name: torch.randn(shape, generator=generator).to(DEVICE) for name, shape in shapes.items()}
+    return drawn | {"sigma": torch.tensor([0.25, 0.75])[:batch].to(DEVICE), "guidance": 3.5}
+
+
+def latents(seed: int = 2) -> Tensor:
+    return torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+MAKE: dict[str, Callable[[FluxLoRA, Any], Stage]] = {
+    "stage 1": lambda start, data: DiffusionStage(start, data, STAGE_1, device=DEVICE),
+    "stage 2": lambda start, data: AdversarialStage(start, data, JUDGE, STAGE_2, device=DEVICE),
+    "everything": lambda start, data: AdversarialStage(start, data, CURIOUS, EVERYTHING, device=DEVICE),
+}
+
+
+def trained(stage: Stage, first: int = 0, last: int = STEPS, measure: bool = True) -> list[Any]:
+    """What is logged, measured and known after steps ``first`` to ``last``."""
+    told: list[Any] = [stage.validate(lambda: None)] if measure else []
+    told += [stage.step(step) for step in range(first, last)]
+    tensors, numbers = stage.state()
+    return [*told, stage.validate(lambda: None) if measure else None, tensors, numbers, stage.delivered()]
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Equal to the last bit, whatever is in what."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for place, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{place}")
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other) and one.dtype == other.dtype, where
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[Any, list[Any]]:
+    """What resident bases give, trained with once."""
+    return {}
+
+
+# The same results
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+def test_training_is_that_of_a_resident_base(
+    start, data, known, kind: str, precision: str, share: float, slots: int
+) -> None:
+    start = in_precision(start, precision)
+    if (kind, precision) not in known:
+        known[kind, precision] = trained(MAKE[kind](start, data))
+    stage = MAKE[kind](start, data)
+    streamer = stream(stage.base, DEVICE, share, slots)
+    assert_same(trained(stage), known[kind, precision])
+    assert streamer.ring.copies > 0 and len(streamer.blocks) == round(share * COUNT)
+
+
+def test_training_with_every_order_of_looks_is_that_of_a_resident_base(start, data) -> None:
+    stages = [MAKE["everything"](start, data) for _ in range(2)]
+    streamer = stream(stages[1].base, DEVICE, 1.0)
+    assert_same(*(trained(stage) for stage in stages))
+    assert streamer.ring.copies > 100
+
+
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+def test_streaming_nothing_changes_nothing(start, data, kind: str) -> None:
+    stages = [MAKE[kind](start, data) for _ in range(2)]
+    streamer = stream(stages[1].base, DEVICE, 0.0)
+    assert_same(*(trained(stage, measure=False) for stage in stages))
+    assert streamer.blocks == () and streamer.ring.copies == streamer.ring.device_bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+@pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), (1.0, 3 / COUNT), (1.0, 0.0)])
+def test_a_run_goes_on_streamed_or_not_as_it_began(start, data, kind: str, before: float, after: float) -> None:
+    """A checkpoint says nothing of where the base has lain."""
+    whole = MAKE[kind](start, data)
+    wanted = trained(whole, measure=False)
+    first, second = (MAKE[kind](start, data) for _ in range(2))
+    stream(first.base, DEVICE, before)
+    stream(second.base, DEVICE, after, slots=1)
+    head = trained(first, 0, 1, measure=False)
+    second.restore(*first.state())
+    tail = trained(second, 1, STEPS, measure=False)
+    assert_same([*head[:1], *tail], wanted)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("adapter", [True, False])
+def test_velocity_and_its_gradients_are_those_of_a_resident_base(start, precision, adapter: bool, slots: int) -> None:
+    found = []
+    for share in (0.0, *SHARES):
+        base, _ = loaded(in_precision(start, precision), share, slots)
+        x_t = latents().requires_grad_()
+        with torch.no_grad():
+            quiet = base.velocity(x_t, **given(), adapter=adapter)
+        velocity = base.velocity(x_t, **given(), adapter=adapter)
+        velocity.square().mean().backward()
+        found.append([quiet, velocity, x_t.grad, [p.grad for p in lora.parameters(base)]])
+        assert all((p.grad is not None) == adapter for p in lora.parameters(base))
+    assert_same(found[1], found[0])
+    assert_same(found[2], found[0])
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_graphs_at_once_are_those_of_a_resident_base(start, precision: str, slots: int) -> None:
+    """A velocity, then features of what it leads to, and both walked back: the later one first, as in stage 2."""
+    found = []
+    for share in (0.0, *SHARES):
+        base, _ = loaded(in_precision(start, precision), share, slots)
+        x_t = latents().requires_grad_()
+        velocity = base.velocity(x_t, **given())
+        endpoint = (x_t - velocity).detach().requires_grad_()
+        maps = base.features(endpoint, **given(), taps=(1, 4))
+        (inner,) = torch.autograd.grad(sum(m.float().square().mean() for m in maps), endpoint)
+        velocity.backward(inner)
+        found.append([velocity, maps, inner, x_t.grad, [p.grad for p in lora.parameters(base)]])
+    assert_same(found[1], found[0])
+    assert_same(found[2], found[0])
+
+
+def test_without_a_gradient_nothing_has_to_be_computed_anew(start) -> None:
+    found = []
+    for share in (0.0, 1.0):
+        base, _ = loaded(start, share)
+        base.gradient_checkpointing = False
+        with torch.no_grad():
+            found.append([base.velocity(latents(), **given()), base.features(latents(), **given(), taps=(2, 5))])
+    assert_same(*found)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+def test_training_without_checkpointing_is_refused(start, data, kind: str) -> None:
+    stage = MAKE[kind](start, data)
+    stage.base.gradient_checkpointing = False
+    stream(stage.base, DEVICE, 3 / COUNT)
+    with pytest.raises(ValueError, match="gradient_checkpointing"):
+        for step in range(2):
+            stage.step(step)
+
+
+def test_a_look_with_a_gradient_but_without_checkpointing_is_refused(start) -> None:
+    base, _ = loaded(start, 1.0)
+    base.gradient_checkpointing = False
+    with pytest.raises(ValueError, match="gradient_checkpointing"):
+        base.features(latents().requires_grad_(), **given(), taps=(1,))
+
+
+def test_autograd_refuses_what_the_check_would_let_through(start) -> None:
+    """The blocks called past the base, without recomputation: their slots are overwritten before the backward pass."""
+    base, _ = loaded(start, 1.0)
+    x_t = latents().requires_grad_()
+
+    def straight(block: torch.nn.Module, *arguments: Any) -> Any:
+        return block(*arguments)
+
+    base.transformer.enable_gradient_checkpointing(straight)
+    loss = base.velocity(x_t, **given()).mean()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_base_that_is_streamed_from_within_inference_mode_is_no_less_safe(start) -> None:
+    base = load_base(start.base, "cpu")
+    lora.attach(base, start)
+    with torch.inference_mode():
+        stream(base, DEVICE, 1.0)
+    weights = [parameter for block in base.blocks for parameter in block.parameters()]
+    assert not any(weight.is_inference() for weight in weights)
+
+
+def test_a_base_that_was_moved_while_streamed_is_refused(start) -> None:
+    base, streamer = loaded(start, 1.0)
+    base.blocks[1].to(torch.float64)
+    with pytest.raises(RuntimeError, match="Release the streamer"), torch.no_grad():
+        base.velocity(latents(), **given())
+    streamer.release()
+
+
+@pytest.mark.parametrize(
+    ("share", "slots", "words"),
+    [(-0.1, 2, "from 0 to 1"), (1.1, 2, "from 0 to 1"), (float("nan"), 2, "from 0 to 1"), (0.5, 0, "1 slot")],
+)
+def test_shares_and_slots_out_of_range_are_refused(start, share: float, slots: int, words: str) -> None:
+    base = load_base(start.base, "cpu")
+    with pytest.raises(ValueError, match=words):
+        stream(base, DEVICE, share, slots)
+
+
+def test_a_base_is_streamed_once_at_a_time(start) -> None:
+    base, streamer = loaded(start, 1.0)
+    with pytest.raises(ValueError, match="streamed already"):
+        stream(base, DEVICE, 0.5)
+    streamer.release()
+    stream(base, DEVICE, 0.5)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_a_base_that_is_split_over_ranks_is_refused(start) -> None:
+    base = load_base(start.base, "cpu")
+    with alone():
+        fully_shard(base.blocks[2], mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match="several GPUs"):
+            stream(base, "cpu", 0.5)
+
+
+# Where things are
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("share", SHARES)
+def test_what_is_on_the_device_is_bounded_by_the_slots(start, share: float, slots: int) -> None:
+    base, streamer = loaded(start, share, slots)
+    chosen = [base.blocks[index] for index in streamer.blocks]
+    frozen = [sum(p.nbytes for p in block.parameters() if not p.requires_grad) for block in chosen]
+    # Each tensor begins at a multiple of 512 bytes.
+    padding = 512 * sum(1 for block in chosen for _ in block.parameters())
+    ring = streamer.ring
+    assert sum(frozen) <= ring.host_bytes <= sum(frozen) + padding
+    assert 0 < ring.device_bytes <= slots * (max(frozen) + padding)
+    # All that the streamed blocks compute with lies in one storage a slot, or is trained.
+    storages = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for block in chosen
+        for p in [*block.parameters(), *block.buffers()]
+        if not p.requires_grad
+    }
+    assert len(storages) == min(slots, len(chosen)) and sum(storages.values()) == ring.device_bytes
+    velocity = base.velocity(latents(), **given())
+    velocity.mean().backward()
+    assert {p.untyped_storage().data_ptr() for p in chosen[0].parameters() if not p.requires_grad} <= set(storages)
+    assert base.device.type == torch.device(DEVICE).type
+    assert {p.device for p in base.transformer.parameters()} == {base.device}
+
+
+def test_the_adapter_stays_the_same_and_is_not_streamed(start) -> None:
+    base = load_base(start.base, "cpu")
+    lora.attach(base, start)
+    before = lora.parameters(base)
+    streamer = stream(base, DEVICE, 1.0)
+    assert all(one is other for one, other in zip(lora.parameters(base), before, strict=True))
+    assert_same(lora.snapshot(base), {name: t for name, t in start.tensors.items()})
+    with torch.no_grad():
+        for parameter in before:
+            parameter.add_(1)
+    streamer.release()
+    assert all(torch.equal(lora.snapshot(base)[name], t + 1) for name, t in start.tensors.items())
+
+
+def test_a_released_base_is_whole_again(start) -> None:
+    base, streamer = loaded(start, 1.0)
+    with torch.no_grad():
+        streamed = base.velocity(latents(), **given())
+    streamer.release()
+    frozen = [p for block in base.blocks for p in block.parameters() if not p.requires_grad]
+    assert all(p.device.type == "cpu" for p in frozen)
+    base.transformer.to(DEVICE)
+    copies = streamer.ring.copies
+    with torch.no_grad():
+        assert torch.equal(base.velocity(latents(), **given()), streamed)
+    assert streamer.ring.copies == copies
+    kept = load_base(start.base, "cpu").transformer.state_dict()
+    held = {name.replace(".base_layer", ""): t for name, t in base.transformer.state_dict().items()}
+    assert all(torch.equal(held[name].cpu(), tensor) for name, tensor in kept.items())
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 57])
+def test_streamed_blocks_are_spread_evenly(count: int) -> None:
+    for chosen in range(count + 1):
+        blocks = spread(count, chosen / count)
+        assert len(set(blocks)) == chosen and list(blocks) == sorted(blocks)
+        assert all(0 <= block < count for block in blocks)
+        # From one to the next, around the ends too, since the way back follows.
+        gaps = {b - a for a, b in zip(blocks, [*blocks[1:], blocks[0] + count] if blocks else [], strict=True)}
+        assert not gaps or max(gaps) - min(gaps) <= 1
+    assert spread(57, 0.004) == () and len(spread(57, 0.5)) in (28, 29)
+
+
+# Copies
+
+
+def order(stage: Stage) -> list[int]:
+    """Filled with the blocks in the order in which they run from now on."""
+    found: list[int] = []
+    for index, block in enumerate(stage.base.blocks):
+        block.register_forward_pre_hook(lambda *_, index=index: found.append(index))
+    return found
+
+
+UP, DOWN = list(range(COUNT)), list(range(COUNT))[::-1]
+# The judge's last tap is at 0.49 of the depth: block 2 of 7.
+LOOK = UP[:3]
+ORDERS = {"stage 1": UP + DOWN, "stage 2": UP + LOOK + LOOK + LOOK[::-1] + DOWN}
+# With one slot each change of the block is a copy. With two, both ends of a way back and forth are there already: 5 and
+# 5. In stage 2 a look of 3 brings a fourth, and the way back from it what that one has displaced: 5 up, 4, 4 and 2 for
+# the looks, 7 down.
+COPIES = {("stage 1", 1): 12, ("stage 1", 2): 10, ("stage 2", 1): 21, ("stage 2", 2): 22}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+def test_a_step_copies_what_its_order_asks_for(start, data, kind: str, slots: int) -> None:
+    data = dataclasses.replace(data, practice_prompts=())
+    if kind == "stage 1":
+        stage: Stage = DiffusionStage(start, data, STAGE_1, device=DEVICE)
+    else:
+        # Without slopes and held-out reals, which have looks of their own.
+        judge = dataclasses.replace(JUDGE, r1=0.0, r2=0.0, augmentation="off")
+        config = dataclasses.replace(STAGE_2, discriminator_warmup=0, discriminator_ratio="fixed", watch=False)
+        stage = AdversarialStage(start, data, judge, config, device=DEVICE)
+    streamer = stream(stage.base, DEVICE, 1.0, slots)
+    seen = order(stage)
+    for step in range(3):
+        seen.clear()
+        before = streamer.ring.copies
+        stage.step(step)
+        assert seen == ORDERS[kind]
+        # Where a step ends the next one begins; before the first one nothing is there.
+        assert streamer.ring.copies - before == COPIES[kind, slots] + (slots if step == 0 else 0)

@@ -1,0 +1,91 @@
+"""Blocks of the frozen base that stay in ordinary memory, and come to the device each time they compute."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from .base_model import FluxBase
+from .ring import Ring
+
+_STREAMED: weakref.WeakSet[FluxBase] = weakref.WeakSet()
+
+
+class Streamer:
+    """The streamed blocks of one base, by ``stream``.
+
+    ``blocks``: which they are, as indices into ``base.blocks``. ``ring``: where they pass through.
+    """
+
+    def __init__(self, base: FluxBase, blocks: tuple[int, ...], ring: Ring) -> None:
+        self.base, self.blocks, self.ring = base, blocks, ring
+        self._hooks = [
+            base.blocks[index].register_forward_pre_hook(partial(self._before, number))
+            for number, index in enumerate(blocks)
+        ]
+        _STREAMED.add(base)
+
+    def release(self) -> None:
+        """End the streaming and give back all that it holds on the device.
+
+        The streamed blocks then lie in ordinary memory. The base computes again once it is moved to one device as a
+        whole, or streamed anew.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self.ring.release()
+        _STREAMED.discard(self.base)
+
+    def _before(self, number: int, block: nn.Module, arguments: tuple[Any, ...]) -> None:
+        # Autograd would refuse the backward pass too, but only after a whole step and in words for nobody.
+        if torch.is_grad_enabled() and not self.base.gradient_checkpointing:
+            raise ValueError(
+                "Blocks of the base are streamed, so each is on the device only while it computes. Training then needs "
+                "gradient_checkpointing: turn it on, or stream nothing."
+            )
+        self.ring.fetch(number)
+
+
+def stream(base: FluxBase, device: torch.device | str, share: float, slots: int = 2) -> Streamer:
+    """Move ``base`` to ``device`` but for a ``share`` of its blocks, which pass through ``slots`` slots there.
+
+    ``base``: on the CPU, so that the device never has to hold the whole. ``share``: in [0, 1]; the blocks, to the
+    nearest whole number, are spread evenly over the depth, so that copies are, too. ``slots``: with 2 a block is copied
+    while another one computes; 1 takes half the memory. A slot is as large as the largest block that passes through it.
+    What is trained, such as an adapter, stays on the device.
+
+    Results are those of a base that is there as a whole, bit for bit. Training needs ``base.gradient_checkpointing``:
+    each block is fetched anew for the backward pass.
+
+    Raises ``ValueError`` where ``share`` or ``slots`` is out of range, for a base that is streamed already, and for one
+    that is split over ranks.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"The share of blocks to stream must be from 0 to 1, got {share}.")
+    if slots < 1:
+        raise ValueError(f"Streaming needs 1 slot or more, got {slots}.")
+    if base in _STREAMED:
+        raise ValueError("The base is streamed already. Release its streamer first.")
+    if any(isinstance(parameter, DTensor) for parameter in base.transformer.parameters()):
+        raise ValueError("The base is split over several GPUs (shard). Either split it or stream its blocks, not both.")
+    # A tensor that is made in inference mode has no version counter, by which wrong gradients are noticed.
+    with torch.inference_mode(False), torch.no_grad():
+        # Told apart as tensors tell it: "cuda" is "cuda:0" there.
+        device = torch.empty(0, device=device).device
+        chosen = spread(len(base.blocks), share)
+        ring = Ring([base.blocks[index] for index in chosen], device, slots)
+        # What is streamed is there already.
+        base.transformer.to(device)
+    base.device = device
+    return Streamer(base, chosen, ring)
+
+
+def spread(count: int, share: float) -> tuple[int, ...]:
+    """Indices of a ``share`` in [0, 1] of ``count`` blocks, to the nearest whole number, at even distances."""
+    chosen = round(share * count)
+    return tuple((2 * number + 1) * count // (2 * chosen) for number in range(chosen))
