@@ -341,6 +341,18 @@ def test_what_is_on_the_device_is_bounded_by_the_slots(start, share: float, slot
     assert {p.device for p in base.transformer.parameters()} == {base.device}
 
 
+def test_everything_but_the_masters_goes_to_the_device(start) -> None:
+    """To one that holds no numbers, as every test machine has: what is there is told by where it lies."""
+    base = load_base(start.base, "cpu")
+    lora.attach(base, start)
+    streamer = stream(base, "meta", 3 / COUNT)
+    tensors = [*base.transformer.parameters(), *base.transformer.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"} == {base.device.type}
+    streamer.release()
+    streamed = {p for index in streamer.blocks for p in base.blocks[index].parameters() if not p.requires_grad}
+    assert all((p.device.type == "cpu") == (p in streamed) for p in base.transformer.parameters())
+
+
 def test_the_adapter_stays_the_same_and_is_not_streamed(start) -> None:
     base = load_base(start.base, "cpu")
     lora.attach(base, start)
