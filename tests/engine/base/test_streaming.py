@@ -153,7 +153,7 @@ def test_training_is_that_of_a_resident_base(
 def test_training_with_every_order_of_looks_is_that_of_a_resident_base(start, data) -> None:
     stages = [MAKE["everything"](start, data) for _ in range(2)]
     streamer = stream(stages[1].base, DEVICE, 1.0)
-    assert_same(*(trained(stage) for stage in stages))
+    assert_same(*(trained(stage, measure=False) for stage in stages))
     assert streamer.ring.copies > 100
 
 
