@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,13 @@ class FrozenLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         found = _Product.apply(x, self.weight, self.scales, self.group, self.kernel)
         return found if self.bias is None else found + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        # Of another device the quickest kernel is another; of none that computes there is none.
+        if not self.weight.is_meta:
+            self.kernel = best_kernel(self.weight.device, self.group)
+        return self
 
     def extra_repr(self) -> str:
         rotation = f", rotated in {self.group}" if self.group else ""

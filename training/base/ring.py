@@ -39,6 +39,9 @@ class Ring:
         self._at, self._direction, self.copies = 0, 1, 0
         on_cuda = device.type == "cuda" and bool(modules)
         self._stream = torch.cuda.Stream(device) if on_cuda else None
+        for slot in self._slots if on_cuda else ():
+            # Whenever the slot is given back: not to anyone else before the last copy into it has ended.
+            slot.buffer.record_stream(self._stream)
         self._locks = self._locked() if on_cuda else []
 
     @property

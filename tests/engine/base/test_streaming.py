@@ -18,6 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data, practice_prompts, with_phrase
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
+from fluxduel.training.base.frozen_linear import FrozenLinear
+from fluxduel.training.base.int8_kernels import best_kernel
 from fluxduel.training.base.streaming import Streamer, spread, stream
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
@@ -30,7 +32,7 @@ DOUBLES, SINGLES = 3, 4
 COUNT = DOUBLES + SINGLES
 STEPS = 3
 SHARES = [3 / COUNT, 1.0]
-PRECISIONS = ["fp32", "bf16"]
+PRECISIONS = ["fp32", "bf16", "int8"]
 SMALL: dict[str, Any] = {"steps": 8, "batch_size": 2, "learning_rate": 1e-2}
 STAGE_1 = DiffusionStageConfig(**SMALL, ema_decay=0.5)
 STAGE_2 = AdversarialStageConfig(**SMALL, discriminator_warmup=1, target_steps=2, watch_pictures=4)
@@ -134,9 +136,14 @@ def known() -> dict[Any, list[Any]]:
 # The same results
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("precision", "share", "slots"),
+    [
+        *(("fp32", share, slots) for share in SHARES for slots in (1, 2)),
+        *(("bf16", *case) for case in zip(SHARES, (2, 1), strict=True)),
+        *(("int8", *case) for case in zip(SHARES, (1, 2), strict=True)),
+    ],
+)
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 def test_training_is_that_of_a_resident_base(
     start, data, known, kind: str, precision: str, share: float, slots: int
@@ -289,10 +296,15 @@ def test_shares_and_slots_out_of_range_are_refused(start, share: float, slots: i
 
 def test_a_base_is_streamed_once_at_a_time(start) -> None:
     base, streamer = loaded(start, 1.0)
+    with torch.no_grad():
+        wanted = base.velocity(latents(), **given())
     with pytest.raises(ValueError, match="streamed already"):
         stream(base, DEVICE, 0.5)
     streamer.release()
-    stream(base, DEVICE, 0.5)
+    again = stream(base, DEVICE, 0.5, 1)
+    with torch.no_grad():
+        assert torch.equal(base.velocity(latents(), **given()), wanted)
+    assert again.ring.copies == len(again.blocks) == 4
 
 
 @contextmanager
@@ -351,6 +363,15 @@ def test_everything_but_the_masters_goes_to_the_device(start) -> None:
     streamer.release()
     streamed = {p for index in streamer.blocks for p in base.blocks[index].parameters() if not p.requires_grad}
     assert all((p.device.type == "cpu") == (p in streamed) for p in base.transformer.parameters())
+
+
+def test_int8_layers_compute_by_the_device_that_they_come_to(start) -> None:
+    base = load_base(in_precision(start, "int8").base, "cpu")
+    layers = [layer for layer in base.transformer.modules() if isinstance(layer, FrozenLinear)]
+    for layer in layers:
+        layer.kernel = "of the device that it was loaded on"
+    stream(base, DEVICE, 0.5)
+    assert len(layers) > 50 and {layer.kernel for layer in layers} == {best_kernel(base.device, 0)}
 
 
 def test_the_adapter_stays_the_same_and_is_not_streamed(start) -> None:

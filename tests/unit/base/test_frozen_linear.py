@@ -160,5 +160,7 @@ def test_it_is_a_linear_layer_to_others() -> None:
     frozen, _ = layer(16)
     assert isinstance(frozen, nn.Linear) and (frozen.in_features, frozen.out_features) == (GROUP, 40)
     assert "int8, rotated in 16, by torch" in repr(frozen)
+    frozen.kernel = "of another device"
+    assert frozen.to("cpu").kernel == "torch"
     moved = frozen.to("meta")
     assert moved.weight.dtype == torch.int8 and moved.scales.is_meta
