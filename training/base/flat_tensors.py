@@ -49,7 +49,9 @@ class FlatTensors:
                     _Entry(part, name, is_parameter, starts[id(tensor)], tensor.dtype, tensor.shape)
                 )
                 tensors.append(tensor)
-        self.master = torch.empty(end, dtype=torch.uint8)
+        # On the meta device there is nothing to keep: sizes are counted, as of a base that is only rehearsed.
+        device = "meta" if tensors and tensors[0].is_meta else "cpu"
+        self.master = torch.empty(end, dtype=torch.uint8, device=device)
         for entry, tensor in zip(self._entries, tensors, strict=True):
             entry.view(self.master).copy_(tensor.detach())
         self.place(self.master)
@@ -70,5 +72,9 @@ class FlatTensors:
 
     def lie_in(self, buffer: Tensor) -> bool:
         """Whether the module's tensors still are where ``place`` has put them."""
-        start = buffer.data_ptr()
-        return all(getattr(entry.module, entry.name).data_ptr() == start + entry.start for entry in self._entries)
+        storage = buffer.untyped_storage().data_ptr()
+        tensors = [getattr(entry.module, entry.name) for entry in self._entries]
+        return all(
+            tensor.untyped_storage().data_ptr() == storage and tensor.storage_offset() * tensor.itemsize == entry.start
+            for entry, tensor in zip(self._entries, tensors, strict=True)
+        )

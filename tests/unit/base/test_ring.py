@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.training.base.flat_tensors import ALIGNMENT, FlatTensors
+from fluxduel.training.base.page_lock import PageLock
 from fluxduel.training.base.ring import Ring
 
 # What of a block is not copied: what is trained, and what has no bytes.
@@ -90,6 +91,12 @@ def gradients(modules: Sequence[Block], x: Tensor) -> list[Tensor]:
     return [x.grad, *(module.trained.grad for module in modules)]
 
 
+def settled() -> None:
+    """Wait for the copies that are on their way: before what was not fetched is looked at."""
+    if torch.device(DEVICE).type == "cuda":
+        torch.cuda.synchronize()
+
+
 def test_every_tensor_keeps_its_bits_type_and_kind() -> None:
     block, same = Block(3), Block(3)
     trained, shared = block.trained, block.first.weight
@@ -145,6 +152,7 @@ def test_a_module_is_there_whatever_came_before(slots: int) -> None:
         ring.fetch(number)
         assert torch.equal(modules[number](x), same[number](x))
         ahead = [other for other in (number - 1, number + 1) if slots > 1 and 0 <= other < 6]
+        settled()
         arrived = [other for other in ahead if torch.equal(modules[other].int8, same[other].int8)]
         assert len(arrived) >= min(1, len(ahead))
         news = [other for other in arrived if slot_of.get(other % slots) != other]
@@ -157,6 +165,7 @@ def test_the_next_one_is_brought_in_the_direction_of_the_last_move() -> None:
     ring = Ring(modules, torch.device(DEVICE), 2)
 
     def there() -> set[int]:
+        settled()
         return {i for i in range(6) if torch.equal(modules[i].int8, same[i].int8)}
 
     seen = []
@@ -246,6 +255,51 @@ def test_released_modules_have_their_weights_in_ordinary_memory() -> None:
         for name, tensor in module.state_dict().items():
             assert torch.equal(tensor.cpu(), wanted.state_dict()[name]), name
             assert name in STAYS or tensor.device.type == "cpu"
+
+
+ON_CUDA = torch.device(DEVICE).type == "cuda"
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA copies beside the computation")
+def test_no_copy_overtakes_the_computation() -> None:
+    """Weights of 16 MiB, each with enough to compute that the copies of others run meanwhile."""
+
+    def wide() -> list[nn.Linear]:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            return [nn.Linear(2048, 2048).requires_grad_(False).to(DEVICE) for _ in range(6)]
+
+    def walked(modules: list[nn.Linear], fetch: Callable[[int], None]) -> list[Tensor]:
+        x = torch.randn(512, 2048, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+        seen = []
+        for number in (0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0, 3, 0, 1, 5) * 4:
+            fetch(number)
+            for _ in range(20):
+                x = torch.tanh(modules[number](x))
+            seen.append(x)
+        return seen
+
+    wanted = walked(wide(), lambda _: None)
+    for slots in (1, 2, 3):
+        modules = wide()
+        ring = Ring(modules, torch.device(DEVICE), slots)
+        assert ring.locked_bytes == ring.host_bytes
+        assert all(torch.equal(one, other) for one, other in zip(walked(modules, ring.fetch), wanted, strict=True))
+        ring.release()
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA locks memory")
+def test_memory_is_locked_until_it_is_released_or_gone() -> None:
+    memory, device = torch.zeros(2**24, dtype=torch.uint8), torch.device(DEVICE)
+    lock = PageLock(memory, device)
+    with pytest.raises(OSError, match="16 MiB"):
+        PageLock(memory, device)
+    # The refusal is not left behind for whoever computes next.
+    assert torch.ones(3, device=DEVICE).sum().item() == 3
+    lock.release()
+    lock = PageLock(memory, device)
+    del lock
+    PageLock(memory, device).release()
 
 
 def test_no_modules_take_nothing() -> None:
