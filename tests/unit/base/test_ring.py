@@ -101,9 +101,10 @@ def test_every_tensor_keeps_its_bits_type_and_kind() -> None:
     block, same = Block(3), Block(3)
     trained, shared = block.trained, block.first.weight
     flat = FlatTensors(block)
-    for buffer in (flat.master, flat.master.clone()):
+    copy = flat.master.clone()
+    for buffer, other in ((flat.master, copy), (copy, flat.master)):
         flat.place(buffer)
-        assert flat.lie_in(buffer)
+        assert flat.lie_in(buffer) and not flat.lie_in(other)
         for (name, found), (_, wanted) in zip(
             [*block.named_parameters(), *block.named_buffers()],
             [*same.named_parameters(), *same.named_buffers()],
