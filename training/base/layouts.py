@@ -23,6 +23,7 @@ from .weight_formats import (
     BITSANDBYTES_NESTED,
     COMFY_FORMATS,
     FLOAT8,
+    FLOATS,
     PLAIN,
     WeightFormat,
 )
@@ -186,7 +187,7 @@ class FileLayout:
                     "again, or choose another file."
                 )
             return PLAIN, {}
-        if entry.dtype not in FLOAT8:
+        if entry.dtype not in FLOATS:
             raise BaseModelError(
                 f"{self.name}: key {key} is of type {entry.dtype} with a scale ({keys['weight_scale']}), but "
                 f"{self.prefix}{module}.comfy_quant, which says how to use it, is missing. Choose {OTHER_FILES}."

@@ -118,8 +118,9 @@ PLAIN = WeightFormat("plain", FLOATS, decoding.plain)
 _SCALE = {"weight_scale": Companion(_REAL, _one_for_all_or_a_row)}
 # By ComfyUI's names (QUANT_ALGOS in its quant_ops.py).
 COMFY_FORMATS: dict[str, WeightFormat] = {
-    "float8_e4m3fn": WeightFormat("fp8 with scales", FLOAT8, decoding.scaled, _SCALE),
-    "float8_e5m2": WeightFormat("fp8 with scales", FLOAT8, decoding.scaled, _SCALE),
+    # Layers that a tool left in 16 bits may have a scale, too.
+    "float8_e4m3fn": WeightFormat("fp8 with scales", FLOATS, decoding.scaled, _SCALE),
+    "float8_e5m2": WeightFormat("fp8 with scales", FLOATS, decoding.scaled, _SCALE),
     "int8_tensorwise": WeightFormat("int8", ("I8",), decoding.int8, _SCALE, fault=_rotation),
     "convrot_w4a4": WeightFormat(
         "int4", ("I8", "U8"), decoding.int4, {"weight_scale": Companion(_REAL, _one_a_row)}, {}, _pairs, _rotation

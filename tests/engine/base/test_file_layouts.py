@@ -117,6 +117,17 @@ def test_keys_may_have_a_prefix_and_company(state: dict[str, Tensor], tmp_path: 
         check(read(path), written)
 
 
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_layer_in_16_bits_may_have_a_scale_too(state: dict[str, Tensor], tmp_path: Path, noted: bool) -> None:
+    written = scaled_new(torch.float8_e4m3fn, rows=False, header=False)(state) if noted else scaled_old(True)(state)
+    scale = "weight_scale" if noted else "scale_weight"
+    for factor, layer in [(1.0, "double_blocks.0.img_mod.lin"), (0.5, "single_blocks.1.linear1")]:
+        written.tensors[f"{layer}.weight"] = state[f"{layer}.weight"].to(torch.bfloat16)
+        written.tensors[f"{layer}.{scale}"] = torch.tensor(factor)
+        written.weights[f"{layer}.weight"] = factor * written.tensors[f"{layer}.weight"].float()
+    check(read(save(written, tmp_path / "flux.safetensors")), written)
+
+
 def test_norms_may_be_called_weight(state: dict[str, Tensor], tmp_path: Path) -> None:
     written = plain(torch.bfloat16)(state)
     tensors = {key.replace("_norm.scale", "_norm.weight"): tensor for key, tensor in written.tensors.items()}
