@@ -126,7 +126,7 @@ def plain(dtype: torch.dtype) -> Callable[[State], Written]:
 def _each(state: State, encode: Callable[[str, Tensor], tuple[State, Tensor]]) -> Written:
     tensors, weights = {}, {}
     for key, tensor in state.items():
-        if quantisable(key):
+        if quantisable(key) and tensor.ndim == 2:
             made, weights[key] = encode(key, tensor)
             tensors |= {key.removesuffix(".weight") + f".{end}": value for end, value in made.items()}
         else:

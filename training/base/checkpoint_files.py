@@ -98,4 +98,5 @@ def _config_of_folder(folder: Path) -> dict[str, Any]:
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         raise BaseModelError(f"{folder} holds a {config['_class_name']}, not a FLUX.1 transformer.")
     config.setdefault("in_channels", flux1.LATENT_CHANNELS * flux1.PATCH**2)
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    # How weights are quantised is told by themselves.
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "quantization_config"}

@@ -34,7 +34,7 @@ def plain(tensors: Tensors, shape: Shape, settings: Settings) -> Tensor:
 
 def scaled(tensors: Tensors, shape: Shape, settings: Settings) -> Tensor:
     """fp8 times its scale, one for all or one a row, in fp32."""
-    return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
+    return tensors["weight"].to(torch.float32, copy=True).mul_(tensors["weight_scale"].float().reshape(-1, 1))
 
 
 def int8(tensors: Tensors, shape: Shape, settings: Settings) -> Int8Weight:

@@ -50,21 +50,39 @@ def opened(file: Path) -> Callable[[str], Tensor]:
     return bytes_of
 
 
+@functools.cache
 def can_decode(dtype: str) -> bool:
     """Whether ``decoded`` knows the type of this name."""
-    return dtype in _PLAIN or dtype in _decoders()
+    if dtype in _PLAIN or dtype in _decoders():
+        return True
+    gguf = _package()
+    try:
+        _by_package(torch.zeros(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype]][1], dtype=torch.uint8), dtype)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def decoded(raw: Tensor, dtype: str, shape: tuple[int, ...]) -> Tensor:
     """The weight of ``shape`` whose bytes are ``raw``, on the device of ``raw``: fp32, or the plain type that it has.
 
-    ``dtype``: GGUF's name of the type, one that ``can_decode``.
+    ``dtype``: GGUF's name of the type, one that ``can_decode``. Types that diffusers does not know are decoded by the
+    package itself, on the CPU.
     """
     if dtype in _PLAIN:
         return raw.view(_PLAIN[dtype]).reshape(shape)
+    if dtype not in _decoders():
+        return _by_package(raw, dtype).reshape(shape)
     decode, block, size = _decoders()[dtype]
     # Scales are halves in the file; in fp32 their products are not rounded again.
     return decode(raw.reshape(-1, size), block, size, dtype=torch.float32).reshape(shape)
+
+
+def _by_package(raw: Tensor, dtype: str) -> Tensor:
+    gguf = _package()
+    kind = gguf.GGMLQuantizationType[dtype]
+    values = gguf.quants.dequantize(raw.reshape(-1, gguf.GGML_QUANT_SIZES[kind][1]).cpu().numpy(), kind)
+    return torch.from_numpy(values).to(raw.device)
 
 
 @functools.cache

@@ -291,8 +291,10 @@ def single_file_layout(file: Path) -> FileLayout:
 
 
 def folder_layout(files: Sequence[Path]) -> FileLayout:
-    """What the parts ``files`` of a diffusers folder are."""
-    return FileLayout(read_header(files), files[0].parent.name, "", DIFFUSERS)
+    """What the parts ``files`` of a diffusers folder are. Raises ``BaseModelError`` as ``single_file_layout`` does."""
+    header, name = read_header(files), files[0].parent.name
+    _refuse_others(header, name)
+    return FileLayout(header, name, "", DIFFUSERS)
 
 
 def _refuse_others(header: Header, name: str) -> None:

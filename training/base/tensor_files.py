@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..failure_words import reason
 from . import gguf_files
 from .errors import BaseModelError
 
+_MAPPED_AT_ONCE = 1 << 28
 SUFFIXES = (".safetensors", ".sft", gguf_files.SUFFIX)
 
 
@@ -52,7 +53,7 @@ def read_header(files: Sequence[Path]) -> Header:
             tensors, notes = gguf_files.read_header(file)
             entries |= {key: Entry(file, *each) for key, each in tensors.items()}
         else:
-            with _safetensors(file) as tensors:
+            with _as_safetensors(file), safe_open(file, framework="pt") as tensors:
                 slices = {key: tensors.get_slice(key) for key in tensors.keys()}
                 entries |= {key: Entry(file, tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
                 notes = tensors.metadata() or {}
@@ -66,22 +67,40 @@ def opened(header: Header) -> Iterator[Callable[[str], Tensor]]:
 
     Raises ``BaseModelError`` for a file that cannot be read.
     """
-    with ExitStack() as stack:
-        takers = {file: _taker(file, stack) for file in {entry.file for entry in header.entries.values()}}
-        yield lambda key: takers[header.entries[key].file](key)
+    files = {entry.file for entry in header.entries.values()}
+    takers = {
+        file: gguf_files.opened(file) if file.suffix == gguf_files.SUFFIX else _Mapped(file).take for file in files
+    }
+    yield lambda key: takers[header.entries[key].file](key)
 
 
-def _taker(file: Path, stack: ExitStack) -> Callable[[str], Tensor]:
-    if file.suffix == gguf_files.SUFFIX:
-        return gguf_files.opened(file)
-    return stack.enter_context(_safetensors(file)).get_tensor
+class _Mapped:
+    """A safetensors file that is mapped anew now and then.
+
+    What was read of a mapping counts as memory in use for as long as the mapping lives: in the end the whole file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._tensors: Any = None
+        self._taken = 0
+
+    def take(self, key: str) -> Tensor:
+        """The tensor of this key, which keeps the mapping that it is of."""
+        if self._tensors is None or self._taken > _MAPPED_AT_ONCE:
+            self._tensors, self._taken = None, 0
+            with _as_safetensors(self._file):
+                self._tensors = safe_open(self._file, framework="pt")
+        with _as_safetensors(self._file):
+            tensor = self._tensors.get_tensor(key)
+        self._taken += tensor.nbytes
+        return tensor
 
 
 @contextmanager
-def _safetensors(file: Path) -> Iterator[safe_open]:
+def _as_safetensors(file: Path) -> Iterator[None]:
     try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
+        yield
     except (SafetensorError, OSError) as error:
         raise BaseModelError(
             f"{file} cannot be read as safetensors ({reason(error)}). Download it again, or choose another file."

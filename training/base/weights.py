@@ -154,7 +154,7 @@ def _rows(whole: Tensor | Int8Weight, rows: tuple[tuple[int, int], ...]) -> Tens
 
 
 def _refuse_infinite(layout: FileLayout, key: str, weight: Tensor | Int8Weight) -> None:
-    # A sum is finite where all that it is made of is: one pass, without a copy.
     values = weight.scales if isinstance(weight, Int8Weight) else weight
-    if not values.sum(dtype=torch.float32).isfinite():
+    # A sum is finite where all that it is made of is: one pass, without a copy. Only in fp16 it may run over.
+    if not values.sum(dtype=torch.float32 if values.dtype == torch.float16 else None).isfinite():
         raise BaseModelError(f"{layout.name}: key {key} holds values, or scales, that are not finite. {_DAMAGED}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from fluxduel.tests.written_layouts import (
     scaled_new,
     scaled_old,
 )
+from fluxduel.training.base import tensor_files
 from fluxduel.training.base.checkpoint_files import BaseModelError, read_transformer_config
 from fluxduel.training.base.int8 import Int8Weight, dequantised
 from fluxduel.training.base.layouts import single_file_layout
@@ -225,6 +227,29 @@ def test_one_file_may_have_diffusers_names(state: dict[str, Tensor], tmp_path: P
         assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("write", [bitsandbytes(True), integers(group=256), mxfp8])
+def test_a_folder_may_be_quantised_too(
+    state: dict[str, Tensor], tmp_path: Path, write: Callable[[dict[str, Tensor]], Written]
+) -> None:
+    model = small_model(state)
+    model.save_config(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
+    written = write(model.state_dict())
+    save(written, tmp_path / "diffusion_pytorch_model.safetensors")
+    assert "quantization_config" not in read_transformer_config(str(tmp_path))
+    found = in_fp32(read(tmp_path))
+    assert found.keys() == written.weights.keys()
+    assert all(torch.allclose(found[name], meant, atol=1e-6) for name, meant in written.weights.items())
+
+
+def test_a_folder_of_something_else_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    small_model(state).save_pretrained(tmp_path)
+    save_file({"transformer_blocks.0.qkv_proj.qweight": torch.ones(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(BaseModelError, match="is a Nunchaku file"):
+        read(tmp_path)
+
+
 def test_the_built_in_base_is_read(tmp_path: Path) -> None:
     found = read(TINY_BASE)
     config = read_transformer_config(TINY_BASE)
@@ -413,6 +438,27 @@ def test_nothing_is_read_before_the_header_is_known_to_be_right(state: dict[str,
     path = save(written, tmp_path / "flux.safetensors")
     with pytest.raises(BaseModelError, match=r"final_layer\.linear\.bias is missing"):
         next(read_weights(str(path), "cpu"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_file_is_given_up_piece_by_piece(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of a mapped file counts as memory in use until the mapping is gone."""
+    monkeypatch.setattr(tensor_files, "_MAPPED_AT_ONCE", 1 << 20)
+    written = plain(torch.bfloat16)(state)
+    path = save(written, tmp_path / "flux.safetensors")
+    found, most = {}, 0
+    for name, weight in read_weights(str(path), "cpu"):
+        found[name] = weight.clone()
+        most = max(most, Path("/proc/self/maps").read_text().count(path.name))
+    # The old one lives for as long as the tensor that is at hand.
+    assert 1 <= most <= 2
+    check(found, written)
+    kept = read(path)
+    mapped = Path("/proc/self/maps").read_text().count(path.name)
+    assert mapped > 4
+    check(kept, written)
 
 
 def test_quantisable_weights_are_a_part(state: dict[str, Tensor]) -> None:
