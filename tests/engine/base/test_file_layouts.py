@@ -111,12 +111,36 @@ def test_keys_may_have_a_prefix_and_company(state: dict[str, Tensor], tmp_path: 
     path = save(written, tmp_path / "all.safetensors", prefix)
     save_file(load_file(path) | company, path, metadata=written.metadata)
     check(read(path), written)
-    if written.metadata:
-        # Whoever writes notes into the header may give the layers their whole names.
-        layers = json.loads(written.metadata["_quantization_metadata"])["layers"]
-        whole = json.dumps({"layers": {prefix + layer: each for layer, each in layers.items()}})
-        save_file(load_file(path), path, metadata={"_quantization_metadata": whole})
-        check(read(path), written)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", ["int8, rotated", "nvfp4", "scaled fp8, new"])
+def test_notes_in_the_header_are_as_good(state: dict[str, Tensor], tmp_path: Path, name: str, whole: bool) -> None:
+    """Whoever writes them may give the layers their whole names, or those after the prefix."""
+    written, prefix = LAYOUTS[name][0](state), "model.diffusion_model."
+    notes = {key.removesuffix(".comfy_quant"): key for key in written.tensors if key.endswith(".comfy_quant")}
+    layers = {
+        f"{prefix}{layer}" if whole else layer: json.loads(bytes(written.tensors.pop(key).tolist()))
+        for layer, key in notes.items()
+    }
+    metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+    check(read(save(written._replace(metadata=metadata), tmp_path / "all.safetensors", prefix)), written)
+
+
+@pytest.mark.parametrize("write", [scaled_old(False), scaled_new(torch.float8_e5m2, rows=True, header=True)])
+def test_fp8_without_the_scale_that_its_like_has_is_refused(
+    state: dict[str, Tensor], tmp_path: Path, write: Callable[[dict[str, Tensor]], Written]
+) -> None:
+    """It would be read as plain fp8, hundreds of times too large."""
+    written = write(state)
+    layer = "single_blocks.1.linear1"
+    tensors = {
+        key: each
+        for key, each in written.tensors.items()
+        if key not in (f"{layer}.weight_scale", f"{layer}.scale_weight")
+    }
+    assert len(tensors) == len(written.tensors) - 1
+    assert f"{layer}.weight" in refused(save(Written(tensors, {}), tmp_path / "flux.safetensors"))
 
 
 @pytest.mark.parametrize("noted", [False, True])
