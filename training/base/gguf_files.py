@@ -1,13 +1,11 @@
 """GGUF files (llama.cpp's format, with FLUX in it): read by the ``gguf`` package, decoded by diffusers in plain torch.
 
-Both are imported only here and only when such a file is read. diffusers' CUDA kernels for GGUF stay out: they are code
-from the network.
+Both are asked for only here, and only when such a file is read.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -25,7 +23,6 @@ SUFFIX = ".gguf"
 
 _SHAPE_FIELD = "comfy.gguf.orig_shape."
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_KERNELS = "DIFFUSERS_GGUF_CUDA_KERNELS"
 
 
 def read_header(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
@@ -88,12 +85,8 @@ def _by_package(raw: Tensor, dtype: str) -> Tensor:
 @functools.cache
 def _decoders() -> dict[str, tuple[Callable[..., Tensor], int, int]]:
     """Name of a type -> (decoder of blocks, values in a block, bytes in a block)."""
-    before = os.environ.pop(_KERNELS, None)
-    try:
-        from diffusers.quantizers.gguf import utils
-    finally:
-        if before is not None:
-            os.environ[_KERNELS] = before
+    from diffusers.quantizers.gguf import utils
+
     return {kind.name: (decode, *utils.GGML_QUANT_SIZES[kind]) for kind, decode in utils.dequantize_functions.items()}
 
 

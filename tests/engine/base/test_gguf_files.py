@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,22 +128,6 @@ def test_scales_that_are_not_finite_are_refused(gguf: Any, tmp_path: Path) -> No
 def test_its_name_tells_which_model_it_is(gguf: Any, tmp_path: Path) -> None:
     path = write(gguf, tmp_path / "flux.gguf", random_state(), "Q4_0", name="FLUX.1 Kontext dev")
     assert variant(str(path)) == "Kontext"
-
-
-def test_kernels_from_the_network_stay_out(gguf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """diffusers fetches code where this is set and there is a card."""
-    from fluxduel.training.base import gguf_files
-
-    monkeypatch.setenv("DIFFUSERS_GGUF_CUDA_KERNELS", "true")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.delitem(sys.modules, "diffusers.quantizers.gguf.utils", raising=False)
-    gguf_files._decoders.cache_clear()
-    assert gguf_files.can_decode("Q8_0")
-    from diffusers.quantizers.gguf import utils
-
-    assert utils.can_use_cuda_kernels is False
-    assert os.environ["DIFFUSERS_GGUF_CUDA_KERNELS"] == "true"
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 from accelerate import init_empty_weights
@@ -59,3 +61,12 @@ def test_no_row_is_lost_or_taken_twice() -> None:
     for module in modules(CONFIG, ORIGINAL):
         taken = sorted(row for part in module.parts for piece in part.rows for row in range(*piece))
         assert taken == list(range(module.shape[0]))
+
+
+@pytest.mark.parametrize("naming", [ORIGINAL, DIFFUSERS])
+def test_all_of_flux_is_named(naming: str) -> None:
+    """FLUX.1-dev has 11 901 408 320 parameters."""
+    dev = {"num_layers": 19, "num_single_layers": 38, "joint_attention_dim": 4096, "pooled_projection_dim": 768}
+    every = list(modules({**CONFIG, **dev}, naming))
+    assert len({module.name for module in every}) == len(every)
+    assert sum(prod(module.shape) + (not module.is_norm) * module.shape[0] for module in every) == 11_901_408_320
