@@ -32,8 +32,12 @@ def read_header(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dic
     """
     reader = _reader(file)
     tensors = {each.name: (_shape(file, reader, each), each.tensor_type.name) for each in reader.tensors}
-    fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("general.")}
-    return tensors, {name: value for name, value in fields.items() if isinstance(value, str)}
+    texts = {
+        name: bytes(field.parts[-1]).decode(errors="replace")
+        for name, field in reader.fields.items()
+        if name.startswith("general.") and [kind.name for kind in field.types] == ["STRING"]
+    }
+    return tensors, texts
 
 
 def opened(file: Path) -> Callable[[str], Tensor]:
@@ -105,6 +109,11 @@ def _reader(file: Path) -> Any:
     gguf = _package()
     try:
         return gguf.GGUFReader(file)
+    except AttributeError as error:
+        # Of versions that do not know numpy 2.
+        raise BaseModelError(
+            f"{file} cannot be read by this version of the package gguf ({error}). Update it: pip install -U gguf."
+        ) from error
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         raise BaseModelError(
             f"{file} cannot be read as GGUF ({reason(error)}). Download it again, or choose another file."
@@ -115,7 +124,8 @@ def _shape(file: Path, reader: Any, tensor: Any) -> tuple[int, ...]:
     # GGUF counts the dimensions from the innermost. A tensor whose rows do not fit the blocks is written in another
     # shape, and its own is noted.
     noted = reader.fields.get(_SHAPE_FIELD + tensor.name)
-    shape = tuple(map(int, noted.contents() if noted is not None else reversed(tensor.shape.tolist())))
+    sizes = [noted.parts[i][0] for i in noted.data] if noted is not None else reversed(tensor.shape.tolist())
+    shape = tuple(map(int, sizes))
     if prod(shape) != tensor.n_elements:
         raise BaseModelError(f"{file.name}: key {tensor.name} holds no tensor of {list(shape)}. Download it again.")
     return shape

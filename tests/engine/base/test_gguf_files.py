@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxduel.tests.written_layouts import CONFIG, as_original, quantisable, random_state
+from fluxduel.tests.written_layouts import CONFIG, WIDTH, as_original, quantisable, random_state
 from fluxduel.training.base.checkpoint_files import BaseModelError, is_single_file, read_transformer_config
 from fluxduel.training.base.layouts import single_file_layout
 from fluxduel.training.base.variants import variant
@@ -24,11 +25,21 @@ def gguf() -> Any:
     return pytest.importorskip("gguf")
 
 
-def write(gguf: Any, path: Path, state: dict[str, Tensor], kind: str, prefix: str = "", name: str = "") -> Path:
+def write(
+    gguf: Any,
+    path: Path,
+    state: dict[str, Tensor],
+    kind: str,
+    prefix: str = "",
+    name: str = "",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
     """As ComfyUI-GGUF's converter does: linear layers of blocks quantised, the rest in F32 or BF16."""
     writer = gguf.GGUFWriter(path, "flux")
     if name:
         writer.add_name(name)
+    for key, shape in (shapes or {}).items():
+        writer.add_array(f"comfy.gguf.orig_shape.{key}", shape)
     for key, tensor in state.items():
         chosen = kind if quantisable(key) else "F32" if tensor.ndim == 1 else "BF16"
         type_of = gguf.GGMLQuantizationType[chosen]
@@ -88,6 +99,18 @@ def test_a_type_that_cannot_be_decoded_is_refused(gguf: Any, tmp_path: Path) -> 
     path = write(gguf, tmp_path / "flux.gguf", random_state(), "I8")
     with pytest.raises(BaseModelError, match=r"flux\.gguf: key double_blocks\.0\.\S+ is of GGUF's type I8,"):
         list(read_weights(str(path), "cpu"))
+
+
+@pytest.mark.parametrize("noted", [(3 * WIDTH, WIDTH), (3 * WIDTH, WIDTH + 1)])
+def test_a_shape_may_be_noted_beside_the_tensor(gguf: Any, tmp_path: Path, noted: tuple[int, int]) -> None:
+    key, state = "double_blocks.0.img_attn.qkv.weight", random_state()
+    flat = {**state, key: state[key].reshape(-1, 64)}
+    path = write(gguf, tmp_path / "flux.gguf", flat, "Q8_0", shapes={key: noted})
+    if noted == state[key].shape:
+        assert (as_original(read(path))[key] - state[key]).norm() <= 6e-3 * state[key].norm()
+    else:
+        with pytest.raises(BaseModelError, match=rf"flux\.gguf: key {key} holds no tensor of \[768, 257\]"):
+            read(path)
 
 
 def test_a_missing_key_is_refused_by_name(gguf: Any, tmp_path: Path) -> None:
