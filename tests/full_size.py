@@ -7,28 +7,31 @@ prints how many bytes passes of one and of more samples need at 512 and 1024 px,
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import sys
 import tempfile
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from fluxduel.discriminator.interface import Conditioning
 from fluxduel.tests.true_width import write_headers
 from fluxduel.training.base.base_model import BaseReference, FluxBase, empty_transformer, read_transformer_config
+from fluxduel.training.base.footprint import Bytes, FlashAttention
 from fluxduel.training.config import DiscriminatorConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.stages import judges
+from fluxduel.training.stages.rehearsal import (
+    Demand,
+    inputs,
+    update_of_stage_1,
+    update_of_the_discriminator,
+    update_of_the_lora,
+)
 
 ASKS = re.compile(r"/training/(evidence|stages|runs)/")
 TOKENS, CONTEXT, POOLED = 512, 4096, 768
@@ -94,67 +97,6 @@ def _asked_by() -> str:
     return frame.f_code.co_qualname.partition(".<locals>")[0]
 
 
-class Bytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that have been made within it and are alive, without an allocator's losses."""
-
-    def __init__(self, *modules: nn.Module) -> None:
-        """Weights of ``modules`` do not count, nor do views of them."""
-        super().__init__()
-        self.alive = self.peak = 0
-        weights = itertools.chain(*(itertools.chain(module.parameters(), module.buffers()) for module in modules))
-        self._known = {weight.untyped_storage()._cdata for weight in weights}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._known:
-            return
-        self._known.add(storage._cdata)
-        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        self.alive += storage.nbytes()
-        self.peak = max(self.peak, self.alive)
-
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.alive -= size
-
-
-class _Flash(torch.autograd.Function):
-    """Attention that keeps its inputs, its output and a sum for each query, as the kernels of a GPU do."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
-
-
-@contextmanager
-def flash_attention() -> Iterator[None]:
-    """On the meta device torch would hold all weights of an attention, which no GPU's kernel does."""
-    module, plain = torch.nn.functional, torch.nn.functional.scaled_dot_product_attention
-    module.scaled_dot_product_attention = lambda query, key, value, **_: _Flash.apply(query, key, value)
-    try:
-        yield
-    finally:
-        module.scaled_dot_product_attention = plain
-
-
-def inputs(side: int, samples: int) -> list[Tensor]:
-    """Latents, level and prompt of a pass, on the meta device."""
-    shapes = [(samples, 16, side, side), (samples,), (samples, TOKENS, CONTEXT), (samples, POOLED)]
-    return [torch.empty(shape, device="meta") for shape in shapes]
-
-
 def sampling(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
     """A pass of held-out loss, samples or preview."""
     with torch.no_grad():
@@ -168,39 +110,21 @@ def looking(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
         judge(latents, level, Conditioning(*prompts))
 
 
-def step_of_stage_1(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
+def training(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
     """Forward and backward."""
-    base.velocity(*given, 1.0).square().mean().backward()
-    for weight in lora.parameters(base):
-        weight.grad = None
+    update_of_stage_1(base, given)
 
 
-def until_gradient_at_velocity(
-    base: FluxBase, judge: nn.Module, given: list[Tensor], to_the_end: bool = False
-) -> None:
-    """The adversarial gradient of stage 2's update of the LoRA; ``to_the_end`` also the backward pass after it."""
-    latents, level, *prompts = given
-    predicted = base.velocity(*given, 1.0)
-    velocity = predicted.detach().requires_grad_()
-    with torch.no_grad():
-        real = judge.look(latents, level, Conditioning(*prompts))
-    fake = judge.look(latents - velocity, level, Conditioning(*prompts))
-    judge.requires_grad_(False)
-    loss = sum((a - b).mean() for a, b in zip(judge.judge(fake), judge.judge(real), strict=True))
-    (gradient,) = torch.autograd.grad(loss, velocity)
-    judge.requires_grad_(True)
-    if to_the_end:
-        predicted.backward(gradient)
-        for weight in lora.parameters(base):
-            weight.grad = None
+def duelling(base: FluxBase, judge: nn.Module, given: list[Tensor]) -> None:
+    """Both halves of an update of stage 2."""
+    update_of_the_discriminator(judge, update_of_the_lora(base, judge, given), given)
 
 
 ROWS: Sequence[tuple[str, Callable[..., None], Sequence[int]]] = (
     ("held-out loss, samples, preview", sampling, (1, 2, 4, 16)),
     ("look that steers augmentation", looking, (1, 16)),
-    ("stage 1, forward and backward", step_of_stage_1, (1,)),
-    ("stage 2, up to the gradient at the velocity", until_gradient_at_velocity, (1,)),
-    ("stage 2, with the LoRA's backward pass", functools.partial(until_gradient_at_velocity, to_the_end=True), (1,)),
+    ("stage 1, forward and backward", training, (1,)),
+    ("stage 2, both halves", duelling, (1,)),
 )
 
 
@@ -209,15 +133,15 @@ def main() -> None:
         reference = full_size_reference(Path(folder))
         base = FluxBase(full_size_transformer(reference), reference)
         lora.attach(base, lora.create(reference, LoRAConfig(rank=16, alpha=16.0)))
-        base.gradient_checkpointing = True
+        base.gradient_checkpointing, base.attention = True, FlashAttention
         judge = judges.build(DiscriminatorConfig(), base, 1.0)
         print(f"{'GiB besides weights, gradients and moments':46}{'samples':>9}" + "".join(f"{s:>10}" for s in SIDES))
         for name, work, counts in ROWS:
             for count in counts:
                 peaks = []
                 for side in SIDES.values():
-                    with flash_attention(), Bytes(base.transformer, judge) as counted:
-                        work(base, judge, inputs(side, count))
+                    with Bytes(base.transformer, judge) as counted:
+                        work(base, judge, inputs(base, Demand((side, side), TOKENS, count)))
                     peaks.append(counted.peak / 2**30)
                 print(f"{name:46}{count:9}" + "".join(f"{peak:10.2f}" for peak in peaks), flush=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ __all__ = [
     "BaseModelError",
     "BaseReference",
     "FluxBase",
+    "empty_base",
     "empty_transformer",
     "load_base",
     "read_transformer_config",
@@ -83,6 +84,8 @@ class FluxBase:
         self.width = int(transformer.config.num_attention_heads * transformer.config.attention_head_dim)
         self.context_dim = int(transformer.config.joint_attention_dim)
         self.pooled_dim = int(transformer.config.pooled_projection_dim)
+        # How blocks attend, also where they are computed anew; a rehearsal without numbers has a way of its own.
+        self.attention: Callable[[], AbstractContextManager] = without_cudnn_attention
         self.find_adapter()
 
     def find_adapter(self) -> None:
@@ -114,7 +117,7 @@ class FluxBase:
         enabled = not (layers and layers[0].disable_adapters)
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), _computing(layers, enabled)
+            return nullcontext(), _computing(self.attention, layers, enabled)
 
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
@@ -140,7 +143,7 @@ class FluxBase:
         ``x_t``.
         """
         height, width = x_t.shape[-2:]
-        with _computing(self._layers, adapter):
+        with _computing(self.attention, self._layers, adapter):
             tokens = self.transformer(
                 hidden_states=flux1.pack(x_t).to(self.dtype),
                 encoder_hidden_states=prompt_embeds.to(self.dtype),
@@ -171,7 +174,7 @@ class FluxBase:
         height, width = latents.shape[-2:]
         transformer, dtype, device = self.transformer, self.dtype, latents.device
         maps = []
-        with _computing(self._layers, False):
+        with _computing(self.attention, self._layers, False):
             image = transformer.x_embedder(flux1.pack(latents).to(dtype))
             text = transformer.context_embedder(prompt_embeds.to(dtype))
             strength = self._guidance(guidance, sigma)
@@ -198,8 +201,10 @@ def _adapter_layers(module: nn.Module) -> list[BaseTunerLayer]:
 
 
 @contextmanager
-def _computing(layers: Sequence[BaseTunerLayer], adapter: bool) -> Iterator[None]:
-    with without_cudnn_attention(), _adapter_switched(layers, adapter):
+def _computing(
+    attention: Callable[[], AbstractContextManager], layers: Sequence[BaseTunerLayer], adapter: bool
+) -> Iterator[None]:
+    with attention(), _adapter_switched(layers, adapter):
         yield
 
 
@@ -221,6 +226,19 @@ def empty_transformer(config: dict[str, Any]) -> FluxTransformer2DModel:
     """A transformer of this configuration without memory for its weights (on the meta device)."""
     with init_empty_weights():
         return FluxTransformer2DModel.from_config(config)
+
+
+def empty_base(reference: BaseReference, **changes: int) -> FluxBase:
+    """The base in its precision on the meta device: shapes and types are true, and there are no numbers.
+
+    ``changes`` to its configuration, such as another depth. Raises ``BaseModelError`` as ``load_base`` does for what
+    the checkpoint's header shows.
+    """
+    transformer = empty_transformer(read_transformer_config(reference.path) | changes)
+    precision = PRECISIONS[reference.precision]
+    for name, weight in transformer.state_dict().items():
+        place(transformer, name, weight, precision)
+    return FluxBase(transformer, reference)
 
 
 def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:

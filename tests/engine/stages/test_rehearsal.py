@@ -1,0 +1,112 @@
+"""What a stage is said to need before anything is loaded, against what it needs when it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data
+from fluxduel.training.base.base_model import BaseReference, load_base
+from fluxduel.training.base.footprint import Bytes
+from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
+from fluxduel.training.lora import adapter as lora
+from fluxduel.training.lora.adapter import FluxLoRA
+from fluxduel.training.stages import rehearsal
+from fluxduel.training.stages.adversarial_stage import AdversarialStage
+from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.rehearsal import Counted, Demand, Depth, rehearse
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> FluxLoRA:
+    """A LoRA on a base of 6 double and 8 single blocks."""
+    folder = tmp_path_factory.mktemp("deep")
+    FluxTransformer2DModel(
+        in_channels=64, num_layers=6, num_single_layers=8, attention_head_dim=16, num_attention_heads=4,
+        joint_attention_dim=CONTEXT, pooled_projection_dim=POOLED, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+    ).save_pretrained(folder)  # fmt: skip
+    return lora.create(BaseReference(str(folder), "bf16"), LoRAConfig(rank=4, alpha=4.0))
+
+
+def demand(judge: DiscriminatorConfig | None, checkpointed: bool = True, batch_size: int = 2) -> Demand:
+    return Demand((SIDE, SIDE), LENGTH, batch_size, checkpointed, judge, copies=0)
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("taps", [None, "", "d1,d5,s3", "s6"])
+def test_a_few_blocks_tell_what_all_of_them_keep(deep, taps, checkpointed):
+    judge = None if taps is None else DiscriminatorConfig(taps=taps, width=8)
+    wanted = demand(judge, checkpointed)
+    found = rehearse(deep, "bf16", wanted).working
+    whole = rehearsal._working(deep, deep.base, Depth(6, 8), wanted, judge)
+    print(f"{found / whole:.3f} of what all blocks need")
+    # A look keeps less of a block than the LoRA's pass does, where nothing is computed anew.
+    assert 0.98 < found / whole < (1.03 if checkpointed or judge is None else 1.15)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "int8"])
+def test_the_weights_are_those_that_are_loaded(deep, precision):
+    base = load_base(BaseReference(deep.base.path, precision), "cpu")
+    held = [sum(weight.nbytes for weight in block.state_dict().values()) for block in base.blocks]
+    counted = rehearse(deep, precision, demand(None))
+    assert list(counted.blocks) == held
+    whole = sum(weight.nbytes for weight in base.transformer.state_dict().values())
+    assert counted.outside == whole - sum(held)
+    adapted = sum(tensor.nbytes for tensor in deep.tensors.values())
+    assert counted.trained == rehearsal.TRAINED_COPIES * adapted
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize(
+    ("kind", "checkpointed"), [("diffusion", True), ("diffusion", False), ("adversarial", False)]
+)
+def test_a_real_step_needs_what_was_counted(deep, kind, precision, checkpointed):
+    """The stage's own step on the CPU, with every tensor that it makes counted."""
+    start = dataclasses.replace(deep, base=BaseReference(deep.base.path, precision))
+    data = make_data(side=SIDE)
+    common = dict(steps=3, batch_size=2, gradient_checkpointing=checkpointed, ema_decay=0.0, validate_every=0)
+    judge = DiscriminatorConfig(width=8, augmentation="off", penalty_share=1.0) if kind == "adversarial" else None
+    if judge is None:
+        stage = DiffusionStage(start, data, DiffusionStageConfig(**common), device="cpu")
+    else:
+        config = AdversarialStageConfig(**common, watch=False, discriminator_warmup=0)
+        stage = AdversarialStage(start, data, judge, config, device="cpu")
+    stage.step(0)
+    # The moments are there from now on, and so are gradients.
+    for weight in (*stage.optimiser.parameters, *(stage.judges.parameters() if judge else ())):
+        weight.grad = torch.zeros_like(weight)
+    modules = [stage.base.transformer, *([stage.judges] if judge else [])]
+    with Bytes(*modules) as counted:
+        stage.step(1)
+    said = rehearse(start, precision, demand(judge, checkpointed))
+    print(f"{kind} {precision}: said {said.working}, found {counted.peak}")
+    assert said.working == pytest.approx(counted.peak, rel=0.12)
+
+
+def test_streamed_blocks_leave_a_ring():
+    counted = Counted(blocks=(10, 10, 10, 20, 20), outside=3, trained=5, working=7)
+    assert counted.with_streamed(0) == 70 + 15
+    # Two of five: the larger ones go, and the ring has room for two of them.
+    assert counted.with_streamed(0.4) == 30 + 40 + 15
+    assert counted.with_streamed(0.4, ring=1) == 30 + 20 + 15
+    assert counted.with_streamed(1.0) == 40 + 15
+
+
+def test_a_lora_on_late_blocks_alone_is_counted_whole(deep):
+    late = lora.create(deep.base, LoRAConfig(rank=4, targets="regex", target_regex=r"single_transformer_blocks\.7\..*"))
+    found = rehearse(late, "bf16", demand(None))
+    assert found.working == rehearsal._working(late, late.base, Depth(6, 8), demand(None), None)
+
+
+def test_numbers_are_nowhere(deep):
+    """The base that is counted has no memory of its own."""
+    base = rehearsal.empty_base(BaseReference(deep.base.path, "int8_convrot"))
+    assert all(weight.is_meta for weight in base.transformer.state_dict().values())
+    assert base.device == torch.device("meta")
+    assert Path(deep.base.path).is_dir()

@@ -1,0 +1,68 @@
+"""How many bytes a computation needs on a card, counted without one: on the meta device, where nothing is computed."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class Bytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that have been made within it and are alive, without an allocator's losses."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        """Weights of ``modules`` do not count, nor do gradients that they have already, nor views of either."""
+        super().__init__()
+        self.alive = self.peak = 0
+        weights = [*itertools.chain(*(itertools.chain(module.parameters(), module.buffers()) for module in modules))]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        self._known = {each.untyped_storage()._cdata for each in (*weights, *gradients)}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+class _Flash(torch.autograd.Function):
+    """Attention that keeps its inputs, its output and a sum for each query, as the kernels of a GPU do."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
+
+
+class FlashAttention(TorchFunctionMode):
+    """Within it attention is counted as a card's kernels do it: on the meta device torch would hold all its weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        return _Flash.apply(given["query"], given["key"], given["value"])
