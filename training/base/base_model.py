@@ -17,19 +17,16 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import flow
 from ..config import TINY_BASE
-from ..failure_words import reason
 from . import checkpoint_files
 from .attention import without_cudnn_attention
 from .checkpoint_files import (
     TINY_BASE_FOLDER,
     BaseModelError,
-    is_single_file,
     read_transformer_config,
-    weight_files,
 )
 from .families import flux1
 from .formats import PRECISIONS, place
-from .single_files import load_single_file
+from .weights import read_weights
 
 __all__ = [
     "TINY_BASE_FOLDER",
@@ -246,24 +243,8 @@ def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
 
     Raises ``BaseModelError`` for a checkpoint that is missing, damaged, quantised or not FLUX.1.
     """
-    config = read_transformer_config(reference.path)
+    transformer = empty_transformer(read_transformer_config(reference.path))
     precision = PRECISIONS[reference.precision]
-    files = weight_files(reference.path)
-    try:
-        if is_single_file(reference.path):
-            transformer = load_single_file(FluxTransformer2DModel, files[0], config, precision.dtype)
-        else:
-            transformer = FluxTransformer2DModel.from_pretrained(
-                files[0].parent, torch_dtype=precision.dtype, local_files_only=True, use_safetensors=True
-            )
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise BaseModelError(f"{reference.path} could not be loaded as FLUX.1: {reason(error)}.") from error
-    empty = [name for name, weight in transformer.named_parameters() if weight.is_meta]
-    if empty:
-        raise BaseModelError(f"{reference.path} lacks {len(empty)} weights, the first is {empty[0]}. Is it complete?")
-    if precision.int8:
-        for name, weight in transformer.state_dict().items():
-            place(transformer, name, weight.to(device), precision)
-    return FluxBase(transformer.to(device), reference)
+    for name, weight in read_weights(reference.path, device):
+        place(transformer, name, weight, precision)
+    return FluxBase(transformer, reference)
