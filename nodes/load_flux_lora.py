@@ -39,8 +39,9 @@ class LoadFluxLoRA(io.ComfyNode):
                     "checkpoint",
                     options=list(host.checkpoints()),
                     default=host.TINY_BASE_LABEL,
-                    tooltip="The FLUX.1 transformer: a .safetensors file in models/diffusion_models or "
-                    "models/checkpoints, or the tiny base that comes with this pack, which trains on a CPU.",
+                    tooltip="The FLUX.1 transformer: a file in models/diffusion_models or models/checkpoints, a "
+                    "GGUF file where ComfyUI-GGUF lists it, a pipeline in models/diffusers, or the tiny base that "
+                    "comes with this pack, which trains on a CPU.",
                 ),
                 io.Combo.Input(
                     "precision",

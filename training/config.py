@@ -335,6 +335,22 @@ class StageConfig(Config):
         advanced=True,
         shapes_result=False,
     )
+    streamed_share: float = option(
+        0.0,
+        "Share of the frozen base's blocks that stay in the computer's memory, and are copied to the card each time "
+        "that they compute. The result is the same to the last bit; a step takes the longer the more there are. Needs "
+        "gradient_checkpointing. 0: the whole base is on the card. 1: next to nothing of it.",
+        low=0.0, high=1.0, step=0.05, advanced=True, shapes_result=False,
+    )
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if self.streamed_share and not self.gradient_checkpointing:
+            raise ValueError(
+                f"{type(self).__name__}.streamed_share is {self.streamed_share:g} and gradient_checkpointing is off: a "
+                "block that has left the card has to be computed anew for its gradient. Turn gradient_checkpointing "
+                "on, or set streamed_share to 0."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from ...training.config import TINY_BASE
 
 TINY_BASE_LABEL = "tiny base (built in)"
 WEIGHT_SUFFIXES = (".safetensors", ".sft")
+# Of the pack that reads such files for the host's own sampling.
+GGUF_KIND = "unet_gguf"
 
 Listed = TypeVar("Listed")
 
@@ -21,10 +23,27 @@ Listed = TypeVar("Listed")
 def checkpoints() -> dict[str, str]:
     """Label -> path of each transformer that may be a base."""
     found = {TINY_BASE_LABEL: TINY_BASE}
-    for kind in ("diffusion_models", "checkpoints"):
-        for label, path in _weights(kind).items():
+    kinds = {"diffusion_models": WEIGHT_SUFFIXES, "checkpoints": WEIGHT_SUFFIXES}
+    if GGUF_KIND in folder_paths.folder_names_and_paths:
+        kinds[GGUF_KIND] = (".gguf",)
+    for kind, suffixes in kinds.items():
+        for label, path in _weights(kind, suffixes).items():
             found[label if label not in found else f"{label} [{kind}]"] = path
-    return found
+    return found | _pipelines()
+
+
+def _pipelines() -> dict[str, str]:
+    """Label -> path of each diffusers pipeline whose transformer may be a base, where the host looks for such."""
+    found = {}
+    for root in folder_paths.folder_names_and_paths.get("diffusers", ([], set()))[0]:
+        for folder, below, files in os.walk(root):
+            if "model_index.json" not in files:
+                continue
+            # Its parts are no pipelines of their own, and hold many files.
+            below.clear()
+            if (Path(folder) / "transformer" / "config.json").is_file():
+                found[f"{Path(folder).relative_to(root).as_posix()} [diffusers]"] = folder
+    return dict(sorted(found.items()))
 
 
 def lora_files() -> dict[str, Path]:
@@ -37,8 +56,8 @@ def written_folders() -> list[Path]:
     return [Path(folder_paths.get_output_directory()), Path(folder_paths.get_temp_directory())]
 
 
-def _weights(kind: str) -> dict[str, str]:
-    names = [name for name in folder_paths.get_filename_list(kind) if name.endswith(WEIGHT_SUFFIXES)]
+def _weights(kind: str, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES) -> dict[str, str]:
+    names = [name for name in folder_paths.get_filename_list(kind) if name.endswith(suffixes)]
     return {name: path for name in names if (path := folder_paths.get_full_path(kind, name)) is not None}
 
 

@@ -36,6 +36,7 @@ from fluxduel.tests.host.two_stage_graph import (
     two_stage_graph,
     write_pictures,
 )
+from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +344,25 @@ def test_a_fresh_lora_is_saved_with_a_warning(comfy_host: ComfyHost) -> None:
     assert "untrained" in Finished(comfy_host, graph).outputs[SAVE]["text"][0]
     with safe_open(comfy_host.base / "output" / "loras" / "fresh_00001_.safetensors", framework="pt") as file:
         assert all(key.startswith("lora_unet_") for key in file.keys())
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_convrot"])
+def test_a_diffusers_pipeline_is_listed_and_trained_in_int8(
+    comfy_host: ComfyHost, folder: Path, precision: str
+) -> None:
+    pipeline = comfy_host.base / "models" / "diffusers" / "family" / "small-flux"
+    if not pipeline.exists():
+        shutil.copytree(TINY_BASE_FOLDER / "transformer", pipeline / "transformer")
+        (pipeline / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+        # A pipeline without a transformer is none of ours.
+        other = pipeline.parent / "other"
+        other.mkdir()
+        (other / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    listed = comfy_host.object_info("FluxDuelLoadFluxLoRA")["input"]["required"]["checkpoint"]
+    assert "family/small-flux [diffusers]" in str(listed) and "other [diffusers]" not in str(listed)
+    graph = training_graph(folder.name, prefix=f"loras/{precision}")
+    graph[LORA] = lora_node(checkpoint="family/small-flux [diffusers]", precision=precision, rank=2)
+    Finished(comfy_host, graph)
+    (saved,) = (comfy_host.base / "output" / "loras").glob(f"{precision}_0*.safetensors")
+    with safe_open(saved, framework="pt") as file:
+        assert any(file.get_tensor(key).any() for key in file.keys() if "lora_B" in key)

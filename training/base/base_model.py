@@ -234,17 +234,19 @@ def empty_base(reference: BaseReference, **changes: int) -> FluxBase:
     transformer = empty_transformer(read_transformer_config(reference.path) | changes)
     precision = PRECISIONS[reference.precision]
     for name, weight in transformer.state_dict().items():
-        place(transformer, name, weight, precision)
+        place(transformer, name, weight, precision, "meta")
     return FluxBase(transformer, reference)
 
 
-def load_base(reference: BaseReference, device: torch.device | str) -> FluxBase:
-    """Load the frozen transformer onto ``device``.
+def load_base(
+    reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
+) -> FluxBase:
+    """Load the frozen transformer onto ``device``, or, decoded there, onto ``home``.
 
-    Raises ``BaseModelError`` for a checkpoint that is missing, damaged, quantised or not FLUX.1.
+    Raises ``BaseModelError`` for a checkpoint that is missing, damaged, not FLUX.1 or in a format that cannot be read.
     """
     transformer = empty_transformer(read_transformer_config(reference.path))
     precision = PRECISIONS[reference.precision]
     for name, weight in read_weights(reference.path, device):
-        place(transformer, name, weight, precision)
+        place(transformer, name, weight, precision, home or device)
     return FluxBase(transformer, reference)

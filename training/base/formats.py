@@ -28,8 +28,14 @@ PRECISIONS = {
 }
 
 
-def place(transformer: FluxTransformer2DModel, name: str, weight: Tensor | Int8Weight, precision: Precision) -> None:
-    """Put ``weight``, which lies on its device already, where ``name`` says, in this precision.
+def place(
+    transformer: FluxTransformer2DModel,
+    name: str,
+    weight: Tensor | Int8Weight,
+    precision: Precision,
+    home: torch.device | str,
+) -> None:
+    """Put ``weight`` where ``name`` says, in this precision, brought into it where it lies and then moved to ``home``.
 
     What comes in int8 stays as it is where int8 is wanted. Outside the blocks, and where there is no matrix, weights
     are few: those are never rounded to int8. Raises ``AttributeError`` where the transformer has no such place.
@@ -40,10 +46,11 @@ def place(transformer: FluxTransformer2DModel, name: str, weight: Tensor | Int8W
         if not isinstance(weight, Int8Weight):
             group = precision.group
             weight = quantised(weight, group if group and weight.shape[1] % group == 0 else 0)
+        weight = Int8Weight(weight.values.to(home), weight.scales.to(home), weight.group)
         parent, _, child = path.rpartition(".")
         setattr(transformer.get_submodule(parent), child, FrozenLinear(weight, module.bias))
         return
     if isinstance(weight, Int8Weight):
         weight = dequantised(weight, precision.dtype)
     getattr(module, leaf)
-    setattr(module, leaf, nn.Parameter(weight.to(precision.dtype), requires_grad=False))
+    setattr(module, leaf, nn.Parameter(weight.to(precision.dtype).to(home), requires_grad=False))

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import draws, flow
 from ..base.base_model import FluxBase, load_base
 from ..base.families import flux1
+from ..base.streaming import stream
 from ..config import StageConfig
 from ..data.batches import Batch, micro_batches
 from ..data.fits import check_fits
@@ -96,10 +97,18 @@ class Stage(ABC):
         self.measurements = Measurements(ranks)
         self.device = torch.device(device)
         shard = ranks.shard and ranks.count > 1
-        self.base: FluxBase = load_base(start.base, "cpu" if shard else self.device)
+        if shard and config.streamed_share:
+            raise ValueError(
+                f"streamed_share is {config.streamed_share:g} and the base is split over cards (base.shard). Set the "
+                "first to 0, or the second to false."
+            )
+        elsewhere = shard or config.streamed_share > 0
+        self.base: FluxBase = load_base(start.base, self.device, home="cpu" if elsewhere else None)
         lora.attach(self.base, start)
         if shard:
             shard_base(self.base, ranks, self.device)
+        elif config.streamed_share:
+            stream(self.base, self.device, config.streamed_share)
         self.base.gradient_checkpointing = config.gradient_checkpointing
         self.optimiser = Optimiser(
             lora.parameters(self.base),

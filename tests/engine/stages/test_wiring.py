@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fluxduel.tests.engine.conftest import Recorder, make_data, practice_prompts, with_phrase
-from fluxduel.training.base.base_model import FluxBase
+from fluxduel.training.base.base_model import BaseReference, FluxBase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, StageConfig
 from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.runs.train_stages import train_diffusion_stage
@@ -113,7 +113,7 @@ OF_THE_JUDGE: Cases = {
 # What leaves the result as it is. Each has a test of its own below.
 NO_RESULT = {
     "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "checkpoint_every", "keep_last",
-    "keep_every",
+    "keep_every", "streamed_share",
 }  # fmt: skip
 
 
@@ -259,6 +259,9 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         "keep_every": ({"checkpoint_every": 1, "keep_last": 1, "keep_every": 3}, lambda _, kept: kept == ["3", "4"]),
         "preview_every": ({"preview_every": 2, "preview_steps": 1}, lambda seen, _: len(seen.previews) == 2),
         "gradient_checkpointing": ({"gradient_checkpointing": True}, lambda seen, _: len(seen.records) == 4),
+        "streamed_share": (
+            {"gradient_checkpointing": True, "streamed_share": 0.5}, lambda seen, _: len(seen.records) == 4
+        ),
     }
     assert set(changes) | {"preview_steps", "preview_sampler"} == NO_RESULT
     for name, (change, as_wanted) in changes.items():
@@ -282,6 +285,25 @@ def test_checkpointing_is_switched_as_asked(start, data, wanted: bool) -> None:
         lambda changes: AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu"),
     ):
         assert make({"gradient_checkpointing": wanted}).base.gradient_checkpointing == wanted
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_streamed_blocks_change_nothing(start, data, share: float, precision: str) -> None:
+    start = dataclasses.replace(start, base=BaseReference(start.base.path, precision))
+    for make in (
+        lambda **changes: DiffusionStage(start, data, dataclasses.replace(STAGE_1, **changes), device="cpu"),
+        lambda **changes: AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu"),
+    ):
+        stages = [make(gradient_checkpointing=True, streamed_share=each) for each in (0.0, share)]
+        loras = [run(stage, Recorder()).lora.tensors for stage in stages]
+        assert same(*map(dict, loras))
+
+
+def test_streaming_without_recomputation_is_refused_with_the_setting() -> None:
+    for config in (STAGE_1, STAGE_2):
+        with pytest.raises(ValueError, match="streamed_share is 0.3 and gradient_checkpointing is off.*Turn gradient"):
+            dataclasses.replace(config, streamed_share=0.3, gradient_checkpointing=False)
 
 
 def test_the_watch_samples_as_many_pictures_as_asked(start, data, monkeypatch) -> None:
