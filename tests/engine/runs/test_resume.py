@@ -175,7 +175,7 @@ def test_a_finished_run_gives_its_result_at_once(start, data, tmp_path, kind, mo
     train = trainer(start, data, kind)
     first = train(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr("fluxduel.training.stages.stage.load_base", lambda *_: pytest.fail("the base was loaded"))
+        patched.setattr("fluxduel.training.stages.stage.load_base", lambda *_, **__: pytest.fail("the base was loaded"))
         recorder = Recorder()
         again = train(tmp_path / "run", recorder, checkpoint_every=1, gradient_checkpointing=False)
     assert not recorder.records and len(recorder.earlier) == len(first.log.records)

@@ -43,7 +43,7 @@ def data() -> RealLatents:
 @pytest.fixture
 def start(reference, monkeypatch):
     """A LoRA of FLUX.1, for stages that are given the metered base in place of twelve billion weights."""
-    monkeypatch.setattr(stage_module, "load_base", lambda reference, device: Metered(reference))
+    monkeypatch.setattr(stage_module, "load_base", lambda reference, device, home=None: Metered(reference))
     return lora.create(reference, LoRAConfig(rank=1, alpha=1.0))
 
 

@@ -16,6 +16,7 @@ from fluxduel.training.base.base_model import BaseReference, FluxBase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, StageConfig
 from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.runs.train_stages import train_diffusion_stage
+from fluxduel.training.stages import stage as stage_module
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
 
@@ -300,10 +301,15 @@ def test_streamed_blocks_change_nothing(start, data, share: float, precision: st
         assert same(*map(dict, loras))
 
 
-def test_streaming_without_recomputation_is_refused_with_the_setting() -> None:
-    for config in (STAGE_1, STAGE_2):
+def test_streaming_without_recomputation_is_refused_before_anything_is_loaded(start, data, monkeypatch) -> None:
+    monkeypatch.setattr(stage_module, "load_base", lambda *_, **__: pytest.fail("the base was loaded"))
+    changes = {"streamed_share": 0.3, "gradient_checkpointing": False}
+    for make in (
+        lambda: DiffusionStage(start, data, dataclasses.replace(STAGE_1, **changes), device="cpu"),
+        lambda: AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu"),
+    ):
         with pytest.raises(ValueError, match="streamed_share is 0.3 and gradient_checkpointing is off.*Turn gradient"):
-            dataclasses.replace(config, streamed_share=0.3, gradient_checkpointing=False)
+            make()
 
 
 def test_the_watch_samples_as_many_pictures_as_asked(start, data, monkeypatch) -> None:
