@@ -40,7 +40,8 @@ from .trackers import wanted
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_ADVICE = (
     "Out of memory. In this order: gradient_checkpointing true, batch_size 1 (and gradient_accumulation to make up for "
-    "it), a lower data.resolution, a lower lora.rank or fewer lora.targets, base.precision bf16."
+    "it), a higher streamed_share: with each of these the run goes on from where it is. Then base.precision "
+    "int8_convrot, a lower data.resolution, a lower lora.rank or fewer lora.targets."
 )
 
 
