@@ -6,6 +6,8 @@ Prints one JSON line last: ``stage1_over_plain``, a stage-1 step of the engine o
 ``x0``, ``jump`` and ``two_samplers`` one update of LoRA and discriminator over a stage-1 step of equal batch, with the
 settings that stage 2 has by default. Each is the median, over the repeats, of the ratio of two blocks of steps that ran
 one after the other. ``operations``: the same ratios in floating-point operations, as torch counts them.
+``int8_over_bf16`` and ``convrot_over_bf16``: a stage-1 step on a base in that precision; ``streamed``: one with all
+blocks streamed over one without, where all that is copied is copied by the same core.
 Pictures are held out, so that the looks at them within a step count; ``validation``: a whole measurement, with the
 watch's samples, in steps of its stage, by operations and as the run's own note has it.
 """
@@ -101,6 +103,13 @@ def main() -> None:
         ),
         "stage1": stepper(stage1),
     }
+    for precision in ("bf16", "int8", "int8_convrot"):
+        on = lora.create(BaseReference(TINY_BASE, precision), LoRAConfig(rank=RANK, alpha=RANK))
+        stages[precision] = DiffusionStage(on, data, DiffusionStageConfig(**shared), device="cpu")
+    if checkpointing:
+        config = DiffusionStageConfig(**shared, streamed_share=1.0)
+        stages["streamed"] = DiffusionStage(start, data, config, device="cpu")
+    contenders |= {name: stepper(stage) for name, stage in stages.items()}
     for target in TARGETS:
         config = AdversarialStageConfig(**shared, target=target, discriminator_warmup=0, few_step_guidance=10.0)
         stages[target] = AdversarialStage(start, data, DiscriminatorConfig(), config, device="cpu")
@@ -116,12 +125,18 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, step in contenders.items():
             times[name].append(seconds(step, options.steps) / options.steps)
+    pairs = {
+        "stage1_over_plain": ("stage1", "plain"),
+        **{target: (target, "stage1") for target in TARGETS},
+        "int8_over_bf16": ("int8", "bf16"),
+        "convrot_over_bf16": ("int8_convrot", "bf16"),
+        **({"streamed": ("streamed", "stage1")} if checkpointing else {}),
+    }
     ratios = {
-        "stage1_over_plain": [a / b for a, b in zip(times["stage1"], times["plain"], strict=True)],
-        **{name: [a / b for a, b in zip(times[name], times["stage1"], strict=True)] for name in TARGETS},
+        name: [a / b for a, b in zip(times[one], times[other], strict=True)] for name, (one, other) in pairs.items()
     }
     for name, values in times.items():
-        print(f"{name:10} {statistics.median(values) * 1000:8.1f} ms a step, median of {len(values)} blocks")
+        print(f"{name:12} {statistics.median(values) * 1000:8.1f} ms a step, median of {len(values)} blocks")
     for name, values in ratios.items():
         print(f"{name}: {min(values):.3f} to {max(values):.3f}")
     medians: dict[str, Any] = {name: round(statistics.median(values), 4) for name, values in ratios.items()}

@@ -65,6 +65,7 @@ def fake_flux(path: Path, context: int = 16) -> None:
         "vector_in.in_layer.weight": (3072, 16),
         "time_in.in_layer.weight": (1, 1),
         "double_blocks.0.img_attn.qkv.weight": (1, 1),
+        "double_blocks.0.img_attn.norm.query_norm.scale": (128,),
         "single_blocks.0.linear1.weight": (1, 1),
         "final_layer.linear.weight": (1, 1),
     }

@@ -115,7 +115,8 @@ SAVED = {
     "weight_decay max_grad_norm ema_decay gradient_checkpointing preview_steps validate_every adversarial_weight_end "
     "diffusion_weight_end diffusion_schedule renoise_mean renoise_std beta1 beta2 target_steps target "
     "few_step_guidance jump_steps balance gradient_ratio adversarial_ramp discriminator_ratio watch watch_pictures "
-    "jump_renoise_mean step_share",
+    "jump_renoise_mean step_share checkpoint_every keep_last keep_every preview_sampler watch_sampler anchor "
+    "practice_share",
     "FluxDuelLatentDiscriminator": "architecture loss width learning_rate seed depth spectral_norm gradient_penalty "
     "beta1 beta2 weight_decay max_grad_norm",
     "FluxDuelEncodeRealLatents": "resolution flip held_out_share seed bucket_step",
