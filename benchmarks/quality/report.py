@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .statistics import median_and_interval
 from .styles import report as styles
 from .textures import report as textures
 
@@ -59,7 +60,15 @@ def what_was_asked(found: dict[str, Any]) -> list[str]:
         if not ratios["pairs"]:
             asked.append((title, "0.5", "not measured", False))
             continue
-        asked.append((title, "0.5", f"{ratios['ratio']:.3f}", ratios["ratio"] <= 0.5))
+        low, high = ratios["ci"]
+        shown = f"{ratios['ratio']:.3f} ({low:.3f} to {high:.3f}), {ratios['pairs']} LoRAs"
+        asked.append((title, "0.5", shown, ratios["ratio"] <= 0.5))
+    for images, arm in ((found["images"], "target4"), (found["few_images"], textures.FEW_ARM)):
+        for steps in (4, 25):
+            if tolls := textures.toll(found["textures"], images, arm, steps):
+                middle, _ = median_and_interval(tolls)
+                title = f"textures, {images} images: FD with the worst solver at {steps} over its own at 4"
+                asked.append((title, "1.2", f"{middle:.3g}", middle <= 1.2))
     for name, rival in (("over_distil", "regression on stage 1's sub-steps"), ("over_mmd", "discrepancy of features")):
         title = f"{min(counts)} pictures: distance over the arm without a discriminator, {rival}"
         if not found[name]["cells"]:

@@ -53,6 +53,12 @@ def over_best_solver(results: list[Result], images: int, arm: str = "target4", s
     return [ours[pair][str(steps)]["frechet"] / best_stock(stage_1[pair], steps) for pair in pairs]
 
 
+def toll(results: list[Result], images: int, arm: str, steps: int) -> list[float]:
+    """The arm's worst distance with any solver at ``steps`` evaluations over its own with Euler at 4, pair by pair."""
+    ours = chosen(results, images, arm)
+    return [max(ours[pair]["solvers"][str(steps)].values()) / ours[pair]["4"]["frechet"] for pair in sorted(ours)]
+
+
 def summary(results: list[Result], images: int, few_images: int) -> dict[str, Any]:
     """The numbers of this part in the JSON line; see ``run``."""
     out = {}

@@ -90,7 +90,8 @@ def test_the_page_opens_with_what_is_missed():
     missed = "\n".join(report.what_was_asked(found))
     missed, met = missed.split("And met:")
     assert "24 pictures: paired distance at 4 over stage 1's best solver at 4 | 0.8, interval below 1 | 0.900" in missed
-    assert "textures, 24 images: the same | 0.5 | 0.700" in missed and "discrepancy of features" in missed
+    assert "textures, 24 images: the same | 0.5 | 0.700 (0.300 to 0.600), 3 LoRAs" in missed
+    assert "discrepancy of features" in missed
     assert "textures, 256 images" in met and "regression on stage 1's sub-steps | interval below 1 | 0.500" in met
     found |= {"over_solver": none, "few_over_solver": none}
     assert "| textures, 24 images: the same | 0.5 | not measured |" in report.what_was_asked(found)

@@ -237,6 +237,13 @@ def test_ours_is_compared_with_the_best_that_costs_nothing():
     assert found["few_images"] == {"ratio": 0.25, "ci": [0.25, 0.25], "pairs": 1, "better_in": 1}
 
 
+def test_the_toll_of_other_solvers_is_over_its_own_at_few_steps():
+    assert sorted(report.toll(some_results(), 256, "target4", 4)) == [16.5, 16.5, 49.5]
+    # Its own is not among the others there: at 25 steps the worst of all solvers counts.
+    assert report.toll(some_results(), 24, report.FEW_ARM, 25) == [0.5]
+    assert report.toll(some_results(), 24, "both", 4) == []
+
+
 def test_the_page_says_what_the_summary_says():
     floors = {domain: {str(steps): measured(0.12345) for steps in (4, 25)} for domain in domains.DOMAINS}
     page = "\n".join(report.section(some_results(), floors, 256, 24))
