@@ -28,8 +28,8 @@ class BaseConfig(Config):
 
     checkpoint: str = option(
         TINY_BASE,
-        "FLUX.1's transformer: a .safetensors file, or a folder in diffusers' layout. tiny: the built-in base, which "
-        "trains on a CPU.",
+        "FLUX.1's transformer: a .safetensors or .gguf file, or a folder in diffusers' layout. tiny: the built-in "
+        "base, which trains on a CPU.",
     )
     precision: str = option(
         "bf16",

@@ -115,6 +115,9 @@ def check(config: RunConfig) -> None:
         raise ValueError("start.diffusion and start.adversarial are both false: there is nothing to train.")
     if not config.images.folder:
         raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
+    for stage in ("diffusion", "adversarial"):
+        if getattr(config.start, stage):
+            getattr(config, stage).check_streaming(f"{stage}.")
     check_name(config)
     check_folders(config)
     check_start(config)

@@ -343,6 +343,15 @@ class StageConfig(Config):
         low=0.0, high=1.0, step=0.05, advanced=True, shapes_result=False,
     )
 
+    def check_streaming(self, where: str = "") -> None:
+        """Raises ``ValueError`` where blocks are to be streamed and cannot be. ``where`` leads the option's name."""
+        if self.streamed_share and not self.gradient_checkpointing:
+            raise ValueError(
+                f"{where}streamed_share is {self.streamed_share:g} and gradient_checkpointing is off: a block that has "
+                "left the card has to be computed anew for its gradient. Turn gradient_checkpointing on, or set "
+                "streamed_share to 0."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionStageConfig(StageConfig):

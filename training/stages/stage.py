@@ -97,12 +97,7 @@ class Stage(ABC):
         self.measurements = Measurements(ranks)
         self.device = torch.device(device)
         shard = ranks.shard and ranks.count > 1
-        if config.streamed_share and not config.gradient_checkpointing:
-            raise ValueError(
-                f"streamed_share is {config.streamed_share:g} and gradient_checkpointing is off: a block that has left "
-                "the card has to be computed anew for its gradient. Turn gradient_checkpointing on, or set "
-                "streamed_share to 0."
-            )
+        config.check_streaming()
         if shard and config.streamed_share:
             raise ValueError(
                 f"streamed_share is {config.streamed_share:g} and the base is split over cards (base.shard). Set the "

@@ -154,3 +154,13 @@ def test_a_base_in_int8_is_not_split_over_cards(pictures: Path, capsys: pytest.C
         capsys, "train", "--images.folder", pictures, "--base.precision", "int8_convrot", "--base.shard", "true"
     )
     assert "shard is on and precision is int8_convrot" in told and "Set precision to bf16, or shard to false" in told
+
+
+@pytest.mark.parametrize("stage", ["diffusion", "adversarial"])
+def test_streaming_that_cannot_be_is_refused_before_a_picture_is_read(
+    pictures: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    """Of either stage, the second one too: not after hours of the first."""
+    flags = (f"--{stage}.streamed_share", "0.5", f"--{stage}.gradient_checkpointing", "false")
+    told = refused(capsys, "train", "--images.folder", pictures, *flags)
+    assert f"{stage}.streamed_share is 0.5 and gradient_checkpointing is off" in told and "bad" not in told
