@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..failure_words import reason
 from .int8 import LARGEST, Int8Weight, quantised, rotated
 
 # A modulation layer sees one row a picture: rounding that gains no time, and torch's kernel takes no fewer than 17.
@@ -83,7 +84,7 @@ def best_kernel(device: torch.device, group: int) -> str:
             error = (KERNELS[name](x, rounded).float() - wanted).norm() / wanted.norm()
         # Whatever a library's kernel does on a card that it does not know: the next one is tried.
         except Exception as problem:
-            log.debug("int8 products by %s do not work on %s: %s", name, device, problem)
+            log.debug("int8 products by %s do not work on %s: %s", name, device, reason(problem))
             continue
         if error < 0.03:
             log.info("int8 products on %s: %s.", device, "dequantised" if name == "none" else name)
