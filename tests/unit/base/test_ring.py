@@ -139,11 +139,18 @@ def test_gradients_are_those_of_modules_that_stay(slots: int) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def emptied(ring: Ring) -> Ring:
+    """Memory that another ring of the same modules has left may hold what looks as if it had arrived."""
+    for slot in ring._slots:
+        slot.buffer.zero_()
+    return ring
+
+
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_a_module_is_there_whatever_came_before(slots: int) -> None:
     """Any order of fetches: what is asked for is there, and nothing is copied that lies there already."""
     modules, same = blocks(6), blocks(6)
-    ring = Ring(modules, torch.device(DEVICE), slots)
+    ring = emptied(Ring(modules, torch.device(DEVICE), slots))
     assert ring.device_bytes == slots * ring.host_bytes / 6 and ring.copies == 0
     x, order = given().detach(), random.Random(slots)
     slot_of: dict[int, int] = {}
@@ -163,7 +170,7 @@ def test_a_module_is_there_whatever_came_before(slots: int) -> None:
 
 def test_the_next_one_is_brought_in_the_direction_of_the_last_move() -> None:
     modules, same = blocks(6), blocks(6)
-    ring = Ring(modules, torch.device(DEVICE), 2)
+    ring = emptied(Ring(modules, torch.device(DEVICE), 2))
 
     def there() -> set[int]:
         settled()
