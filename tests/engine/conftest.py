@@ -18,16 +18,14 @@ from fluxduel.training.lora.adapter import FluxLoRA, create
 CONTEXT, POOLED, LENGTH = 24, 12, 5
 
 
-@pytest.fixture(scope="session")
-def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small transformer in diffusers' layout, every weight of it random (also those that start at zero)."""
-    folder = tmp_path_factory.mktemp("random-transformer")
+def save_random_transformer(folder: Path, doubles: int = 2, singles: int = 2) -> Path:
+    """A small transformer in diffusers' layout, every weight of it random (also those that start at zero)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = FluxTransformer2DModel(
             in_channels=64,
-            num_layers=2,
-            num_single_layers=2,
+            num_layers=doubles,
+            num_single_layers=singles,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=CONTEXT,
@@ -39,6 +37,12 @@ def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(weight, std=0.2)
     transformer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder."""
+    return save_random_transformer(tmp_path_factory.mktemp("random-transformer"))
 
 
 @pytest.fixture

@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor, distributed
 from torch.distributed import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from fluxduel.tests.device import DEVICE
-from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data, practice_prompts, with_phrase
+from fluxduel.tests.engine.conftest import (
+    CONTEXT,
+    LENGTH,
+    POOLED,
+    make_data,
+    practice_prompts,
+    save_random_transformer,
+    with_phrase,
+)
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
 from fluxduel.training.base.frozen_linear import FrozenLinear
 from fluxduel.training.base.int8_kernels import best_kernel
@@ -48,24 +55,7 @@ CURIOUS = dataclasses.replace(JUDGE, penalty_share=1.0, replay_share=0.5, mismat
 @pytest.fixture(scope="module")
 def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Deeper than the others', so that there is something to stream; every weight is random."""
-    folder = tmp_path_factory.mktemp("deep-transformer")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=DOUBLES,
-            num_single_layers=SINGLES,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=CONTEXT,
-            pooled_projection_dim=POOLED,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
-        for weight in transformer.parameters():
-            torch.nn.init.normal_(weight, std=0.2)
-    transformer.save_pretrained(folder)
-    return folder
+    return save_random_transformer(tmp_path_factory.mktemp("deep-transformer"), DOUBLES, SINGLES)
 
 
 @pytest.fixture
