@@ -96,8 +96,6 @@ def texture_jobs(seeds: int, quick: bool) -> list[texture_job.Job]:
 def compute(wanted: list[AnyJob], folder: Path, workers: int) -> Iterator[dict[str, Any]]:
     """All results, by as many processes as there are cores, each on one thread; an arm begins after its stage 1."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any(isinstance(one, style_job.Job) for one in wanted):
-        style_job.classifier(folder)
     left, done = list(wanted), set()
     running: dict[Future, AnyJob] = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from fluxduel.training.runs.train_stages import train_diffusion_stage
 
 from ..textures.job import Quiet
 from . import arms, drawing, measures, subjects
+from .classifier import KNOWN_STYLES, classifier
 from .drawing import Setting
 
 BASE = BaseReference(TINY_BASE, "fp32")
@@ -67,7 +67,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     started, reporter = time.perf_counter(), Quiet()
     lora = trained(job, folder, reporter)
     seconds = time.perf_counter() - started
-    result = {**job._asdict(), **measured(lora, job, folder), "train_seconds": seconds, "notes": reporter.notes}
+    result = {**job._asdict(), **measured(lora, job), "train_seconds": seconds, "notes": reporter.notes}
     result["seconds"] = time.perf_counter() - started
     file.write_text(json.dumps(result))
     return result
@@ -96,40 +96,20 @@ def trained(job: Job, folder: Path, reporter: Quiet) -> FluxLoRA:
     return found
 
 
-KNOWN_STYLES = tuple(style.word for style in (*pictograms.BASE_STYLES, *pictograms.TARGET_STYLES))
-
-
-@functools.lru_cache(maxsize=1)
-def classifier(folder: Path) -> measures.StyleClassifier:
-    """Told all styles from the true pictures of all subjects, as they are and through the VAE; kept in ``folder``."""
-    file = folder / "classifier.safetensors"
-    if file.exists():
-        network = measures.StyleClassifier(len(KNOWN_STYLES))
-        network.load_state_dict(load_file(file))
-        return network.eval().requires_grad_(False)
-    names = subjects.taught()
-    pictures = {style: subjects.pictures(style, names) for style in KNOWN_STYLES}
-    network = measures.train_classifier(
-        {style: torch.cat([found, drawing.through_vae(found)]) for style, found in pictures.items()}
-    )
-    save_file(network.state_dict(), file)
-    return network
-
-
-def truth(style: str, names: list[str], folder: Path) -> measures.Truth:
+def truth(style: str, names: list[str]) -> measures.Truth:
     """The true pictures of ``names`` in a style."""
     pictures = subjects.pictures(style, names)
-    return measures.Truth.of(pictures, names, KNOWN_STYLES.index(style), classifier(folder))
+    return measures.Truth.of(pictures, names, KNOWN_STYLES.index(style), classifier())
 
 
 class View:
     """What a LoRA draws of the subjects that were not trained on, measured."""
 
-    def __init__(self, lora: FluxLoRA | None, job: Job, folder: Path) -> None:
+    def __init__(self, lora: FluxLoRA | None, job: Job) -> None:
         self._lora = lora
         training, self._names = subjects.split(job.style, job.images, job.seed)
-        self._style, self._truth = job.style, truth(job.style, self._names, folder)
-        self._old = truth(subjects.OLD_STYLE, self._names, folder)
+        self._style, self._truth = job.style, truth(job.style, self._names)
+        self._old = truth(subjects.OLD_STYLE, self._names)
         self._training = subjects.pictures(job.style, training)
         self.shown: dict[str, Tensor] = {}
 
@@ -155,9 +135,9 @@ class View:
         return measures.measure(drawn, self._truth, places, self._training)
 
 
-def measured(lora: FluxLoRA, job: Job, folder: Path) -> dict[str, Any]:
+def measured(lora: FluxLoRA, job: Job) -> dict[str, Any]:
     """All that is reported of a LoRA; for ``stage1`` the grid of settings that cost nothing to choose among."""
-    view = View(lora, job, folder)
+    view = View(lora, job)
     own = Setting("euler", FEW, arms.GUIDANCE)
     first = job.seed == FIRST_SEED
     many = MANY_SOLVERS if first else LATER_MANY_SOLVERS
@@ -203,7 +183,7 @@ def base_retrieval(folder: Path) -> dict[str, float]:
         for style in pictograms.BASE_STYLES:
             captions = [subjects.caption(style.word, name) for name in names]
             drawn = drawing.decoded(drawing.latents(None, captions, Setting("euler", MANY, arms.GUIDANCE)))
-            numbers = measures.measure(drawn, truth(style.word, names, folder), torch.arange(len(names)))
+            numbers = measures.measure(drawn, truth(style.word, names), torch.arange(len(names)))
             found[style.word] = numbers["retrieval"]
         file.write_text(json.dumps(found))
     return json.loads(file.read_text())
