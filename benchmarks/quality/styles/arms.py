@@ -1,4 +1,4 @@
-"""The arms: what each of them does with the same stage-1 LoRA of a style in the same number of generator steps."""
+"""The arms: what each of them does with the same stage-1 LoRA of a style, all but one in the same number of steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from ..rivals import DistilStage, MmdStage
 
 GENERATOR_STEPS = 150
+# As many updates of stage 1 as cost what the others' steps and their discriminators do.
+EQUAL_COMPUTE_STEPS = 500
 RANK = 32
 # A model of 2.7 million weights takes learning rates that FLUX's 12 billion do not.
 SCALE: dict[str, Any] = {"batch_size": 8, "gradient_checkpointing": False, "checkpoint_every": 0}
@@ -59,9 +61,14 @@ ARMS = {
     "distil": Arm("regression on stage 1's sub-steps", _RIVAL, stage=DistilStage),
     "mmd": Arm("discrepancy of features", {**_RIVAL, "adversarial_weight": 3.0}, stage=MmdStage),
     "control": Arm("stage 1 continued", _NO_DUEL, practice=False),
+    "longer": Arm(
+        "stage 1 continued for equal compute", {**_NO_DUEL, "steps": EQUAL_COMPUTE_STEPS}, practice=False
+    ),
     "captions": Arm("ours, on the pictures' captions alone", OURS, practice=False),
     "unguided": Arm("ours, trained at guidance 1", {**OURS, "guidance": 1.0}),
     "pictures": Arm("ours, at guidance 1 and held to the pictures", {**OURS, "guidance": 1.0, "anchor": "pictures"}),
     "pure": Arm("ours, adversarial loss alone", {**OURS, "objective": "pure"}),
     "plain": Arm("plain method", PLAIN, PLAIN_JUDGE, practice=False),
 }
+# Stage 1 alone, sampled with whichever stock solver and guidance is best.
+CONTINUED = ("control", "longer")

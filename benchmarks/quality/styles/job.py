@@ -151,11 +151,11 @@ def measured(lora: FluxLoRA, job: Job) -> dict[str, Any]:
         part |= {Setting(solver, MANY, 1.0) for solver in many}
     if job.arm == "stage1" and first:
         part |= {own._replace(solver=solver, steps=SOME) for solver in SOLVERS}
-    if job.arm == "control":
+    if job.arm in arms.CONTINUED:
         part |= {Setting(solver, FEW, guidance) for solver in SOLVERS for guidance in GUIDANCES}
     numbers: dict[str, Any] = {"part": {setting.name: view.part(setting) for setting in sorted(part)}}
     whole = {own}
-    if job.arm in ("stage1", "control"):
+    if job.arm in ("stage1", *arms.CONTINUED):
         for steps in (FEW, MANY):
             tried = [setting for setting in part if setting.steps == steps and setting.strength == 1]
             if tried:

@@ -108,7 +108,8 @@ def section(results: list[Result], base: dict[str, float], counts: tuple[int, ..
         f"of rank {arms.RANK} learns a style that it has never seen ({', '.join(subjects.STYLES)}; seeds: {seeds}) "
         f"from 24 or 60 pictures in {steps} steps of stage 1 (batch {arms.SCALE['batch_size']}, learning rate "
         f"{arms.STAGE_1['learning_rate']:g}); from its result each arm takes {arms.GENERATOR_STEPS} generator steps at "
-        f"{arms.LORA_RATE:g}, and delivers the best of its states by the same score (the discriminator's rate: "
+        f"{arms.LORA_RATE:g} (stage 1 continued for equal compute {arms.EQUAL_COMPUTE_STEPS}), and "
+        "delivers the best of its states by the same score (the discriminator's rate: "
         f"{arms.DISCRIMINATOR_RATE:g}, its weight: {arms.OURS['adversarial_weight']:g}). Ours and its rivals also "
         f"practise on the captions of {subjects.PRACTICE} subjects without pictures, which are not measured: with 24 "
         "training pictures subjects that the base knows, with 60 such that it does not. The settings were chosen on "
@@ -215,7 +216,8 @@ def _table(results: list[Result], images: int) -> list[str]:
     row(f"stage 1, Euler {job.FEW}", "stage1", lambda r: r["whole"][OWN.name])
     row(f"stage 1, solver {job.FEW}", "stage1", lambda r: best(r, job.FEW))
     row(f"stage 1, solver {job.MANY}", "stage1", lambda r: best(r, job.MANY))
-    row(f"stage 1 continued, solver {job.FEW}", "control", lambda r: best(r, job.FEW))
+    for name in arms.CONTINUED:
+        row(f"{arms.ARMS[name].title}, solver {job.FEW}", name, lambda r: best(r, job.FEW))
     for name, arm in arms.ARMS.items():
         # What is trained for another guidance stands among the rivals.
         if arm.config.get("guidance") == arms.GUIDANCE:
