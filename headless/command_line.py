@@ -82,7 +82,7 @@ _COMMANDS = (
     ("train", "Train a LoRA in two stages.", "[config.json] [--section.option value ...]"),
     ("sample", "Make pictures with a LoRA.", "--lora FILE --prompt TEXT [config.json] [--section.option value ...]"),
     ("evaluate", "Measure LoRAs against the pictures they were trained on.", "--lora FILE [--lora FILE] config.json"),
-    ("inspect", "Say what is in a LoRA's or a discriminator's file.", "FILE [--json]"),
+    ("inspect", "Say what is in the file of a LoRA, a discriminator or a base.", "FILE [--json]"),
     ("workflow", "Make a configuration from a saved ComfyUI graph.", "GRAPH.json [--models FOLDER] [--out FILE]"),
 )
 
@@ -210,7 +210,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="a .safetensors file, or the folder of a run")
+    what = "a .safetensors or .gguf file, the folder of a run, or one in diffusers' layout"
+    parser.add_argument("file", type=Path, help=what)
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_inspect)
 

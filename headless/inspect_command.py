@@ -1,4 +1,4 @@
-"""What is in a LoRA file, in words or as JSON: how it was made, how to sample with it, where its weights are large."""
+"""What is in a file, in words or as JSON: how a LoRA was made, how to sample with it; what kind of base one is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..training.base.base_model import BaseModelError
 from ..training.failure_words import reason
 from ..training.lora import alphas
 from ..training.lora import files as lora_files
@@ -25,6 +26,7 @@ from ..training.lora.value import LoRAError
 from ..training.runs.checkpoints import Checkpoints
 from ..training.runs.run_directory import CHECKPOINTS, RESULT
 from ..training.stages import discriminator_files
+from .inspect_base import base_json, base_lines, is_base
 
 LARGEST = 5
 _BLOCK = re.compile(r"(single_transformer|single|transformer|double)_blocks_\d+_(.+)")
@@ -63,30 +65,45 @@ class _Contents:
 def describe(path: Path | str) -> str:
     """What ``describe_json`` finds, in lines for people. Raises as it does."""
     told = describe_json(path)
-    lines = _discriminator_lines(told) if told["kind"] == "discriminator" else _lora_lines(told)
-    return "\n".join(lines)
+    lines = {"base": base_lines, "discriminator": _discriminator_lines, "lora": _lora_lines}[told["kind"]]
+    return "\n".join(lines(told))
 
 
 def describe_json(path: Path | str) -> dict[str, Any]:
-    """What is in a LoRA file, whoever wrote it, or in a discriminator's file, as values that JSON can hold.
+    """What is in the file of a LoRA, whoever wrote it, of a discriminator or of a base, as values that JSON can hold.
 
     ``path`` may also be the folder of a run or of a checkpoint, of which the LoRA is taken. ``norms`` are Frobenius
     norms of ``up @ down * alpha / rank``, by group of layers and for the largest layers; a group's is that of all its
     layers together. A norm of weights that are not all finite is ``None``.
 
-    Raises ``LoRAError`` (a ``ValueError``) for a file that is missing, damaged, or neither of the two, and for a
-    folder without a LoRA.
+    A base may also be a folder in diffusers' layout; what is told of it, ``base_json`` says.
+
+    Raises ``LoRAError`` (a ``ValueError``) for a file that is missing, damaged, or none of the three, and for a folder
+    without a LoRA; ``BaseModelError`` for a base that cannot be read.
     """
+    if is_base(Path(path)):
+        return base_json(Path(path))
     file = _file(Path(path))
     try:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
             if discriminator_files.METADATA_KEY in metadata:
                 return _discriminator(file, content, metadata)
-            return _lora(file, content, metadata)
+            # Nunchaku's bases have factors of low rank beside what they have quantised.
+            packed = any(key.endswith(".qweight") for key in content.keys())
+            if not packed and any(split_key(key)[1] in ("down", "up") for key in content.keys()):
+                return _lora(file, content, metadata)
+            example = next(iter(content.keys()), None)
     except (SafetensorError, OSError) as error:
         raise LoRAError(
             f"{file} cannot be read as safetensors ({reason(error)}). Download it again, or choose another file."
+        ) from error
+    try:
+        return base_json(file)
+    except BaseModelError as error:
+        held = f"its tensors are such as {example}" if example else "it holds no tensors"
+        raise LoRAError(
+            f"{file} is neither a LoRA nor a discriminator of FluxDuel ({held}), nor a base: {error}"
         ) from error
 
 
@@ -151,11 +168,8 @@ def _read(file: Path, content: Any, metadata: Mapping[str, str]) -> _Contents:
             others.append(key)
     complete = {name: found for name, found in parts.items() if found.keys() >= {"down", "up"}}
     if not complete:
-        example = next(iter(content.keys()), None)
-        raise LoRAError(
-            f"{file} is neither a LoRA nor a discriminator of FluxDuel"
-            + (f": its tensors are such as {example}." if example else ": it holds no tensors.")
-        )
+        example = next(key for found in parts.values() for key in found.values())
+        raise LoRAError(f"{file} is no LoRA: of no layer both factors are there, such as {example}. Download it again.")
     others += [key for name, found in parts.items() if name not in complete for key in found.values()]
     told = alphas.stated(file, metadata)
     dtypes: Counter[str] = Counter()

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import draws, flow
 from ..base.base_model import FluxBase, load_base
 from ..base.families import flux1
+from ..base.held import how_held
 from ..base.streaming import stream
 from ..config import StageConfig
 from ..data.batches import Batch, micro_batches
@@ -108,8 +109,7 @@ class Stage(ABC):
         lora.attach(self.base, start)
         if shard:
             shard_base(self.base, ranks, self.device)
-        elif config.streamed_share:
-            stream(self.base, self.device, config.streamed_share)
+        streamer = stream(self.base, self.device, config.streamed_share) if config.streamed_share else None
         self.base.gradient_checkpointing = config.gradient_checkpointing
         self.optimiser = Optimiser(
             lora.parameters(self.base),
@@ -124,7 +124,8 @@ class Stage(ABC):
         self.average = RunningAverage(self.optimiser.parameters, config.ema_decay) if config.ema_decay else None
         self.lora_updates = 0
         # What is known before the first step, told once.
-        self.remarks: list[str] = []
+        held = how_held(self.base, streamer)
+        self.remarks: list[str] = [held] if held else []
         if config.lr_warmup_steps >= config.steps:
             self.remarks.append(
                 f"lr_warmup_steps is {config.lr_warmup_steps}, and there are {config.steps} updates: the learning rate "

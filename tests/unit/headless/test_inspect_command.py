@@ -279,7 +279,10 @@ def test_what_is_no_lora_is_refused(tmp_path: Path) -> None:
         describe(tmp_path / "missing.safetensors")
     path = tmp_path / "model.safetensors"
     save_file({"conv.weight": torch.ones(3)}, path)
-    with pytest.raises(LoRAError, match="neither a LoRA nor a discriminator.*such as conv.weight"):
+    with pytest.raises(LoRAError, match="neither a LoRA nor a discriminator.*such as conv.weight.*no FLUX.1"):
+        describe(path)
+    save_file({"x.lora_down.weight": torch.ones(3, 4)}, path)
+    with pytest.raises(LoRAError, match="of no layer both factors are there, such as x.lora_down.weight"):
         describe(path)
     save_file({}, path)
     with pytest.raises(LoRAError, match="it holds no tensors"):
