@@ -133,7 +133,7 @@ def main() -> None:
         reference = full_size_reference(Path(folder))
         base = FluxBase(full_size_transformer(reference), reference)
         lora.attach(base, lora.create(reference, LoRAConfig(rank=16, alpha=16.0)))
-        base.gradient_checkpointing, base.attention = True, FlashAttention
+        base.checkpointing, base.attention = "blocks", FlashAttention
         judge = judges.build(DiscriminatorConfig(), base, 1.0)
         print(f"{'GiB besides weights, gradients and moments':46}{'samples':>9}" + "".join(f"{s:>10}" for s in SIDES))
         for name, work, counts in ROWS:

@@ -25,6 +25,7 @@ from .checkpoint_files import (
     read_transformer_config,
 )
 from .families import flux1
+from .feed_forward import narrow
 from .formats import PRECISIONS, place
 from .weights import read_weights
 
@@ -38,6 +39,10 @@ __all__ = [
     "load_base",
     "read_transformer_config",
 ]
+
+# What the backward pass computes anew: nothing, the hidden layers of the feed-forward parts, or every block. Each keeps
+# less than the one before it and takes longer; the gradients are the same to the last bit.
+CHECKPOINTING = ("none", "feed_forward", "blocks")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class FluxBase:
         self.pooled_dim = int(transformer.config.pooled_projection_dim)
         # How blocks attend, also where they are computed anew; a rehearsal without numbers has a way of its own.
         self.attention: Callable[[], AbstractContextManager] = without_cudnn_attention
+        self.checkpointing = "none"
         self.find_adapter()
 
     def find_adapter(self) -> None:
@@ -96,27 +102,41 @@ class FluxBase:
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     @property
-    def gradient_checkpointing(self) -> bool:
-        """Whether each block's activations are recomputed in the backward pass."""
-        return bool(self.transformer.gradient_checkpointing)
+    def checkpointing(self) -> str:
+        """What the backward pass computes anew, one of ``CHECKPOINTING``."""
+        return self._checkpointing
 
-    @gradient_checkpointing.setter
-    def gradient_checkpointing(self, enabled: bool) -> None:
-        if enabled:
-            self.transformer.enable_gradient_checkpointing(self._checkpoint)
-        else:
+    @checkpointing.setter
+    def checkpointing(self, level: str) -> None:
+        if level not in CHECKPOINTING:
+            raise ValueError(f"checkpointing must be one of {', '.join(CHECKPOINTING)}, got {level!r}.")
+        self._checkpointing = level
+        if level == "none":
             self.transformer.disable_gradient_checkpointing()
+        else:
+            self.transformer.enable_gradient_checkpointing(self._with_gradient)
+
+    def _with_gradient(self, block: nn.Module, *args: Any) -> Any:
+        if self.checkpointing == "blocks":
+            return self._checkpoint(block, *args)
+        if self.checkpointing == "feed_forward":
+            layers, enabled = self._switch(block)
+            return narrow(block, *args, computing=lambda: _adapter_switched(layers, enabled))
+        return block(*args)
 
     def _checkpoint(self, block: nn.Module, *args: Any) -> Any:
-        layers = self._block_layers[id(block)]
-        # Read now: by the time of the backward pass another call may have left the switch in another state, and the
-        # recomputation would then run, without any error, with the wrong one.
-        enabled = not (layers and layers[0].disable_adapters)
+        layers, enabled = self._switch(block)
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
             return nullcontext(), _computing(self.attention, layers, enabled)
 
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+
+    def _switch(self, block: nn.Module) -> tuple[list[BaseTunerLayer], bool]:
+        # Read when a block is called: by the time of the backward pass another call may have left the switch in another
+        # state, and the recomputation would then run, without any error, with the wrong one.
+        layers = self._block_layers[id(block)]
+        return layers, not (layers and layers[0].disable_adapters)
 
     def seen_sigma(self, sigma: Tensor) -> Tensor:
         """The sigma that this transformer sees when handed ``sigma``; build ``x_t`` with it."""
@@ -179,10 +199,10 @@ class FluxBase:
             temb = transformer.time_text_embed(*conditions, pooled_prompt_embeds.to(dtype))
             ids = [flux1.text_ids(prompt_embeds.shape[1], device), flux1.image_ids(height, width, device)]
             rotary = transformer.pos_embed(torch.cat(ids))
-            recompute = self.gradient_checkpointing and torch.is_grad_enabled()
             for index, block in enumerate(self.blocks[: taps[-1] + 1]):
                 arguments = (image, text, temb, rotary, None)
-                text, image = self._checkpoint(block, *arguments) if recompute else block(*arguments)
+                recorded = torch.is_grad_enabled()
+                text, image = self._with_gradient(block, *arguments) if recorded else block(*arguments)
                 if index in taps:
                     maps.append(flux1.token_map(image, height, width))
         return maps

@@ -43,7 +43,7 @@ class Streamer:
 
     def _before(self, number: int, block: nn.Module, arguments: tuple[Any, ...]) -> None:
         # Autograd would refuse the backward pass too, but only after a whole step and in words for nobody.
-        if torch.is_grad_enabled() and not self.base.gradient_checkpointing:
+        if torch.is_grad_enabled() and self.base.checkpointing != "blocks":
             raise ValueError(
                 "Blocks of the base are streamed, so each is on the device only while it computes. Training then needs "
                 "gradient_checkpointing: turn it on, or stream nothing."
@@ -59,8 +59,8 @@ def stream(base: FluxBase, device: torch.device | str, share: float, slots: int 
     while another one computes; 1 takes half the memory. A slot is as large as the largest block that passes through it.
     What is trained, such as an adapter, stays on the device.
 
-    Results are those of a base that is there as a whole, bit for bit. Training needs ``base.gradient_checkpointing``:
-    each block is fetched anew for the backward pass.
+    Results are those of a base that is there as a whole, bit for bit. Training needs ``base.checkpointing``
+    "blocks": each is fetched anew for the backward pass.
 
     Raises ``ValueError`` where ``share`` or ``slots`` is out of range, for a base that is streamed already, and for one
     that is split over ranks.

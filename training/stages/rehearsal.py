@@ -116,7 +116,7 @@ def _halves(
     base = empty_base(reference, num_layers=depth.double, num_single_layers=depth.single)
     adapter.attach(base, _of_depth(start, depth))
     base.attention = FlashAttention
-    base.gradient_checkpointing = demand.gradient_checkpointing
+    base.checkpointing = "blocks" if demand.gradient_checkpointing else "none"
     given = inputs(base, demand)
     network = None if judge is None else judges.build(judge, base, 1.0)
     trained = [*adapter.parameters(base), *([] if network is None else network.parameters())]

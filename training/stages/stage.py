@@ -34,6 +34,8 @@ from .sharding import shard_base
 
 # Name of the measurement, for the user.
 HELD_OUT = "held-out flow loss"
+# Share of the forward pass, counted in operations at 1024 px.
+COMPUTED_ANEW = {"none": 0.0, "feed_forward": 0.25, "blocks": 1.0}
 
 
 class Reporter(Protocol):
@@ -110,7 +112,7 @@ class Stage(ABC):
         if shard:
             shard_base(self.base, ranks, self.device)
         streamer = stream(self.base, self.device, config.streamed_share) if config.streamed_share else None
-        self.base.gradient_checkpointing = config.gradient_checkpointing
+        self.base.checkpointing = "blocks" if config.gradient_checkpointing else "none"
         self.optimiser = Optimiser(
             lora.parameters(self.base),
             learning_rate=config.learning_rate,
@@ -174,8 +176,8 @@ class Stage(ABC):
     def evaluations_per_picture(self) -> float:
         """What training on one picture costs, in evaluations of the base.
 
-        A backward pass costs as much as a forward pass, since the frozen weights have no gradient; recomputing the
-        blocks costs one more.
+        A backward pass costs as much as a forward pass, since the frozen weights have no gradient; what is
+        computed anew comes on top.
         """
         return 1 + self._backward
 
@@ -184,8 +186,8 @@ class Stage(ABC):
         return (self.total - first) * self.evaluations_per_picture
 
     @property
-    def _backward(self) -> int:
-        return 2 if self.config.gradient_checkpointing else 1
+    def _backward(self) -> float:
+        return 1 + COMPUTED_ANEW[self.base.checkpointing]
 
     @property
     def scored_by(self) -> str:

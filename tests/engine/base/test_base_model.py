@@ -19,6 +19,7 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED
 from fluxduel.training import flow
 from fluxduel.training.base.base_model import (
+    CHECKPOINTING,
     BaseModelError,
     BaseReference,
     FluxBase,
@@ -135,10 +136,10 @@ def checkpointing_error(
     start: lora.FluxLoRA, kind: type[FluxBase] = FluxBase, dtype: torch.dtype = torch.float32
 ) -> float:
     base = base_with(start, kind, dtype)
-    base.gradient_checkpointing = False
+    base.checkpointing = "none"
     plain = generator_gradients(base, dtype)
     assert all(bool(g.any()) for g in plain.values())
-    base.gradient_checkpointing = True
+    base.checkpointing = "blocks"
     return relative_error(generator_gradients(base, dtype), plain)
 
 
@@ -171,10 +172,10 @@ def test_a_switch_that_is_not_bound_to_the_call_is_caught(start: lora.FluxLoRA) 
     assert error > 1e-2
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_pass_without_the_adapter_gives_it_no_gradient(start: lora.FluxLoRA, checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
+def test_a_pass_without_the_adapter_gives_it_no_gradient(start: lora.FluxLoRA, checkpointing: str) -> None:
     base = base_with(start)
-    base.gradient_checkpointing = checkpointing
+    base.checkpointing = checkpointing
     given = inputs()
     x_t = given["x_t"].requires_grad_()
     base.velocity(**given, adapter=False).square().sum().backward()
@@ -195,7 +196,7 @@ def test_no_attention_of_the_base_may_take_cudnns_kernel(
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     base = base_with(start)
-    base.gradient_checkpointing = True
+    base.checkpointing = "blocks"
     torch.backends.cuda.enable_cudnn_sdp(enabled)
     try:
         given = inputs()

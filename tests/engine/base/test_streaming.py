@@ -71,7 +71,7 @@ def loaded(start: FluxLoRA, share: float = 0.0, slots: int = 2) -> tuple[FluxBas
     base = load_base(start.base, "cpu")
     lora.attach(base, start)
     streamer = stream(base, DEVICE, share, slots)
-    base.gradient_checkpointing = True
+    base.checkpointing = "blocks"
     return base, streamer
 
 
@@ -225,7 +225,7 @@ def test_without_a_gradient_nothing_has_to_be_computed_anew(start) -> None:
     found = []
     for share in (0.0, 1.0):
         base, _ = loaded(start, share)
-        base.gradient_checkpointing = False
+        base.checkpointing = "none"
         with torch.no_grad():
             found.append([base.velocity(latents(), **given()), base.features(latents(), **given(), taps=(2, 5))])
     assert_same(*found)
@@ -237,7 +237,7 @@ def test_without_a_gradient_nothing_has_to_be_computed_anew(start) -> None:
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 def test_training_without_checkpointing_is_refused(start, data, kind: str) -> None:
     stage = MAKE[kind](start, data)
-    stage.base.gradient_checkpointing = False
+    stage.base.checkpointing = "none"
     stream(stage.base, DEVICE, 3 / COUNT)
     with pytest.raises(ValueError, match="gradient_checkpointing"):
         for step in range(2):
@@ -246,7 +246,7 @@ def test_training_without_checkpointing_is_refused(start, data, kind: str) -> No
 
 def test_a_look_with_a_gradient_but_without_checkpointing_is_refused(start) -> None:
     base, _ = loaded(start, 1.0)
-    base.gradient_checkpointing = False
+    base.checkpointing = "none"
     with pytest.raises(ValueError, match="gradient_checkpointing"):
         base.features(latents().requires_grad_(), **given(), taps=(1,))
 
@@ -373,7 +373,7 @@ def test_on_the_meta_device_the_same_is_copied_without_numbers(start, precision:
             base.transformer.to("meta")
         lora.attach(base, start)
         ring = stream(base, device, 1.0).ring
-        base.gradient_checkpointing = True
+        base.checkpointing = "blocks"
         inputs = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in given().items()}
         velocity = base.velocity(latents().to(device), **inputs)
         velocity.mean().backward()

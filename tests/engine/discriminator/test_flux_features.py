@@ -21,6 +21,7 @@ from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data, w
 from fluxduel.tests.engine.stages.test_adversarial_stage import draw_with_both_ends
 from fluxduel.training import draws
 from fluxduel.training.base.base_model import (
+    CHECKPOINTING,
     BaseReference,
     FluxBase,
     empty_transformer,
@@ -85,12 +86,12 @@ def test_features_depend_on_level_prompt_and_guidance(start) -> None:
             assert not torch.allclose(plain, other, rtol=1e-3), name
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 @pytest.mark.parametrize("taps", [(0,), (0, 1), (2,)])
 def test_blocks_behind_the_last_tap_never_run(start, taps, checkpointing) -> None:
     """Neither forward nor when blocks are recomputed; those up to it run once, and once more where recomputed."""
     base = base_with(start)
-    base.gradient_checkpointing = checkpointing
+    base.checkpointing = checkpointing
     runs = [0] * 4
     for i, block in enumerate(base.blocks):
         block.register_forward_pre_hook(lambda _, __, i=i: runs.__setitem__(i, runs[i] + 1))
@@ -98,10 +99,10 @@ def test_blocks_behind_the_last_tap_never_run(start, taps, checkpointing) -> Non
     given["latents"].requires_grad_()
     maps = base.features(**given, taps=taps)
     sum(m.square().sum() for m in maps).backward()
-    assert runs == [1 + checkpointing if i <= taps[-1] else 0 for i in range(4)]
+    assert runs == [1 + (checkpointing == "blocks") if i <= taps[-1] else 0 for i in range(4)]
     with torch.no_grad():
         base.features(**looked_at(), taps=taps)
-    assert runs == [2 + checkpointing if i <= taps[-1] else 0 for i in range(4)]
+    assert runs == [2 + (checkpointing == "blocks") if i <= taps[-1] else 0 for i in range(4)]
 
 
 def mixed_gradients(base: FluxBase, taps: tuple[int, ...]) -> dict[str, Tensor]:
@@ -131,18 +132,18 @@ def seen_loss(base: FluxBase, latents: Tensor, level: Tensor, taps: tuple[int, .
 @pytest.mark.parametrize("taps", [(1,), (0, 3)])
 def test_recomputed_features_give_the_plain_gradient(start, taps) -> None:
     base = base_with(start, dtype=torch.float64)
-    base.gradient_checkpointing = False
+    base.checkpointing = "none"
     plain = mixed_gradients(base, taps)
     assert all(bool(g.any()) for g in plain.values())
-    base.gradient_checkpointing = True
+    base.checkpointing = "blocks"
     assert relative_error(mixed_gradients(base, taps), plain) <= 1e-12
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_the_lora_learns_through_its_velocity_alone(start, checkpointing) -> None:
     """Its gradient, with the features in one loss, is its velocity's pulled-back gradient at a base without a LoRA."""
     base, frozen = base_with(start, dtype=torch.float64), load_base(start.base, "cpu")
-    base.gradient_checkpointing = checkpointing
+    base.checkpointing = checkpointing
     frozen.transformer.double()
     frozen.dtype = torch.float64
     got = mixed_gradients(base, (0, 3))
@@ -160,10 +161,10 @@ def test_the_lora_learns_through_its_velocity_alone(start, checkpointing) -> Non
     assert relative_error(got, expected) <= 1e-12
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_features_alone_give_the_lora_no_gradient(start, checkpointing) -> None:
     base = base_with(start)
-    base.gradient_checkpointing = checkpointing
+    base.checkpointing = checkpointing
     given = looked_at()
     given["latents"].requires_grad_()
     sum(m.square().sum() for m in base.features(**given, taps=(0, 3))).backward()
@@ -177,7 +178,7 @@ def test_features_with_a_switch_that_is_not_bound_are_caught(start) -> None:
             return checkpoint(block, *args, use_reentrant=False)
 
     base = base_with(start, NotBound, dtype=torch.float64)
-    base.gradient_checkpointing = True
+    base.checkpointing = "blocks"
     with pytest.raises(CheckpointError):
         mixed_gradients(base, (0, 3))
 
@@ -297,7 +298,7 @@ def test_the_generators_gradient_is_the_losss_slope(start, monkeypatch, target, 
     )
     stage = wide_stage(start, judge, target=target, objective=objective, adversarial_weight=3.0)
     weights, draw, step = lora.parameters(stage.base), draw_with_both_ends(stage), 1e-5
-    assert stage.base.gradient_checkpointing and all(w.dtype == torch.float64 for w in weights)
+    assert stage.base.checkpointing == "blocks" and all(w.dtype == torch.float64 for w in weights)
     kept: list[Tensor] = []
     monkeypatch.setattr(stage, "apply", lambda *_: kept.extend(w.grad.clone() for w in weights) or 0.0)
     values = stage.update_both(draw, 0, teach=False)

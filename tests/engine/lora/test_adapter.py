@@ -13,7 +13,7 @@ from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED
-from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
+from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, FluxBase, load_base
 from fluxduel.training.config import LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA, LoRAError
@@ -324,8 +324,8 @@ def in_fp32(base: FluxBase) -> None:
         layer.cast_input_dtype_enabled = True
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_computing_in_bf16_is_as_exact_as_a_bf16_base_allows(random_transformer: Path, checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
+def test_computing_in_bf16_is_as_exact_as_a_bf16_base_allows(random_transformer: Path, checkpointing: str) -> None:
     """The factors in bf16 add less to the error than the base in bf16 already has; masters and gradients stay fp32.
 
     Measured against fp64 with the same weights: velocity 0.0114 (factors in fp32: 0.0113), gradient 0.0148 (0.0136).
@@ -336,7 +336,7 @@ def test_computing_in_bf16_is_as_exact_as_a_bf16_base_allows(random_transformer:
     for name in ("bf16", "factors in fp32", "fp64"):
         base = load_base(reference, "cpu")
         lora.attach(base, value)
-        base.gradient_checkpointing = checkpointing
+        base.checkpointing = checkpointing
         if name == "factors in fp32":
             in_fp32(base)
         if name == "fp64":
@@ -386,15 +386,15 @@ def test_a_base_in_bf16_keeps_no_activations_in_fp32_for_the_adapter(random_tran
     assert ours < theirs / 3
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_a_base_in_fp32_computes_as_before_bit_for_bit(
-    reference: BaseReference, start: FluxLoRA, checkpointing: bool
+    reference: BaseReference, start: FluxLoRA, checkpointing: str
 ) -> None:
     found = []
     for plain in (False, True):
         base = load_base(reference, "cpu")
         lora.attach(base, start)
-        base.gradient_checkpointing = checkpointing
+        base.checkpointing = checkpointing
         if plain:
             in_fp32(base)
             for _, layer in lora._lora_layers(base):

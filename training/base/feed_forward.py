@@ -1,0 +1,119 @@
+"""A block's feed-forward part without its hidden layers: wide, cheap, and computed anew in the backward pass."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def narrow(block: nn.Module, *args: Any, computing: Callable[[], AbstractContextManager]) -> Any:
+    """``block(*args)``, keeping for the backward pass all but the hidden layers of its feed-forward parts.
+
+    Those are four times as wide as the block, and kept twice, before and after their activation; to have them again
+    takes one product of a block's three. Whatever attention computes is kept. ``block``: a double or single block of
+    FLUX.1, adapted or not. ``computing``: the state in which they are computed anew.
+
+    The frozen weights must still be there in the backward pass: what is kept is not watched for being overwritten.
+    """
+    with ExitStack() as stack:
+        parts = [_Hidden(part, computing, stack) for part in _parts(block)]
+
+        def pack(tensor: Tensor) -> Tensor | _Again:
+            storage = tensor.untyped_storage()
+            for part in parts:
+                place = part.place(storage)
+                if place is not None:
+                    part.wanted.add(place)
+                    return _Again(part, place, tensor.size(), tensor.stride(), tensor.storage_offset())
+            return tensor
+
+        stack.enter_context(saved_tensors_hooks(pack, _unpack))
+        return block(*args)
+
+
+class _Part(NamedTuple):
+    """``widen`` and ``activate`` make the hidden layer, which is what ``activated`` returns.
+
+    In a single block the layer is joined to the output of ``beside`` before ``narrow`` takes both.
+    """
+
+    widen: nn.Module
+    activate: Callable[[Tensor], Tensor]
+    activated: nn.Module
+    beside: nn.Module | None = None
+    narrow: nn.Module | None = None
+
+
+def _parts(block: nn.Module) -> list[_Part]:
+    # Asked for at each call: an adapter that comes or goes puts other modules in these places.
+    if hasattr(block, "proj_mlp"):
+        return [_Part(block.proj_mlp, block.act_mlp, block.act_mlp, block.attn, block.proj_out)]
+    return [_Part(each.net[0].proj, each.net[0].gelu, each.net[0]) for each in (block.ff, block.ff_context)]
+
+
+class _Hidden:
+    """The hidden layer of one part in one call: before its activation, after it, and joined (places 0, 1 and 2)."""
+
+    def __init__(self, part: _Part, computing: Callable[[], AbstractContextManager], stack: ExitStack) -> None:
+        self.wanted: set[int] = set()
+        self._part, self._computing = part, computing
+        self._inputs: dict[str, Tensor] = {}
+        # Weak, so that a tensor that is gone is not mistaken for the next one in its memory.
+        self._storages: list[weakref.ref] = []
+        self._again: dict[int, Tensor] = {}
+        stack.enter_context(part.widen.register_forward_hook(self._widened))
+        stack.enter_context(part.activated.register_forward_hook(self._made))
+        if part.beside is not None and part.narrow is not None:
+            stack.enter_context(part.beside.register_forward_hook(self._attended))
+            stack.enter_context(part.narrow.register_forward_pre_hook(self._joined))
+
+    def place(self, storage: torch.UntypedStorage) -> int | None:
+        """Which of the layer's tensors lies there."""
+        return next((place for place, each in enumerate(self._storages) if each() is storage), None)
+
+    def take(self, place: int) -> Tensor:
+        """One of the wanted tensors, computed anew together with the others, which wait for their turn."""
+        if place not in self._again:
+            with torch.no_grad(), self._computing():
+                made = [self._part.widen(self._inputs["x"])]
+                made.append(self._part.activate(made[0]))
+                if "beside" in self._inputs:
+                    made.append(torch.cat([self._inputs["beside"], made[1]], dim=2))
+            self._again = {each: made[each] for each in self.wanted}
+        return self._again.pop(place)
+
+    def _widened(self, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        self._inputs["x"] = given[0].detach()
+        self._storages.append(weakref.ref(output.untyped_storage()))
+
+    def _made(self, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        self._storages.append(weakref.ref(output.untyped_storage()))
+
+    def _attended(self, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        self._inputs["beside"] = output.detach()
+
+    def _joined(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self._storages.append(weakref.ref(given[0].untyped_storage()))
+
+
+class _Again(NamedTuple):
+    """A saved tensor that is not there: a view of what ``part`` makes at ``place``."""
+
+    part: _Hidden
+    place: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _unpack(packed: Tensor | _Again) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    return packed.part.take(packed.place).as_strided(packed.size, packed.stride, packed.offset)
+
