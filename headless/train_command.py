@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..training.base.base_model import BaseReference
+from ..training.base.base_shelf import BaseShelf
 from ..training.data.encode import encode
 from ..training.data.encoders import Encoders, load_encoders
 from ..training.data.fits import check_fits
@@ -72,10 +73,10 @@ def train(config: RunConfig) -> Path:
         if config.start.adversarial:
             check_target(lora, data, config.discriminator, config.adversarial)
 
-        path = run.output
+        path, shelf = run.output, BaseShelf()
         if config.start.diffusion:
             print_ = run_directory.fingerprint("diffusion", lora, data, config.diffusion, ranks=place.ranks.count)
-            stage = partial(train_diffusion_stage, lora, data, config.diffusion)
+            stage = partial(train_diffusion_stage, lora, data, config.diffusion, load=shelf.load)
             lora = run.stage(print_, lora, stage, encoders.decode).lora
             path = run.save(lora, f"{config.output.name}-stage1")
         if config.start.adversarial:
@@ -95,6 +96,7 @@ def train(config: RunConfig) -> Path:
                 config.discriminator,
                 config.adversarial,
                 discriminator_weights=discriminator,
+                load=shelf.load,
             )
             result = run.stage(print_, lora, stage, encoders.decode)
             path = run.save(result.lora, config.output.name)

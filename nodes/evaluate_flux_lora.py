@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..training.base.base_model import BaseLoader
 from ..training.base.families import flux1
 from ..training.config import NEIGHBOURS
 from ..training.data.data_error import DataError
@@ -146,7 +147,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
         named = _named(flux_lora, {name: lora for name, lora in others.items() if lora is not None})
         progress = host.Progress(str(cls.hidden.unique_id))
 
-        def evaluate_all(device: torch.device) -> Evaluation:
+        def evaluate_all(device: torch.device, load: BaseLoader) -> Evaluation:
             return evaluate(
                 [(name, owned(lora)) for name, _, lora in named],
                 owned(real_latents),
@@ -159,6 +160,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
                 solver=sampler,
                 neighbours=neighbours,
                 after_step=progress.update_or_stop,
+                load=load,
             )
 
         try:

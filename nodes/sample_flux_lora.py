@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..training.base.base_model import BaseLoader
 from ..training.base.families import flux1
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.lora.adapter import FluxLoRA
@@ -107,7 +108,7 @@ class SampleFluxLoRA(io.ComfyNode):
         check_prompt(flux_lora.base, prompt_embeds, pooled, f"{NODE}: conditioning")
         progress = host.Progress(str(cls.hidden.unique_id))
 
-        def sample_all(device: torch.device) -> Tensor:
+        def sample_all(device: torch.device, load: BaseLoader) -> Tensor:
             return sample_lora(
                 owned(flux_lora),
                 [(prompt_embeds, pooled)],
@@ -119,6 +120,7 @@ class SampleFluxLoRA(io.ComfyNode):
                 device=device,
                 after_step=progress.update_or_stop,
                 solver=sampler,
+                load=load,
             )
 
         latents = flux1.denormalise(host.with_device(sample_all).flatten(0, 2))

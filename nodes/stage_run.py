@@ -31,12 +31,12 @@ MEMORY_ADVICE = (
 def run_stage(
     wanted: Fingerprint, lora: FluxLoRA, data: RealLatents, train: Callable[..., StageResult], *, node: str
 ) -> StageResult:
-    """Run ``train(lora, data, device=, reporter=, run_folder=)`` with the device to itself, outside inference mode.
+    """Run ``train(lora, data, device=, reporter=, run_folder=, load=)`` with the device to itself.
 
-    A run of the same inputs below the host's output folder is gone on with; where it is finished, its result is
-    returned at once. When the user cancels, the weights so far are saved and the host's interruption is raised; when
-    the stage fails, they are saved and a ``RuntimeError`` says where. Both messages also go to the page as the run's
-    state.
+    It runs outside inference mode. A run of the same inputs below the host's output folder is gone on with; where it is
+    finished, its result is returned at once. When the user cancels, the weights so far are saved and the host's
+    interruption is raised; when the stage fails, they are saved and a ``RuntimeError`` says where. Both messages also
+    go to the page as the run's state.
     """
     check_fits(lora.base, data)
     try:
@@ -47,7 +47,9 @@ def run_stage(
     try:
         done = _finished(choice, wanted, lora, reporter)
         result = done or host.with_device(
-            lambda device: train(owned(lora), owned(data), device=device, reporter=reporter, run_folder=choice.folder)
+            lambda device, load: train(
+                owned(lora), owned(data), device=device, reporter=reporter, run_folder=choice.folder, load=load
+            )
         )
     except StageFailure as failure:
         advice = f"\n{MEMORY_ADVICE}" if isinstance(failure.__cause__, torch.OutOfMemoryError) else ""

@@ -10,21 +10,29 @@ from typing import NoReturn, TypeVar
 import comfy.model_management as memory
 import torch
 
+from ...training.base.base_model import BaseLoader
 from ..values import outside_inference_mode
+from . import kept_base
 
 Result = TypeVar("Result")
 
 
-def with_device(work: Callable[[torch.device], Result]) -> Result:
-    """``work(device)`` outside inference mode, with all the host's models out of the way; frees what it leaves."""
-    memory.unload_all_models()
-    _collect()
+def with_device(work: Callable[[torch.device, BaseLoader], Result]) -> Result:
+    """``work(device, load)`` outside inference mode, with all the host's models out of the way; frees what it leaves.
+
+    ``load`` is ``load_base``, but for the base that an earlier call has left: that one is kept (``kept_base``).
+    """
+    kept_base.withhold()
     try:
+        memory.unload_all_models()
+        _collect()
         # Some packs turn gradients off for the whole process.
         with outside_inference_mode(), torch.enable_grad(), _in_training():
-            return work(memory.get_torch_device())
+            return work(memory.get_torch_device(), kept_base.shelf.load)
     finally:
+        kept_base.shelf.take_back()
         _collect()
+        kept_base.keep()
 
 
 def _collect() -> None:

@@ -141,7 +141,7 @@ def device(report: Report) -> None:
 
     from fluxduel.nodes import host
 
-    def state(_: torch.device) -> tuple[bool, bool, bool]:
+    def state(_: torch.device, load: Any) -> tuple[bool, bool, bool]:
         training = getattr(comfy.model_management, "in_training", True)
         return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), training
 

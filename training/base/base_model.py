@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
@@ -31,6 +31,7 @@ from .weights import read_weights
 
 __all__ = [
     "TINY_BASE_FOLDER",
+    "BaseLoader",
     "BaseModelError",
     "BaseReference",
     "FluxBase",
@@ -95,6 +96,15 @@ class FluxBase:
         """Look up the adapter's layers anew; called after an adapter was attached or removed."""
         self._layers = _adapter_layers(self.transformer)
         self._block_layers = {id(block): _adapter_layers(block) for block in self.blocks}
+
+    def remove_adapter(self) -> None:
+        """Have the layers that are adapted as they were before, if there are any."""
+        for name, layer in [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]:
+            parent, _, child = name.rpartition(".")
+            setattr(self.transformer.get_submodule(parent), child, layer.get_base_layer())
+        if hasattr(self.transformer, "peft_config"):
+            del self.transformer.peft_config
+        self.find_adapter()
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -256,6 +266,14 @@ def empty_base(reference: BaseReference, **changes: int) -> FluxBase:
     for name, weight in transformer.state_dict().items():
         place(transformer, name, weight, precision, "meta")
     return FluxBase(transformer, reference)
+
+
+class BaseLoader(Protocol):
+    """``load_base``, or what stands in for it. The base is the caller's until the next call of the same loader."""
+
+    def __call__(
+        self, reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
+    ) -> FluxBase: ...
 
 
 def load_base(

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from .base_model import FluxBase
 from .ring import Ring
 
-_STREAMED: weakref.WeakSet[FluxBase] = weakref.WeakSet()
+_STREAMERS: weakref.WeakSet[Streamer] = weakref.WeakSet()
 
 
 class Streamer:
@@ -28,7 +28,7 @@ class Streamer:
             base.blocks[index].register_forward_pre_hook(partial(self._before, number))
             for number, index in enumerate(blocks)
         ]
-        _STREAMED.add(base)
+        _STREAMERS.add(self)
 
     def release(self) -> None:
         """End the streaming and give back all that it holds on the device.
@@ -39,7 +39,7 @@ class Streamer:
         for hook in self._hooks:
             hook.remove()
         self.ring.release()
-        _STREAMED.discard(self.base)
+        _STREAMERS.discard(self)
 
     def _before(self, number: int, block: nn.Module, arguments: tuple[Any, ...]) -> None:
         # Autograd would refuse the backward pass too, but only after a whole step and in words for nobody.
@@ -69,7 +69,7 @@ def stream(base: FluxBase, device: torch.device | str, share: float, slots: int 
         raise ValueError(f"The share of blocks to stream must be from 0 to 1, got {share}.")
     if slots < 1:
         raise ValueError(f"Streaming needs 1 slot or more, got {slots}.")
-    if base in _STREAMED:
+    if streamer_of(base) is not None:
         raise ValueError("The base is streamed already. Release its streamer first.")
     if any(isinstance(parameter, DTensor) for parameter in base.transformer.parameters()):
         raise ValueError("The base is split over several GPUs (shard). Either split it or stream its blocks, not both.")
@@ -83,6 +83,11 @@ def stream(base: FluxBase, device: torch.device | str, share: float, slots: int 
         base.transformer.to(device)
     base.device = device
     return Streamer(base, chosen, ring)
+
+
+def streamer_of(base: FluxBase) -> Streamer | None:
+    """What streams blocks of ``base``, until it is released."""
+    return next((streamer for streamer in _STREAMERS if streamer.base is base), None)
 
 
 def spread(count: int, share: float) -> tuple[int, ...]:

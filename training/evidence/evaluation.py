@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base import sampler
-from ..base.base_model import BaseReference, FluxBase, load_base
+from ..base.base_model import BaseLoader, BaseReference, FluxBase, load_base
 from ..config import NEIGHBOURS, DiffusionStageConfig
 from ..data.batches import held_out_batches
 from ..data.data_error import DataError
@@ -44,6 +44,7 @@ def evaluate(
     solver: str = "euler",
     neighbours: str = "off",
     after_step: Callable[[int, int], None] = lambda done, total: None,
+    load: BaseLoader | None = None,
 ) -> Evaluation:
     """Sample ``count`` pictures from each named LoRA with each number of steps, and measure them.
 
@@ -61,7 +62,7 @@ def evaluate(
 
     With fewer than 4 held-out pictures the distances are to the training pictures, and a note says so. ``keep`` samples
     of each result stay in it. ``after_step`` is called with the number of evaluations of the model so far and in all;
-    what it raises ends the evaluation.
+    what it raises ends the evaluation. ``load``: where bases come from, ``load_base`` by default.
 
     Raises ``ValueError`` for numbers out of range and for a name that comes twice, ``DataError`` for pictures that are
     too few or too small, or were encoded for another model, ``BaseModelError`` or ``LoRAError`` where a LoRA and its
@@ -110,7 +111,7 @@ def evaluate(
         after_step(done, total)
 
     def on_base(reference: BaseReference) -> dict[tuple[str, Setting], Result]:
-        base = load_base(reference, device)
+        base = (load or load_base)(reference, device)
         found = {}
         for name, lora in loras:
             if lora.base != reference:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..base.base_model import load_base
+from ..base.base_model import BaseLoader, load_base
 from ..base.families import flux1
 from ..base.sampler import sample
 from ..base.solvers import evaluations
@@ -50,14 +50,16 @@ def sample_lora(
     device: torch.device | str,
     after_step: Callable[[int, int], None],
     solver: str = "euler",
+    load: BaseLoader | None = None,
 ) -> Tensor:
     """Latents (prompts, step counts, seeds, C, height, width) in model space, on the CPU.
 
     ``prompts``: embeddings (L, D) and pooled ones (P,) of each. ``height`` and ``width`` in latent pixels. A seed's
     noise is the same for every prompt and number of steps. ``solver``: one of ``solvers.SOLVERS``. ``after_step`` is
     called with the number of evaluations of the model so far and in all; what it raises ends the sampling.
+    ``load``: where the base comes from, ``load_base`` by default.
     """
-    base = load_base(lora.base, device)
+    base = (load or load_base)(lora.base, device)
     adapters.attach(base, lora)
     asked = sum(evaluations(solver, steps) for steps in step_counts)
     total, done = len(prompts) * asked * batches(len(seeds), height, width), 0

@@ -76,7 +76,7 @@ def attach(base: FluxBase, lora: FluxLoRA) -> None:
     names = module_names(lora.tensors)
     if not names:
         raise LoRAError("The LoRA adapts no layer. Make it anew with targets that the base has.")
-    _detach(base)
+    base.remove_adapter()
     config = LoraConfig(
         r=lora.config.rank,
         lora_alpha=lora.config.alpha,
@@ -170,12 +170,3 @@ def _weights(base: FluxBase) -> dict[str, nn.Parameter]:
 
 def _lora_layers(base: FluxBase) -> list[tuple[str, LoraLayer]]:
     return [(name, module) for name, module in base.transformer.named_modules() if isinstance(module, LoraLayer)]
-
-
-def _detach(base: FluxBase) -> None:
-    for name, layer in _lora_layers(base):
-        parent, _, child = name.rpartition(".")
-        setattr(base.transformer.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(base.transformer, "peft_config"):
-        del base.transformer.peft_config
-    base.find_adapter()

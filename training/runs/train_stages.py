@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.base_model import BaseLoader
 from ..config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
@@ -28,17 +29,19 @@ def train_diffusion_stage(
     reporter: Reporter,
     run_folder: Path | None = None,
     ranks: Ranks = ALONE,
+    load: BaseLoader | None = None,
 ) -> StageResult:
     """Train ``lora`` on ``data`` with the flow-matching loss; neither is changed.
 
     With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with fewer
     steps is extended, and a finished one gives its result at once.
+    ``load``: where the base comes from, ``load_base`` by default.
 
     Raises ``BaseModelError``, ``DataError``, ``RunDirectoryError`` or ``OSError`` before the first step,
     ``StageFailure`` (with the last good weights) after it.
     """
     return train(
-        lambda: DiffusionStage(lora, data, config, device=device, ranks=ranks),
+        lambda: DiffusionStage(lora, data, config, device=device, ranks=ranks, load=load),
         fingerprint("diffusion", lora, data, config, ranks=ranks.count),
         lora,
         reporter,
@@ -59,19 +62,28 @@ def train_adversarial_stage(
     run_folder: Path | None = None,
     discriminator_weights: Mapping[str, Tensor] | None = None,
     ranks: Ranks = ALONE,
+    load: BaseLoader | None = None,
 ) -> StageResult:
     """Train ``lora`` against a discriminator; neither ``lora`` nor ``data`` is changed.
 
     The discriminator is a fresh one, unless ``discriminator_weights`` (see ``discriminator_files``) continue another
     run's. With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with
     fewer steps is extended, and a finished one gives its result at once; what the discriminator has become lies there.
+    ``load``: where the base comes from, ``load_base`` by default.
 
     Raises ``BaseModelError``, ``DataError``, ``ValueError``, ``RunDirectoryError`` or ``OSError`` before the first
     step, ``StageFailure`` (with the last good weights) after it.
     """
     return train(
         lambda: AdversarialStage(
-            lora, data, discriminator, config, device=device, discriminator_weights=discriminator_weights, ranks=ranks
+            lora,
+            data,
+            discriminator,
+            config,
+            device=device,
+            discriminator_weights=discriminator_weights,
+            ranks=ranks,
+            load=load,
         ),
         fingerprint("adversarial", lora, data, config, discriminator, discriminator_weights, ranks.count),
         lora,

@@ -16,6 +16,7 @@ from ...discriminator import augment
 from ...discriminator.interface import Conditioning, Seen
 from ...discriminator.masks import inside, share_of_highest
 from .. import draws, flow
+from ..base.base_model import BaseLoader
 from ..base.families import flux1
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch
@@ -76,10 +77,11 @@ class AdversarialStage(Stage):
         device: torch.device | str,
         discriminator_weights: Mapping[str, Tensor] | None = None,
         ranks: Ranks = ALONE,
+        load: BaseLoader | None = None,
     ) -> None:
         check_target(start, data, discriminator, config)
         super().__init__(
-            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks
+            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks, load=load
         )
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import flow
+from ..base.base_model import BaseLoader
 from ..config import DiffusionStageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
@@ -25,8 +26,9 @@ class DiffusionStage(Stage):
         *,
         device: torch.device | str,
         ranks: Ranks = ALONE,
+        load: BaseLoader | None = None,
     ) -> None:
-        super().__init__(start, data, config, device=device, betas=(0.9, 0.999), ranks=ranks)
+        super().__init__(start, data, config, device=device, betas=(0.9, 0.999), ranks=ranks, load=load)
 
     def step(self, step: int) -> dict[str, float]:
         """Draw noise and level, predict the velocity, regress it on ``noise - x0``, update the LoRA."""

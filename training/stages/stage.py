@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import draws, flow
-from ..base.base_model import FluxBase, load_base
+from ..base.base_model import BaseLoader, FluxBase, load_base
 from ..base.families import flux1
 from ..base.held import how_held
 from ..base.streaming import stream
@@ -94,7 +94,9 @@ class Stage(ABC):
         device: torch.device | str,
         betas: tuple[float, float],
         ranks: Ranks = ALONE,
+        load: BaseLoader | None = None,
     ) -> None:
+        """``load``: where the base comes from, ``load_base`` by default."""
         check_fits(start.base, data)
         self.start, self.data, self.config, self.ranks = start, data, config, ranks
         self.measurements = Measurements(ranks)
@@ -107,7 +109,7 @@ class Stage(ABC):
                 "first to 0, or the second to false."
             )
         elsewhere = shard or config.streamed_share > 0
-        self.base: FluxBase = load_base(start.base, self.device, home="cpu" if elsewhere else None)
+        self.base: FluxBase = (load or load_base)(start.base, self.device, home="cpu" if elsewhere else None)
         lora.attach(self.base, start)
         if shard:
             shard_base(self.base, ranks, self.device)
