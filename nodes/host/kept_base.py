@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_management as memory
@@ -11,6 +12,7 @@ from torch import nn
 
 from ...training.base.base_shelf import BaseShelf
 
+log = logging.getLogger(__name__)
 shelf = BaseShelf()
 
 
@@ -40,6 +42,7 @@ class _Listed(ModelPatcher):
         # Not into ordinary memory: the file's pages may be there already, and the text encoders need the rest.
         if _listed is self and not self.in_use:
             shelf.clear()
+            log.info("FluxDuel's base is unloaded.")
         return self.model
 
 
