@@ -94,7 +94,7 @@ def _brought_back(base: FluxBase, as_loaded: dict[str, _Part]) -> bool:
     if streamer is not None:
         streamer.release()
     base.remove_adapter()
-    base.transformer.disable_gradient_checkpointing()
+    base.checkpointing = "none"
     for name, module in base.transformer.named_modules():
         # Such as a compiled ``forward`` in front of the class's own.
         for added in vars(module).keys() - as_loaded[name].attributes if name in as_loaded else ():

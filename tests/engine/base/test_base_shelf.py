@@ -114,14 +114,14 @@ def test_what_is_kept_is_the_files(start, data) -> None:
     kept, fresh = base.transformer.state_dict(), anew.transformer.state_dict()
     assert list(kept) == list(fresh) and all(kept[key].equal(fresh[key]) for key in fresh)
     assert str(base.transformer) == str(anew.transformer)
-    assert not base.gradient_checkpointing and base.device == anew.device and base.dtype == anew.dtype
+    assert base.checkpointing == "none" and base.device == anew.device and base.dtype == anew.dtype
     assert not any(each.requires_grad or each.grad is not None for each in base.transformer.parameters())
 
 
 def nothing_left(base: FluxBase) -> None:
     """A use that leaves nothing which a shelf does not know how to take off."""
     lora.attach(base, _some(base))
-    base.gradient_checkpointing = True
+    base.checkpointing = "blocks"
     base.blocks[0].forward = lambda *_: None
     stream(base, DEVICE, 0.4)
 
