@@ -69,9 +69,9 @@ def clip_shapes() -> Shapes:
     return shapes
 
 
-def write_flux(path: Path, seed: int = 0) -> Path:
+def write_flux(path: Path, seed: int = 0, context: int = CONTEXT, pooled: int = POOLED) -> Path:
     """Write the FLUX with one block of each kind (1.07 GB). No weight is zero, and all activations are of order one."""
-    return _write(path, flux_shapes(), seed)
+    return _write(path, flux_shapes(context=context, pooled=pooled), seed)
 
 
 def write_clip(path: Path, seed: int = 0) -> Path:

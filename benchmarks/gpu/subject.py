@@ -7,8 +7,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfi
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
-from fluxduel.training.stages import stage as stage_module
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
 
@@ -95,28 +93,23 @@ class Subject:
             side, self.shape.context, self.shape.pooled, length=self.shape.tokens, count=PICTURES, held_out=HELD_OUT
         )
 
-    @contextmanager
-    def as_base(self) -> Iterator[None]:
-        """Inside, stages get this base where they would read a file."""
-        own = stage_module.load_base
-        stage_module.load_base = lambda reference, device: FluxBase(self.transformer(), reference)
-        try:
-            yield
-        finally:
-            stage_module.load_base = own
+    def base(
+        self, reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
+    ) -> FluxBase:
+        """What stages get where they would read a file: on the subject's own device, whatever they ask for."""
+        return FluxBase(self.transformer(), reference)
 
     def stage_1(self, pixels: int, **changes: Any) -> DiffusionStage:
         """Stage 1 with its defaults."""
-        with self.as_base():
-            return DiffusionStage(self.start, self.data(pixels), DiffusionStageConfig(**changes), device=self.device)
+        config = DiffusionStageConfig(**changes)
+        return DiffusionStage(self.start, self.data(pixels), config, device=self.device, load=self.base)
 
     def stage_2(self, pixels: int, **changes: Any) -> AdversarialStage:
         """Stage 2 with its defaults, past the discriminator's warm-up."""
         config = AdversarialStageConfig(discriminator_warmup=0, **changes)
-        with self.as_base():
-            return AdversarialStage(
-                self.start, self.data(pixels), DiscriminatorConfig(), config, device=self.device
-            )
+        return AdversarialStage(
+            self.start, self.data(pixels), DiscriminatorConfig(), config, device=self.device, load=self.base
+        )
 
     # Measuring
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxduel.benchmarks.gpu import rows, run
+from fluxduel.benchmarks.gpu import rows, run, subject
 
 
 def test_rows_that_would_not_fit_are_named_and_cost_nothing(
@@ -53,3 +53,11 @@ def test_the_ratios_are_those_of_the_rows_that_there_are() -> None:
         "share of the large product, 512 px": 0.5,
         "measurements beyond a step, stage 1, 512 px": {"preview": -0.5},
     }
+
+
+def test_both_stages_take_a_step_on_the_subject(tmp_path: Path) -> None:
+    """They get the subject's base where they would read a file."""
+    measured = subject.Subject(subject.TINY, torch.device("cpu"), tmp_path)
+    for stage in (measured.stage_1(64), measured.stage_2(64)):
+        assert stage.base.transformer.x_embedder.weight.equal(measured.weights["x_embedder.weight"])
+        assert stage.step(0)["diffusion_loss"] > 0
