@@ -230,6 +230,18 @@ def test_there_are_never_two_at_once(start, monkeypatch: pytest.MonkeyPatch) -> 
     assert alive == [False] * 3
 
 
+def test_it_is_handed_out_where_it_is_asked_for_and_with_nothing_of_its_last_use(start, loads) -> None:
+    shelf = BaseShelf()
+    before = shelf.load(start.base, "cpu")
+    own, before.attention = before.attention, lambda: pytest.fail("another use's attention")
+    after = shelf.load(start.base, "cpu", home="cpu")
+    assert after.attention is own and after is not before and after.transformer is before.transformer
+    # There is no other device here.
+    assert shelf.load(start.base, "meta").device == torch.device("meta")
+    assert shelf.load(start.base, "cpu", home="meta").transformer.proj_out.weight.is_meta
+    assert loads.count("Loading") == 1
+
+
 def test_it_tells_what_lies_where(start) -> None:
     shelf = BaseShelf()
     assert shelf.sizes() == {}
