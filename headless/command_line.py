@@ -1,4 +1,4 @@
-"""``python -m fluxduel``: train, sample, evaluate, inspect, workflow."""
+"""``python -m fluxduel``: train, sample, evaluate, inspect, convert, workflow."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _sample_arguments(commands["sample"])
     _evaluate_arguments(commands["evaluate"])
     _inspect_arguments(commands["inspect"])
+    _convert_arguments(commands["convert"])
     _workflow_arguments(commands["workflow"])
     return parser, commands
 
@@ -83,6 +84,7 @@ _COMMANDS = (
     ("sample", "Make pictures with a LoRA.", "--lora FILE --prompt TEXT [config.json] [--section.option value ...]"),
     ("evaluate", "Measure LoRAs against the pictures they were trained on.", "--lora FILE [--lora FILE] config.json"),
     ("inspect", "Say what is in the file of a LoRA, a discriminator or a base.", "FILE [--json]"),
+    ("convert", "Write a base as an int8 file, for ComfyUI too.", "--base FILE --output FILE [--precision int8]"),
     ("workflow", "Make a configuration from a saved ComfyUI graph.", "GRAPH.json [--models FOLDER] [--out FILE]"),
 )
 
@@ -222,6 +224,23 @@ def _inspect(options: argparse.Namespace) -> int:
     file = options.file.expanduser()
     text = json.dumps(describe_json(file), indent=2) if options.json else describe(file)
     deliver(f"{text}\n")
+    return 0
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", type=Path, required=True, metavar="FILE", help="a base, in any format that is read")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument(
+        "--precision", choices=("int8_convrot", "int8"), default="int8_convrot",
+        help="how it will be trained on (default: int8_convrot)",
+    )  # fmt: skip
+    parser.set_defaults(run=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .convert_command import convert
+
+    convert(options.base.expanduser(), options.output.expanduser(), options.precision)
     return 0
 
 

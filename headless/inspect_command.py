@@ -85,15 +85,15 @@ def describe_json(path: Path | str) -> dict[str, Any]:
         return base_json(Path(path))
     file = _file(Path(path))
     try:
-        with safe_open(file, framework="pt") as content:
-            metadata = content.metadata() or {}
-            if discriminator_files.METADATA_KEY in metadata:
-                return _discriminator(file, content, metadata)
-            # Nunchaku's bases have factors of low rank beside what they have quantised.
-            packed = any(key.endswith(".qweight") for key in content.keys())
-            if not packed and any(split_key(key)[1] in ("down", "up") for key in content.keys()):
-                return _lora(file, content, metadata)
-            example = next(iter(content.keys()), None)
+        # Not by torch, which maps all of a file, as it cannot with a base that is larger than the memory.
+        with safe_open(file, framework="np") as header:
+            metadata, keys = header.metadata() or {}, list(header.keys())
+        judge = discriminator_files.METADATA_KEY in metadata
+        # Nunchaku's bases have factors of low rank beside what they have quantised.
+        packed = any(key.endswith(".qweight") for key in keys)
+        if judge or (not packed and any(split_key(key)[1] in ("down", "up") for key in keys)):
+            with safe_open(file, framework="pt") as content:
+                return _discriminator(file, content, metadata) if judge else _lora(file, content, metadata)
     except (SafetensorError, OSError) as error:
         raise LoRAError(
             f"{file} cannot be read as safetensors ({reason(error)}). Download it again, or choose another file."
@@ -101,7 +101,7 @@ def describe_json(path: Path | str) -> dict[str, Any]:
     try:
         return base_json(file)
     except BaseModelError as error:
-        held = f"its tensors are such as {example}" if example else "it holds no tensors"
+        held = f"its tensors are such as {keys[0]}" if keys else "it holds no tensors"
         raise LoRAError(
             f"{file} is neither a LoRA nor a discriminator of FluxDuel ({held}), nor a base: {error}"
         ) from error

@@ -58,8 +58,9 @@ python -m fluxduel train config.json --adversarial.learning_rate 1e-5 --output.f
 - `accelerate launch -m fluxduel train config.json` trains on several GPUs. Batch sizes are then per GPU.
 - In the graph the same options are widgets of the node in the column *node*, with the same ranges and defaults.
 
-`python -m fluxduel sample`, `evaluate`, `inspect` and `workflow` make pictures with a LoRA, measure LoRAs, describe a
-file and make a configuration from a saved graph; each says with `--help` what it takes.
+`python -m fluxduel sample`, `evaluate`, `inspect`, `convert` and `workflow` make pictures with a LoRA, measure LoRAs,
+describe a file, write a base in int8 and make a configuration from a saved graph; each says with `--help` what it
+takes.
 
 The exit status is 0 when all is done, 1 when training failed or a file could not be written, 2 when the arguments, the
 configuration, the pictures or the model files are wrong, and 128 plus a signal's number when that has stopped the

@@ -7,7 +7,9 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # Written at once; more would only be copied by the system again.
 _PIECE = 1 << 24
@@ -37,6 +39,31 @@ def write_whole(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):  # where the folder cannot be reached, the first error says more
+            os.unlink(partial)
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write into, too large to hold in memory: it becomes ``path`` when the block ends without an error.
+
+    Until then it lies beside ``path`` and is flushed to the disk before it is renamed; on any failure nothing is left
+    behind. Raises ``OSError`` that names ``path``, or its folder.
+    """
+    partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        make_folder(path.parent)
+        with open(partial, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
             os.unlink(partial)
 
 

@@ -28,6 +28,22 @@ PRECISIONS = {
 }
 
 
+def brought_into(precision: Precision, name: str, weight: Tensor | Int8Weight) -> Tensor | Int8Weight:
+    """``weight``, of diffusers' name ``name``, in this precision, brought into it where it lies.
+
+    What comes in int8 stays as it is where int8 is wanted. Outside the blocks, and where there is no matrix, weights
+    are few: those are never rounded to int8.
+    """
+    if isinstance(weight, Int8Weight) and precision.int8 and "blocks." in name:
+        return weight
+    if isinstance(weight, Int8Weight):
+        return dequantised(weight, precision.dtype)
+    if precision.int8 and weight.ndim == 2 and "blocks." in name:
+        group = precision.group
+        return quantised(weight, group if group and weight.shape[1] % group == 0 else 0)
+    return weight.to(precision.dtype)
+
+
 def place(
     transformer: FluxTransformer2DModel,
     name: str,
@@ -35,22 +51,17 @@ def place(
     precision: Precision,
     home: torch.device | str,
 ) -> None:
-    """Put ``weight`` where ``name`` says, in this precision, brought into it where it lies and then moved to ``home``.
+    """Put ``weight`` where ``name`` says, ``brought_into`` this precision and then moved to ``home``.
 
-    What comes in int8 stays as it is where int8 is wanted. Outside the blocks, and where there is no matrix, weights
-    are few: those are never rounded to int8. Raises ``AttributeError`` where the transformer has no such place.
+    Raises ``AttributeError`` where the transformer has no such place.
     """
     path, _, leaf = name.rpartition(".")
     module = transformer.get_submodule(path)
-    if precision.int8 and leaf == "weight" and "blocks." in path and isinstance(module, nn.Linear):
-        if not isinstance(weight, Int8Weight):
-            group = precision.group
-            weight = quantised(weight, group if group and weight.shape[1] % group == 0 else 0)
+    weight = brought_into(precision, name, weight)
+    if isinstance(weight, Int8Weight):
         weight = Int8Weight(weight.values.to(home), weight.scales.to(home), weight.group)
         parent, _, child = path.rpartition(".")
         setattr(transformer.get_submodule(parent), child, FrozenLinear(weight, module.bias))
         return
-    if isinstance(weight, Int8Weight):
-        weight = dequantised(weight, precision.dtype)
     getattr(module, leaf)
-    setattr(module, leaf, nn.Parameter(weight.to(precision.dtype).to(home), requires_grad=False))
+    setattr(module, leaf, nn.Parameter(weight.to(home), requires_grad=False))

@@ -45,6 +45,15 @@ def check_weights(path: str) -> None:
     _checked(path)
 
 
+def whole_config(path: str) -> dict[str, Any]:
+    """``read_transformer_config``, with diffusers' own defaults for what it leaves out."""
+    defaults = inspect.signature(FluxTransformer2DModel.__init__).parameters
+    config: dict[str, Any] = {
+        name: parameter.default for name, parameter in defaults.items() if parameter.default is not parameter.empty
+    }
+    return config | read_transformer_config(path)
+
+
 def weights_layout(path: str) -> FileLayout:
     """What lies at ``path``. Raises ``BaseModelError`` where it is missing, damaged or not FLUX.1."""
     files = weight_files(path)
@@ -52,13 +61,8 @@ def weights_layout(path: str) -> FileLayout:
 
 
 def _checked(path: str) -> tuple[FileLayout, list[tuple[Module, Layer]]]:
-    defaults = inspect.signature(FluxTransformer2DModel.__init__).parameters
-    config: dict[str, Any] = {
-        name: parameter.default for name, parameter in defaults.items() if parameter.default is not parameter.empty
-    }
-    config |= read_transformer_config(path)
     layout = weights_layout(path)
-    found = [(module, layout.layer(module.name)) for module in modules(config, layout.naming)]
+    found = [(module, layout.layer(module.name)) for module in modules(whole_config(path), layout.naming)]
     for module, layer in found:
         _check(layout, module, layer)
     return layout, found
