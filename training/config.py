@@ -342,6 +342,12 @@ class StageConfig(Config):
         "gradient_checkpointing. 0: the whole base is on the card. 1: next to nothing of it.",
         low=0.0, high=1.0, step=0.05, advanced=True, shapes_result=False,
     )
+    compile_blocks: bool = option(
+        False,
+        "Have torch compile the frozen base's blocks: faster steps, after some minutes at the first ones. For long "
+        "runs on a GPU. Where torch cannot compile, a note says why and blocks run as they are.",
+        advanced=True, shapes_result=False,
+    )
 
     def check_streaming(self, where: str = "") -> None:
         """Raises ``ValueError`` where blocks are to be streamed and cannot be. ``where`` leads the option's name."""

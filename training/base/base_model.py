@@ -90,6 +90,8 @@ class FluxBase:
         # How blocks attend, also where they are computed anew; a rehearsal without numbers has a way of its own.
         self.attention: Callable[[], AbstractContextManager] = without_cudnn_attention
         self.checkpointing = "none"
+        # Whether the blocks' own code is compiled, which then leaves out of what they keep what is cheap.
+        self.compiled = False
         self.find_adapter()
 
     def find_adapter(self) -> None:
@@ -129,20 +131,21 @@ class FluxBase:
     def _with_gradient(self, block: nn.Module, *args: Any) -> Any:
         if self.checkpointing == "blocks":
             return self._checkpoint(block, *args)
-        if self.checkpointing == "feed_forward":
-            layers, enabled = self._switch(block)
+        if self.checkpointing == "feed_forward" and not self.compiled:
+            layers, enabled = self.switch(block)
             return narrow(block, *args, computing=lambda: _adapter_switched(layers, enabled))
         return block(*args)
 
     def _checkpoint(self, block: nn.Module, *args: Any) -> Any:
-        layers, enabled = self._switch(block)
+        layers, enabled = self.switch(block)
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
             return nullcontext(), _computing(self.attention, layers, enabled)
 
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
-    def _switch(self, block: nn.Module) -> tuple[list[BaseTunerLayer], bool]:
+    def switch(self, block: nn.Module) -> tuple[list[BaseTunerLayer], bool]:
+        """The adapter's layers in ``block``, and whether they take part now."""
         # Read when a block is called: by the time of the backward pass another call may have left the switch in another
         # state, and the recomputation would then run, without any error, with the wrong one.
         layers = self._block_layers[id(block)]

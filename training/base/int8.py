@@ -57,7 +57,12 @@ def rotated(x: Tensor, group: int) -> Tensor:
     """
     if x.shape[-1] % group:
         raise ValueError(f"{x.shape[-1]} inputs are no multiple of the group of {group} that is rotated at once.")
-    return (x.unflatten(-1, (-1, group)) @ _hadamard(group, x.dtype, x.device)).flatten(-2)
+    return (x.unflatten(-1, (-1, group)) @ rotation(group, x.dtype, x.device)).flatten(-2)
+
+
+def rotation(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix (size, size) of ``rotated``. Raises ``ValueError`` where ``size`` is no power of 4."""
+    return _hadamard(size, dtype, device)
 
 
 @functools.lru_cache

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import draws, flow
 from ..base.base_model import BaseLoader, FluxBase, load_base
+from ..base.compiling import compile_blocks
 from ..base.families import flux1
 from ..base.held import how_held
 from ..base.streaming import stream
@@ -115,6 +116,7 @@ class Stage(ABC):
             shard_base(self.base, ranks, self.device)
         streamer = stream(self.base, self.device, config.streamed_share) if config.streamed_share else None
         self.base.checkpointing = "blocks" if config.gradient_checkpointing else "none"
+        self.compiled, uncompiled = compile_blocks(self.base, shard) if config.compile_blocks else (None, "")
         self.optimiser = Optimiser(
             lora.parameters(self.base),
             learning_rate=config.learning_rate,
@@ -129,7 +131,7 @@ class Stage(ABC):
         self.lora_updates = 0
         # What is known before the first step, told once.
         held = how_held(self.base, streamer)
-        self.remarks: list[str] = [held] if held else []
+        self.remarks: list[str] = [each for each in (held, uncompiled) if each]
         if config.lr_warmup_steps >= config.steps:
             self.remarks.append(
                 f"lr_warmup_steps is {config.lr_warmup_steps}, and there are {config.steps} updates: the learning rate "
@@ -225,7 +227,8 @@ class Stage(ABC):
     def take_notes(self) -> list[str]:
         """What was noticed since the last call, in sentences for the user."""
         told, self.remarks = self.remarks, []
-        return told + self.measurements.take_notes()
+        told += self.measurements.take_notes()
+        return told if self.compiled is None else told + self.compiled.take_notes()
 
     def conclude(self) -> None:  # noqa: B027 - a stage without a conclusion is a whole stage
         """Called after the last step, before the result is taken."""

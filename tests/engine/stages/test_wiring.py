@@ -114,7 +114,7 @@ OF_THE_JUDGE: Cases = {
 # What leaves the result as it is. Each has a test of its own below.
 NO_RESULT = {
     "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "checkpoint_every", "keep_last",
-    "keep_every", "streamed_share",
+    "keep_every", "streamed_share", "compile_blocks",
 }  # fmt: skip
 
 
@@ -262,6 +262,10 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         "gradient_checkpointing": ({"gradient_checkpointing": True}, lambda seen, _: len(seen.records) == 4),
         "streamed_share": (
             {"gradient_checkpointing": True, "streamed_share": 0.5}, lambda seen, _: len(seen.records) == 4
+        ),
+        # Compiled blocks have a test of their own, and are not for the CPU.
+        "compile_blocks": (
+            {"compile_blocks": True}, lambda seen, _: any("on cpu blocks are not compiled" in n for _, n in seen.notes)
         ),
     }
     assert set(changes) | {"preview_steps", "preview_sampler"} == NO_RESULT
