@@ -178,6 +178,22 @@ def scaled_new(dtype: torch.dtype, rows: bool, header: bool) -> Callable[[State]
     return write
 
 
+def scaled_blocks(block: int, two_levels: bool) -> Callable[[State], Written]:
+    """musubi-tuner's: a scale for each block of a row's inputs, in its newer version with a factor for all of them."""
+
+    def encode(key: str, weight: Tensor) -> tuple[State, Tensor]:
+        blocks = weight.unflatten(1, (-1, block))
+        scale = blocks.abs().amax(2, keepdim=True) / torch.finfo(torch.float8_e4m3fn).max
+        outer = scale.max() if two_levels else torch.ones(())
+        inner = scale / outer
+        values = (blocks / (inner * outer)).to(torch.float8_e4m3fn)
+        made = {"weight": values.flatten(1), "scale_weight": inner}
+        made |= {"scale_weight_tensor": outer} if two_levels else {}
+        return made, (values.float() * (inner * outer)).flatten(1)
+
+    return lambda state: _each(state, encode)
+
+
 def _sign(row: int, column: int, size: int) -> int:
     """An entry of the regular Hadamard matrix: -1 for each digit to the base of 4 at which the two add up to 3."""
     sign = 1
@@ -304,6 +320,8 @@ LAYOUTS: dict[str, tuple[Callable[[State], Written], str, float | None]] = {
     "scaled fp8, new": (scaled_new(torch.float8_e4m3fn, rows=False, header=False), "fp8 with scales", 0.04),
     "scaled fp8, noted ahead": (scaled_new(torch.float8_e4m3fn, rows=False, header=True), "fp8 with scales", 0.04),
     "scaled fp8 e5m2, by rows": (scaled_new(torch.float8_e5m2, rows=True, header=False), "fp8 with scales", 0.08),
+    "fp8 by blocks": (scaled_blocks(64, two_levels=False), "fp8 with scales", 0.04),
+    "fp8 by blocks, on two levels": (scaled_blocks(16, two_levels=True), "fp8 with scales", 0.04),
     "int8": (integers(), "int8", 0.01),
     "int8, flat scales": (integers(column=False), "int8", 0.01),
     "int8, one scale": (integers(scalar=True), "int8", 0.015),

@@ -33,8 +33,17 @@ def plain(tensors: Tensors, shape: Shape, settings: Settings) -> Tensor:
 
 
 def scaled(tensors: Tensors, shape: Shape, settings: Settings) -> Tensor:
-    """fp8 times its scale, one for all or one a row, in fp32."""
-    return tensors["weight"].to(torch.float32, copy=True).mul_(tensors["weight_scale"].float().reshape(-1, 1))
+    """fp8 times its scale, in fp32: one for all, one a row, or one a block of a row's inputs (out, blocks, 1).
+
+    musubi-tuner writes blocks (``quantize_weight`` in its ``fp8_optimization_utils.py``), since some version with one
+    more factor for all of them.
+    """
+    weight, scale = tensors["weight"].to(torch.float32, copy=True), tensors["weight_scale"].float()
+    if "weight_scale_tensor" in tensors:
+        scale = scale * tensors["weight_scale_tensor"].float()
+    if scale.ndim == 3:
+        return weight.unflatten(1, (scale.shape[1], -1)).mul_(scale).flatten(1)
+    return weight.mul_(scale.reshape(-1, 1))
 
 
 def int8(tensors: Tensors, shape: Shape, settings: Settings) -> Int8Weight:

@@ -56,7 +56,12 @@ _NEEDED = {
 _GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_text_embed.guidance_embedder"}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # What older ComfyUI wrote, and what it writes now.
-_RENAMED = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+_RENAMED = {
+    "scale_weight": "weight_scale",
+    "scale_input": "input_scale",
+    # Of musubi-tuner.
+    "scale_weight_tensor": "weight_scale_tensor",
+}
 _STATE = "weight.quant_state.bitsandbytes__"
 _METADATA = "_quantization_metadata"
 _LARGEST_NOTE = 1 << 20

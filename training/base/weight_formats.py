@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -54,6 +55,16 @@ def _one_a_row(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
 
 def _one_for_all_or_a_row(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
     return _one(shape, settings) + _one_a_row(shape, settings)
+
+
+def _one_for_all_or_a_row_or_a_block(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
+    blocks = tuple((shape[0], count, 1) for count in _divisors(shape[1])) if len(shape) == 2 else ()
+    return _one_for_all_or_a_row(shape, settings) + blocks
+
+
+@functools.cache
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(count for count in range(1, number + 1) if number % count == 0)
 
 
 def _one_an_input(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
@@ -116,11 +127,13 @@ def _table_fault(shape: Shape, settings: Settings) -> str | None:
 PLAIN = WeightFormat("plain", FLOATS, decoding.plain)
 
 _SCALE = {"weight_scale": Companion(_REAL, _one_for_all_or_a_row)}
+_FP8_SCALE = {"weight_scale": Companion(_REAL, _one_for_all_or_a_row_or_a_block)}
+_FP8_SCALE_OF_BLOCKS = {"weight_scale_tensor": Companion(_REAL, _one)}
 # By ComfyUI's names (QUANT_ALGOS in its quant_ops.py).
 COMFY_FORMATS: dict[str, WeightFormat] = {
     # Layers that a tool left in 16 bits may have a scale, too.
-    "float8_e4m3fn": WeightFormat("fp8 with scales", FLOATS, decoding.scaled, _SCALE),
-    "float8_e5m2": WeightFormat("fp8 with scales", FLOATS, decoding.scaled, _SCALE),
+    "float8_e4m3fn": WeightFormat("fp8 with scales", FLOATS, decoding.scaled, _FP8_SCALE, _FP8_SCALE_OF_BLOCKS),
+    "float8_e5m2": WeightFormat("fp8 with scales", FLOATS, decoding.scaled, _FP8_SCALE, _FP8_SCALE_OF_BLOCKS),
     "int8_tensorwise": WeightFormat("int8", ("I8",), decoding.int8, _SCALE, fault=_rotation),
     "convrot_w4a4": WeightFormat(
         "int4", ("I8", "U8"), decoding.int4, {"weight_scale": Companion(_REAL, _one_a_row)}, {}, _pairs, _rotation

@@ -11,7 +11,8 @@ The encodings are those of the graph, as far as that can be:
   pieces and takes the first piece's pooled output, which is the same.
 - ComfyUI keeps the weights in half precision and computes in fp32. So does this; the VAE is in fp32 altogether, where
   ComfyUI has it in bf16 on a GPU that can.
-- T5 stays in ordinary memory, and one block at a time goes to the device, whatever ComfyUI does with it.
+- T5 computes one block at a time in fp32. Where a card has not 12 GB free, its weights stay in ordinary memory until
+  then, whatever ComfyUI does with it.
 - Not the same: ComfyUI takes ``(words)`` and ``(words:1.2)`` as emphasis, and ``embedding:name`` as a file to put in.
   Here a caption is plain text.
 """

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.flux_encoders import make_folder
 from fluxduel.training.base.families import flux1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
@@ -151,6 +152,36 @@ def test_one_block_of_t5_at_a_time_is_where_it_computes(original: Path) -> None:
     assert len(there) == len(t5.encoder.block) == 2 and all(there)
     still = {name for name, weight in t5.named_parameters() if weight.device == meta}
     assert still == {"encoder.final_layer_norm.weight"}
+
+
+def test_t5_lies_on_the_card_where_there_is_room_and_encodes_the_same(
+    original: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One byte too little, and it does not. Values are told where the tests train, places on meta too."""
+    from transformers import T5EncoderModel
+
+    found = []
+    for device in (torch.device("meta"), torch.device(DEVICE)):
+        words = torch.randn(1, 256, 24, generator=torch.Generator().manual_seed(0)).to(device)
+        for short in (0, 1):
+            t5 = T5EncoderModel.from_pretrained(original / "text_encoder_2", torch_dtype=torch.bfloat16).eval()
+            size = sum(weight.nbytes for weight in t5.encoder.block.parameters())
+            text_readers.compute_by_blocks(t5, device)
+            caplog.clear()
+            text_readers.keep_on_card(t5, device, size + text_readers.WORKING - short)
+            there = {weight.device.type for weight in t5.encoder.block.parameters()}
+            assert there == {"cpu" if short else device.type}
+            assert {weight.dtype for weight in t5.encoder.block.parameters()} == {torch.bfloat16}
+            told = [record.getMessage() for record in caplog.records if record.name == text_readers.__name__]
+            assert len(told) == short and all("block by block" in line and "2.1 GB are free" in line for line in told)
+            with torch.no_grad():
+                found.append(t5(inputs_embeds=words).last_hidden_state)
+    assert torch.equal(*found[2:]) and found[0].is_meta
+
+
+def test_a_machine_without_a_card_says_nothing_of_it(original: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flux(original).encode_prompt("a cat")
+    assert not [record for record in caplog.records if "ordinary memory" in record.getMessage()]
 
 
 def test_the_posterior_is_the_vaes_own_and_raw(original: Path) -> None:
