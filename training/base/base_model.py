@@ -90,7 +90,8 @@ class FluxBase:
         # How blocks attend, also where they are computed anew; a rehearsal without numbers has a way of its own.
         self.attention: Callable[[], AbstractContextManager] = without_cudnn_attention
         self.checkpointing = "none"
-        # Whether the blocks' own code is compiled, which then leaves out of what they keep what is cheap.
+        # Whether the blocks' own code is compiled. What a part of such a block keeps cannot be chosen from outside: the
+        # level "feed_forward" then is "blocks", so that no more is kept than the level says.
         self.compiled = False
         self.find_adapter()
 
@@ -129,9 +130,9 @@ class FluxBase:
             self.transformer.enable_gradient_checkpointing(self._with_gradient)
 
     def _with_gradient(self, block: nn.Module, *args: Any) -> Any:
-        if self.checkpointing == "blocks":
+        if self.checkpointing == "blocks" or (self.checkpointing == "feed_forward" and self.compiled):
             return self._checkpoint(block, *args)
-        if self.checkpointing == "feed_forward" and not self.compiled:
+        if self.checkpointing == "feed_forward":
             layers, enabled = self.switch(block)
             return narrow(block, *args, computing=lambda: _adapter_switched(layers, enabled))
         return block(*args)

@@ -91,8 +91,7 @@ def compile_blocks(base: FluxBase, split: bool = False) -> tuple[CompiledBlocks 
     """Have the blocks of ``base`` compiled when they are called, or say in a sentence why not.
 
     ``split``: the base is split over cards. The adapter has to be attached already. Streaming, every level of
-    ``base.checkpointing`` and the adapter's switch work as without. What a compiled block keeps for its backward pass
-    the compiler decides: it computes anew what is cheap, so that the level "feed_forward" is the same as "none".
+    ``base.checkpointing`` and the adapter's switch work as without, but that "feed_forward" computes whole blocks anew.
     """
     if split:
         return None, "compile_blocks: blocks of a base that is split over cards (base.shard) run as they are."

@@ -53,9 +53,13 @@ def test_passes_are_the_plain_ones_to_the_last_bit_at_all_levels_and_streamed(st
     before = torch._dynamo.config.recompile_limit
     blocks = compiled(base)
     assert same(looks(base), looks(plain)) and same(looks(base, height=2), looks(plain, height=2))
+    runs = []
+    base.blocks[1].register_forward_pre_hook(lambda *_: runs.append(base.checkpointing))
     for level in CHECKPOINTING:
         base.checkpointing = plain.checkpointing = level
         assert same(gradients(base), gradients(plain)), level
+    # What is wide alone cannot be left out of a compiled block, so at that level the whole is computed anew.
+    assert [runs.count(level) for level in CHECKPOINTING] == [3, 6, 6]
     made = blocks.graphs
     # Streaming copies blocks before they are called: that is not compiled, and needs no graphs of its own.
     stream(base, "cpu", 1.0)
