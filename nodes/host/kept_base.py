@@ -26,11 +26,14 @@ class _Listed(ModelPatcher):
     The host's plain kind, also where it has dynamic VRAM: a base that trains is not the host's to page.
     """
 
-    def __init__(self, device: torch.device, size: int) -> None:
-        super().__init__(FluxDuelBase(), load_device=device, offload_device=torch.device("cpu"), size=size)
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(FluxDuelBase(), load_device=device, offload_device=torch.device("cpu"))
         self.model.device = device
-        self.model.model_loaded_weight_memory = size
         self.in_use = False
+
+    def tell_size(self, size: int) -> None:
+        """``size``: bytes on the device."""
+        self.size = self.model.model_loaded_weight_memory = size
 
     def partially_load(self, *_: Any, **__: Any) -> int:
         return 0
@@ -65,8 +68,10 @@ def keep() -> None:
     if not may_stay(sizes.get(torch.device("cpu"), 0)):
         shelf.clear()
         return
-    _listed = _Listed(device, sum(size for place, size in sizes.items() if place.type == device.type))
+    _listed = _Listed(device)
     memory.load_models_gpu([_listed])
+    # Only now: what is there already needs no room, for which newer hosts would give up pinned memory of their models.
+    _listed.tell_size(sum(size for place, size in sizes.items() if place.type == device.type))
 
 
 def may_stay(in_ordinary_memory: int) -> bool:

@@ -91,6 +91,11 @@ def given_back(report: Report) -> None:
         held = use()
         unload()
         report[name] = held() is None and not ours()
+    # A part would do, as of a model that is larger than what is wanted.
+    held = use()
+    (entry,) = [each for each in memory.current_loaded_models if each.model in ours()]
+    report["whole"] = entry.model_unload(1) and held() is None
+    memory.current_loaded_models.remove(entry)
     report["loaded_anew"] = use()() is not None and len(ours()) == 1
 
 
