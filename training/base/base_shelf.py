@@ -96,7 +96,7 @@ def _brought_back(base: FluxBase, as_loaded: dict[str, _Part]) -> bool:
     base.remove_adapter()
     base.checkpointing = "none"
     for name, module in base.transformer.named_modules():
-        # Such as a compiled ``forward`` in front of the class's own.
+        # As compiling puts a ``forward`` in front of the class's own.
         for added in vars(module).keys() - as_loaded[name].attributes if name in as_loaded else ():
             delattr(module, added)
     if _parts(base.transformer) == as_loaded:

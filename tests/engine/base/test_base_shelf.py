@@ -23,6 +23,7 @@ from fluxduel.tests.engine.base.test_streaming import alone
 from fluxduel.tests.engine.conftest import Recorder, make_data, save_random_transformer
 from fluxduel.training.base.base_model import BaseLoader, BaseReference, FluxBase, load_base
 from fluxduel.training.base.base_shelf import BaseShelf
+from fluxduel.training.base.compiling import CompiledBlocks
 from fluxduel.training.base.streaming import stream
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
 from fluxduel.training.data.real_latents import RealLatents
@@ -123,6 +124,7 @@ def nothing_left(base: FluxBase) -> None:
     lora.attach(base, _some(base))
     base.checkpointing = "blocks"
     base.blocks[0].forward = lambda *_: None
+    CompiledBlocks(base, "eager")
     stream(base, DEVICE, 0.4)
 
 
@@ -234,8 +236,10 @@ def test_it_is_handed_out_where_it_is_asked_for_and_with_nothing_of_its_last_use
     shelf = BaseShelf()
     before = shelf.load(start.base, "cpu")
     own, before.attention = before.attention, lambda: pytest.fail("another use's attention")
+    CompiledBlocks(before, "eager")
     after = shelf.load(start.base, "cpu", home="cpu")
-    assert after.attention is own and after is not before and after.transformer is before.transformer
+    assert after is not before and after.transformer is before.transformer
+    assert after.attention is own and not after.compiled
     # There is no other device here.
     assert shelf.load(start.base, "meta").device == torch.device("meta")
     assert shelf.load(start.base, "cpu", home="meta").transformer.proj_out.weight.is_meta

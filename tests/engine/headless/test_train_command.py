@@ -131,6 +131,17 @@ def test_stage_2_begins_with_the_lora_of_stage_1(finished: Done) -> None:
     assert any(not torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
+def test_both_stages_have_the_base_from_one_load(
+    config_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    steps = ["--diffusion.steps", "1", "--adversarial.steps", "1", "--adversarial.watch", "false"]
+    assert main(["train", str(config_file), "--output.folder", str(tmp_path), *steps]) == 0
+    told = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("Loading ") for text in told) == 1
+    assert sum(text.endswith("is still loaded.") for text in told) == 1
+
+
 def test_the_previews_are_pictures_in_the_runs_folder(finished: Done) -> None:
     for stage, steps in (("diffusion", [12, 24]), ("adversarial", [10, 20])):
         files = sorted(only(finished.output, f"{stage}-*").glob("previews/*.png"))
