@@ -22,6 +22,8 @@ from .errors import BaseModelError
 SUFFIXES = (".safetensors", ".sft", gguf_files.SUFFIX)
 # Bytes of a file that are mapped together.
 WINDOW = 1 << 28
+# What is smaller than that part of a window is copied.
+SMALL = 256
 # Types of safetensors that torch has; older ones of torch lack the last.
 TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -128,6 +130,8 @@ class _Mapped:
                 window = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY, offset=page)
             self._windows[number] = self._latest = window
         raw = torch.frombuffer(window, dtype=torch.uint8, offset=self._begin + start - page, count=end - start)
+        # A bias would keep its window, and all that was read of it, for as long as it lives.
+        raw = raw.clone() if end - start < WINDOW // SMALL else raw
         return raw.view(TYPES[entry["dtype"]]).reshape(entry["shape"])
 
 

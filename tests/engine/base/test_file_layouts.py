@@ -36,6 +36,7 @@ from fluxduel.tests.written_layouts import (
     scaled_old,
 )
 from fluxduel.training.base import tensor_files
+from fluxduel.training.base.base_model import BaseReference, load_base
 from fluxduel.training.base.checkpoint_files import BaseModelError, read_transformer_config
 from fluxduel.training.base.int8 import Int8Weight, dequantised
 from fluxduel.training.base.layouts import single_file_layout
@@ -488,6 +489,19 @@ def test_a_file_is_given_up_piece_by_piece(
     # A window is mapped once, however many tensors are of it: each keeps the file open.
     assert 4 < mapped <= path.stat().st_size // (1 << 20) + 1 < len(kept) / 4
     check(kept, written)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_is_brought_into_int8_keeps_no_part_of_its_file(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the few matrices outside the blocks; biases and norms, which are everywhere, kept all of it."""
+    monkeypatch.setattr(tensor_files, "WINDOW", 1 << 20)
+    path = save(plain(torch.bfloat16)(state), tmp_path / "flux.safetensors")
+    windows = path.stat().st_size >> 20
+    base = load_base(BaseReference(str(path), "int8"), "cpu")
+    assert base.dtype == torch.bfloat16 and windows == 13
+    assert Path("/proc/self/maps").read_text().count(path.name) <= 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux refuses to map more than there is memory")
