@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..training.config import (
+    AUTO,
     PRECISIONS,
     TINY_BASE,
     AdversarialStageConfig,
@@ -32,11 +33,12 @@ class BaseConfig(Config):
         "base, which trains on a CPU.",
     )
     precision: str = option(
-        "bf16",
-        "Number format of the frozen base on the card. bf16: 22 GB for FLUX.1. int8: 12 GB, with a scale for each row; "
-        "int8_convrot: the same, with inputs rotated so that outliers cost less. fp32 is for the tiny base and for "
-        "comparisons.",
-        choices=PRECISIONS,
+        AUTO,
+        "Number format of the frozen base on the card. auto: bf16 where it fits beside what a stage computes, else "
+        "int8_convrot, with as many blocks streamed as the card asks for. bf16: 22 GB for FLUX.1. int8: 12 GB, with "
+        "a scale for each row; int8_convrot: the same, with inputs rotated so that outliers cost less. fp32 is for the "
+        "tiny base and for comparisons.",
+        choices=(*PRECISIONS, AUTO),
     )
     device: str = option(
         "auto", "Where to compute. auto: the GPU where there is one.", choices=("auto", "cpu", "cuda"), advanced=True

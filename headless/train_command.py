@@ -41,8 +41,9 @@ from .trackers import wanted
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_ADVICE = (
     "Out of memory. In this order: gradient_checkpointing true, batch_size 1 (and gradient_accumulation to make up for "
-    "it), a higher streamed_share: with each of these the run goes on from where it is. Then base.precision "
-    "int8_convrot, a lower data.resolution, a lower lora.rank or fewer lora.targets."
+    "it), a higher streamed_share, or with base.precision auto a memory_limit_gb below what the card has: with each of "
+    "these the run goes on from where it is. Then base.precision auto or int8_convrot, a lower "
+    "data.resolution, a lower lora.rank or fewer lora.targets."
 )
 
 
@@ -76,7 +77,7 @@ def train(config: RunConfig) -> Path:
         path, shelf = run.output, BaseShelf()
         if config.start.diffusion:
             print_ = run_directory.fingerprint("diffusion", lora, data, config.diffusion, ranks=place.ranks.count)
-            stage = partial(train_diffusion_stage, lora, data, config.diffusion, load=shelf.load)
+            stage = partial(train_diffusion_stage, lora, data, config.diffusion, load=shelf)
             lora = run.stage(print_, lora, stage, encoders.decode).lora
             path = run.save(lora, f"{config.output.name}-stage1")
         if config.start.adversarial:
@@ -96,7 +97,7 @@ def train(config: RunConfig) -> Path:
                 config.discriminator,
                 config.adversarial,
                 discriminator_weights=discriminator,
-                load=shelf.load,
+                load=shelf,
             )
             result = run.stage(print_, lora, stage, encoders.decode)
             path = run.save(result.lora, config.output.name)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..training.base.base_model import BaseReference
-from ..training.base.formats import PRECISIONS
-from ..training.config import LoRAConfig
+from ..training.config import AUTO, PRECISIONS, LoRAConfig
 from ..training.lora import adapter as adapters
 from . import host
 from .sockets import FluxLoRASocket
@@ -18,8 +16,6 @@ from .values import outside_inference_mode
 from .widgets import configuration, supported, widgets
 
 NO_LORA = "none"
-
-_DEFAULT_PRECISION = next(f.default for f in dataclasses.fields(BaseReference) if f.name == "precision")
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +41,12 @@ class LoadFluxLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
-                    default=_DEFAULT_PRECISION,
-                    tooltip="Number format of the frozen base on the card. bf16: 22 GB for FLUX.1. int8: 12 GB, with a "
-                    "scale for each row; int8_convrot: the same, with inputs rotated so that outliers cost less. "
-                    "fp32 is for the tiny base and for comparisons. The LoRA itself is always trained in fp32.",
+                    options=[*PRECISIONS, AUTO],
+                    default=AUTO,
+                    tooltip="Number format of the frozen base on the card. auto: bf16 where it fits beside what a "
+                    "stage computes, else int8_convrot, with as many blocks streamed as the card asks for. bf16: 22 "
+                    "GB for FLUX.1. int8: 12 GB, with a scale for each row; int8_convrot: the same, with inputs "
+                    "rotated so that outliers cost less. fp32 is for the tiny base and for comparisons.",
                 ),
                 *plain,
                 io.Combo.Input(

@@ -30,6 +30,9 @@ class Run:
         """Keep a step's numbers and return them as JSON can carry them: without those that are not finite."""
         self.total = total
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        # A run that went on from an earlier step makes those after it anew.
+        while self.records and self.records[-1]["step"] >= step:
+            self.records.pop()
         self.records.append({"step": step, **finite})
         if len(self.records) > MOST_RECORDS:
             # Every second of the older half would bend the curve; every second of all keeps it, at half the density.

@@ -22,9 +22,9 @@ from .values import outside_inference_mode, owned
 
 MEMORY_ADVICE = (
     "Out of memory. In this order: turn gradient_checkpointing on, lower batch_size to 1 (and raise "
-    "gradient_accumulation to make up for it), raise streamed_share: with each of these the run goes on from where it "
-    "is. Then set precision to int8_convrot in Load FLUX LoRA, lower resolution in Encode Real Latents, and lower rank "
-    "or choose fewer targets."
+    "gradient_accumulation to make up for it), raise streamed_share, or with precision auto set memory_limit_gb below "
+    "what the card has: with each of these the run goes on from where it is. Then set precision to auto or "
+    "int8_convrot in Load FLUX LoRA, lower resolution in Encode Real Latents, and lower rank or choose fewer targets."
 )
 
 

@@ -18,6 +18,10 @@ from typing import Any, Self
 TINY_BASE = "tiny"
 # Of the frozen base; ``training.base.formats`` says what they are.
 PRECISIONS = ("bf16", "fp32", "int8", "int8_convrot")
+# In place of one of them: whichever fits the card.
+AUTO = "auto"
+# What it chooses from: exact first, then half as large.
+AUTOMATIC = ("bf16", "int8_convrot")
 # The solvers of ComfyUI's KSampler that pictures can be sampled with, by its names; ``base.solvers`` has them.
 SAMPLERS = ("euler", "heun", "deis", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v", "gradient_estimation")
 # Whether an evaluation also samples beside its settings; auto: where that takes no longer than the rest.
@@ -288,7 +292,8 @@ class StageConfig(Config):
     )
     gradient_checkpointing: bool = option(
         True,
-        "Recompute each block in the backward pass: much less memory, about a third slower.",
+        "Recompute in the backward pass what the card has no room to keep: nothing, the feed-forward parts, or every "
+        "block, which takes much less memory and a third more time. On a CPU every block. The result is the same.",
         advanced=True,
         shapes_result=False,
     )
@@ -347,6 +352,13 @@ class StageConfig(Config):
         "Have torch compile the frozen base's blocks: faster steps, after some minutes at the first ones. For long "
         "runs on a GPU. Where torch cannot compile, a note says why and blocks run as they are.",
         advanced=True, shapes_result=False,
+    )
+
+    memory_limit_gb: float = option(
+        0.0,
+        "The most of the card's memory, in GiB, that this stage is planned to take, to leave room for others. 0: all "
+        "that is free.",
+        low=0.0, high=4096.0, step=0.5, advanced=True, shapes_result=False,
     )
 
     def check_streaming(self, where: str = "") -> None:

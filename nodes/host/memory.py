@@ -28,7 +28,7 @@ def with_device(work: Callable[[torch.device, BaseLoader], Result]) -> Result:
         _collect()
         # Some packs turn gradients off for the whole process.
         with outside_inference_mode(), torch.enable_grad(), _in_training():
-            return work(memory.get_torch_device(), kept_base.shelf.load)
+            return work(memory.get_torch_device(), kept_base.shelf)
     finally:
         kept_base.shelf.take_back()
         _collect()

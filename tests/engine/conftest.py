@@ -45,6 +45,17 @@ def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_transformer(tmp_path_factory.mktemp("random-transformer"))
 
 
+@pytest.fixture(scope="session")
+def wide_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one with so wide and so many blocks that 8 bits and streaming make it smaller."""
+    folder = tmp_path_factory.mktemp("wide-transformer")
+    FluxTransformer2DModel(
+        in_channels=64, num_layers=4, num_single_layers=4, attention_head_dim=16, num_attention_heads=16,
+        joint_attention_dim=CONTEXT, pooled_projection_dim=POOLED, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 @pytest.fixture
 def reference(random_transformer: Path) -> BaseReference:
     return BaseReference(str(random_transformer), "fp32")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flow
-from ..config import TINY_BASE
+from ..config import AUTO, TINY_BASE
 from . import checkpoint_files
 from .attention import without_cudnn_attention
 from .checkpoint_files import (
@@ -50,15 +50,17 @@ CHECKPOINTING = ("none", "feed_forward", "blocks")
 class BaseReference:
     """Which base a LoRA belongs to. ``path``: a .safetensors file, a diffusers folder, or ``TINY_BASE``.
 
-    ``precision``: one of ``formats.PRECISIONS``, in which the frozen weights are held and computed with.
+    ``precision``: one of ``formats.PRECISIONS``, in which the frozen weights are held and computed with, or ``AUTO``:
+    whoever loads the base then decides first which one.
     """
 
     path: str
     precision: str = "bf16"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"BaseReference.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        known = (*PRECISIONS, AUTO)
+        if self.precision not in known:
+            raise ValueError(f"BaseReference.precision must be one of {', '.join(known)}, got {self.precision!r}.")
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .base_model import BaseReference, FluxBase, load_base
+from .base_model import BaseLoader, BaseReference, FluxBase, load_base
 from .streaming import streamer_of
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class BaseShelf:
         self._identity: tuple[BaseReference, str] | None = None
         self._as_loaded: dict[str, _Part] = {}
 
-    def load(
+    def __call__(
         self, reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
     ) -> FluxBase:
         """As ``load_base``: the kept base where it is that one, else from the file, which must not have changed."""
@@ -54,6 +54,10 @@ class BaseShelf:
         """Keep nothing: the memory is free as soon as nobody else uses the base."""
         self._base, self._identity, self._as_loaded = None, None, {}
 
+    def kept_bytes(self, device: torch.device | str) -> int:
+        """Of the kept base on ``device``: what the next call can use again, or frees before it loads."""
+        return self.sizes().get(torch.empty(0, device=device).device, 0)
+
     def sizes(self) -> dict[torch.device, int]:
         """How many bytes of the kept base lie on which device; empty where there is none."""
         found: dict[torch.device, int] = {}
@@ -62,6 +66,11 @@ class BaseShelf:
         for tensor in (*self._base.transformer.parameters(), *self._base.transformer.buffers()):
             found[tensor.device] = found.get(tensor.device, 0) + tensor.nbytes
         return found
+
+
+def kept_bytes(load: BaseLoader | None, device: torch.device | str) -> int:
+    """Of the base that ``load`` keeps on ``device``; nothing is kept by what is no shelf."""
+    return load.kept_bytes(device) if isinstance(load, BaseShelf) else 0
 
 
 class _Part(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,3 +66,28 @@ class FlashAttention(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
         return _Flash.apply(given["query"], given["key"], given["value"])
+
+
+class Counted(NamedTuple):
+    """Bytes on the card. ``blocks``: frozen weights of each block, in the order in which they run.
+
+    ``outside``: those outside the blocks; ``trained``: networks that are trained, with gradients and moments;
+    ``working``: the most that is kept besides.
+    """
+
+    blocks: tuple[int, ...]
+    outside: int
+    trained: int
+    working: int
+
+    def with_streamed(self, share: float, ring: int = 2) -> int:
+        """The peak where this share of the blocks lies in the computer's memory, and ``ring`` of them on the card."""
+        streamed = round(share * len(self.blocks))
+        held = sum(sorted(self.blocks)[: len(self.blocks) - streamed])
+        slots = min(ring, streamed) * max(self.blocks)
+        return held + slots + self.outside + self.trained + self.working
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Of parameters and buffers."""
+    return sum(weight.nbytes for weight in module.state_dict(keep_vars=True).values())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base import sampler
-from ..base.base_model import BaseLoader, BaseReference, FluxBase, load_base
+from ..base.base_model import BaseLoader, BaseReference, FluxBase
 from ..config import NEIGHBOURS, DiffusionStageConfig
 from ..data.batches import held_out_batches
 from ..data.data_error import DataError
@@ -26,6 +26,7 @@ from .lora_names import changes_nothing, last_config
 from .metrics import HELD_OUT_SIGMAS, held_out_flow_loss
 from .neighbours import EMPTY, LEFT_OUT, PRACTICE, Setting, around, notes_on_neighbours, own_steps
 from .sample_lora import batches, pictures_at_once
+from .sampling_base import load_for_sampling
 
 # Of the held-out pictures, for the flow loss: one that is steady to a percent.
 MOST_HELD_OUT = 256
@@ -111,7 +112,16 @@ def evaluate(
         after_step(done, total)
 
     def on_base(reference: BaseReference) -> dict[tuple[str, Setting], Result]:
-        base = (load or load_base)(reference, device)
+        height, width = reals.size
+        base = load_for_sampling(
+            next(lora for _, lora in loras if lora.base == reference),
+            device,
+            load,
+            height=height,
+            width=width,
+            tokens=max(prompt.length for prompt in data.prompts),
+            batch_size=pictures_at_once(height, width),
+        )
         found = {}
         for name, lora in loras:
             if lora.base != reference:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..base.base_model import BaseLoader, load_base
+from ..base.base_model import BaseLoader
 from ..base.families import flux1
 from ..base.sampler import sample
 from ..base.solvers import evaluations
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
+from .sampling_base import load_for_sampling
 
 # As many pictures go through the base at once as fill one picture of 1024 x 1024: more gains no speed there.
 TOKENS_AT_ONCE = 4096
@@ -59,7 +60,9 @@ def sample_lora(
     called with the number of evaluations of the model so far and in all; what it raises ends the sampling.
     ``load``: where the base comes from, ``load_base`` by default.
     """
-    base = (load or load_base)(lora.base, device)
+    at_once = min(len(seeds), pictures_at_once(height, width))
+    tokens = max(len(embeds) for embeds, _ in prompts)
+    base = load_for_sampling(lora, device, load, height=height, width=width, tokens=tokens, batch_size=at_once)
     adapters.attach(base, lora)
     asked = sum(evaluations(solver, steps) for steps in step_counts)
     total, done = len(prompts) * asked * batches(len(seeds), height, width), 0

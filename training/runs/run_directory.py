@@ -159,6 +159,18 @@ class RunDirectory:
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self._manifest = manifest
 
+    @property
+    def precision(self) -> str:
+        """Of the base: as asked for, or what ``settle`` wrote down."""
+        return self._manifest["settings"]["precision"]
+
+    def settle(self, precision: str) -> None:
+        """Note in which precision the run trains, where it was left open. Raises ``OSError``."""
+        if self.precision != precision:
+            settings = {**self._manifest["settings"], "precision": precision}
+            self._manifest = {**self._manifest, "settings": settings}
+            write_whole(self.folder / MANIFEST, _json(self._manifest))
+
     @classmethod
     @contextmanager
     def opened(cls, folder: Path, wanted: Fingerprint, settings: Mapping[str, Any]) -> Iterator[RunDirectory]:
@@ -226,6 +238,9 @@ class RunDirectory:
             )
         if found is not None and found["steps"] == wanted.steps:
             return found
+        if found is not None:
+            # What was left open is not decided anew.
+            settings = {**settings, "precision": found["settings"]["precision"]}
         manifest = {
             "version": _VERSION,
             "stage": wanted.stage,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save as serialise
 from torch import Tensor
@@ -21,10 +19,8 @@ from ..lora import files as lora_files
 from ..lora.adapter import FluxLoRA, LoRAError
 from ..stages.measurements import Stopped, share_of_time
 from ..stages.optimiser import NonFiniteError
-from ..stages.ranks import Ranks
 from ..stages.stage import Reporter, Stage, StageFailure, StageResult
 from .checkpoints import STATS_FILE, CheckpointError, Snapshot
-from .fingerprints import Fingerprint
 from .output_check import scarce_space
 from .run_directory import RESULT, RunDirectory
 from .stats import Stats, parsed
@@ -34,39 +30,12 @@ log = logging.getLogger(__name__)
 PREVIEW_PICTURES = 2
 
 
-def train(
-    make_stage: Callable[[], Stage],
-    wanted: Fingerprint,
-    start: FluxLoRA,
-    reporter: Reporter,
-    run_folder: Path | None,
-    settings: Mapping[str, Any],
-    ranks: Ranks,
-) -> StageResult:
-    """Run a stage in ``run_folder`` from where an earlier sitting left it; a finished one gives its result at once.
-
-    ``settings`` are written down in the folder. Without a folder nothing is kept, and every call begins anew.
-
-    Raises ``RunDirectoryError`` or ``OSError`` where the folder cannot be used, what ``make_stage`` raises, and
-    ``StageFailure`` (with the last good weights) after that.
-    """
-    if run_folder is None:
-        return run(make_stage(), reporter)
-    opened = RunDirectory.opened(run_folder, wanted, settings) if ranks.first else nullcontext()
-    with opened as directory:
-        done = ranks.from_first(None if directory is None else finished_result(directory, start))
-        if done is not None:
-            reporter.resumed(wanted.stage, wanted.total, done.log.records, done.log.notes)
-            return done
-        return run(make_stage(), reporter, directory)
-
-
 def run(stage: Stage, reporter: Reporter, directory: RunDirectory | None = None) -> StageResult:
     """Train to the stage's last step, or until the reporter says stop, from the last checkpoint in ``directory``.
 
     Raises ``StageFailure`` with the last good weights where a step fails, a loss that is not finite included.
     """
-    return _Loop(stage, reporter, directory).run()
+    return Loop(stage, reporter, directory).run()
 
 
 def finished_result(directory: RunDirectory, start: FluxLoRA) -> StageResult | None:
@@ -80,22 +49,27 @@ def finished_result(directory: RunDirectory, start: FluxLoRA) -> StageResult | N
     return StageResult(replace(start, tensors=done.tensors, provenance=provenance), training_log, False)
 
 
-class _Loop:
+class Loop:
     """One sitting of a run. ``step``: calls of the stage's ``step()`` that are done.
 
     ``pending``: the scalars of that step while its measurement is still to be made; ``None`` when it is complete.
+    ``last_good``: where a step has failed, the state before it, if that is whole.
     """
 
-    def __init__(self, stage: Stage, reporter: Reporter, directory: RunDirectory | None) -> None:
+    def __init__(
+        self, stage: Stage, reporter: Reporter, directory: RunDirectory | None, again: Snapshot | None = None
+    ) -> None:
+        """From ``again``, which this very process has left; else from the last checkpoint in ``directory``."""
         self.stage, self.reporter, self.directory = stage, reporter, directory
+        self.last_good: Snapshot | None = None
         self.step = 0
         self.pending: dict[str, float] | None = {} if stage.config.validate_every else None
         self.score: float | None = None
         self.saved_at: int | None = None
-        self.stats = Stats(*self._restored())
+        self.stats = Stats(*self._restored(again))
         # An earlier sitting went for fewer steps, and has told the cost of their measurements.
         self._extended = bool(self.stats.records) and self.stats.records[-1]["total"] != stage.total
-        if self.saved_at is not None:
+        if self.saved_at is not None and again is None:
             reporter.resumed(stage.name, stage.total, self.stats.records, self.stats.notes)
 
     def run(self) -> StageResult:
@@ -129,6 +103,7 @@ class _Loop:
         except Exception as error:
             # In the midst of a step the networks may be at different steps; such a state is no place to go on from.
             if self.stage.updates == whole:
+                self.last_good = self._snapshot()
                 self._save()
             raise StageFailure(self._message(error), self._result(stopped=True)) from error
         result = self._result(stopped=False)
@@ -212,9 +187,11 @@ class _Loop:
         if latents is not None:
             self.reporter.preview(self.step, latents)
 
-    def _restored(self) -> tuple[Path | None, str]:
+    def _restored(self, again: Snapshot | None) -> tuple[Path | None, str]:
         """Bring the stage to where its last checkpoint was. Returns the path and the text of its statistics."""
-        newest, words = (None, []) if self.directory is None else self.directory.checkpoints.newest(self.stage.total)
+        newest, words = again, []
+        if again is None and self.directory is not None:
+            newest, words = self.directory.checkpoints.newest(self.stage.total)
         snapshot = self.stage.ranks.from_first(newest)
         for text in words:
             self.reporter.note(0, text)
@@ -223,7 +200,7 @@ class _Loop:
             return path, ""
         self.stage.restore(snapshot.tensors, snapshot.numbers["stage"])
         self.step, self.pending, self.score = snapshot.step, snapshot.numbers["pending"], snapshot.score
-        self.saved_at = self.step
+        self.saved_at = None if self.directory is None else self.step
         return path, snapshot.stats
 
     def _save_if_due(self) -> None:
@@ -235,18 +212,9 @@ class _Loop:
         """Write a checkpoint. One that cannot be written costs nothing but itself: training goes on without it."""
         if self.directory is None:
             return
-        tensors, numbers = self.stage.state()
-        snapshot = Snapshot(
-            self.step,
-            tensors,
-            {"stage": numbers, "pending": self.pending},
-            self.stats.text,
-            unmeasured=self.pending is not None,
-            score=self.score,
-        )
         config = self.stage.config
         try:
-            self.directory.checkpoints.save(snapshot, {RESULT: self._lora_file()})
+            self.directory.checkpoints.save(self._snapshot(), {RESULT: self._lora_file()})
             self.directory.checkpoints.rotate(config.keep_last, config.keep_every)
             self.saved_at = self.step
         except (OSError, CheckpointError, LoRAError) as error:
@@ -255,6 +223,17 @@ class _Loop:
                 self.step,
                 f"The checkpoint of step {self.step} could not be written ({reason(error)}). {kept}; the run goes on.",
             )
+
+    def _snapshot(self) -> Snapshot:
+        tensors, numbers = self.stage.state()
+        return Snapshot(
+            self.step,
+            tensors,
+            {"stage": numbers, "pending": self.pending},
+            self.stats.text,
+            unmeasured=self.pending is not None,
+            score=self.score,
+        )
 
     def _lora_file(self) -> bytes:
         lora = self._result(stopped=True).lora
@@ -318,13 +297,3 @@ def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
             after_step=after_step,
         )
     return latents.cpu()
-
-
-def settings_of(start: FluxLoRA, **configs: Any) -> dict[str, Any]:
-    """What a run folder says of its settings, for people."""
-    return {
-        "base": start.base.name,
-        "precision": start.base.precision,
-        "lora": asdict(start.config),
-        **{name: asdict(config) for name, config in configs.items()},
-    }

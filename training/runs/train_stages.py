@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from ..stages.diffusion_stage import DiffusionStage
 from ..stages.ranks import ALONE, Ranks
 from ..stages.stage import Reporter, StageResult
 from .fingerprints import fingerprint
-from .stage_loop import settings_of, train
+from .planned import settings_of, settle, train
 
 
 def train_diffusion_stage(
@@ -41,7 +42,8 @@ def train_diffusion_stage(
     ``StageFailure`` (with the last good weights) after it.
     """
     return train(
-        lambda: DiffusionStage(lora, data, config, device=device, ranks=ranks, load=load),
+        lambda plan: DiffusionStage(lora, data, config, device=device, ranks=ranks, load=load, plan=plan),
+        partial(settle, lora, data, config, None, device=device, ranks=ranks, load=load),
         fingerprint("diffusion", lora, data, config, ranks=ranks.count),
         lora,
         reporter,
@@ -75,7 +77,7 @@ def train_adversarial_stage(
     step, ``StageFailure`` (with the last good weights) after it.
     """
     return train(
-        lambda: AdversarialStage(
+        lambda plan: AdversarialStage(
             lora,
             data,
             discriminator,
@@ -84,7 +86,9 @@ def train_adversarial_stage(
             discriminator_weights=discriminator_weights,
             ranks=ranks,
             load=load,
+            plan=plan,
         ),
+        partial(settle, lora, data, config, discriminator, device=device, ranks=ranks, load=load),
         fingerprint("adversarial", lora, data, config, discriminator, discriminator_weights, ranks.count),
         lora,
         reporter,

@@ -32,6 +32,7 @@ from .judges import Judges, Logits, Shown, on_cpu, sample_logits, share_of_base
 from .monitor import Monitor
 from .optimiser import Optimiser
 from .overfitting import Overfitting
+from .plan import Plan
 from .practice import Practice
 from .ranks import ALONE, Ranks
 from .replay import Recalled, Replay
@@ -78,10 +79,11 @@ class AdversarialStage(Stage):
         discriminator_weights: Mapping[str, Tensor] | None = None,
         ranks: Ranks = ALONE,
         load: BaseLoader | None = None,
+        plan: Plan | None = None,
     ) -> None:
         check_target(start, data, discriminator, config)
         super().__init__(
-            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks, load=load
+            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks, load=load, plan=plan
         )
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)

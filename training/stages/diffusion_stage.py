@@ -9,6 +9,7 @@ from ..base.base_model import BaseLoader
 from ..config import DiffusionStageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
+from .plan import Plan
 from .ranks import ALONE, Ranks
 from .stage import Stage, check_finite, sigma_statistics
 
@@ -27,8 +28,9 @@ class DiffusionStage(Stage):
         device: torch.device | str,
         ranks: Ranks = ALONE,
         load: BaseLoader | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        super().__init__(start, data, config, device=device, betas=(0.9, 0.999), ranks=ranks, load=load)
+        super().__init__(start, data, config, device=device, betas=(0.9, 0.999), ranks=ranks, load=load, plan=plan)
 
     def step(self, step: int) -> dict[str, float]:
         """Draw noise and level, predict the velocity, regress it on ``noise - x0``, update the LoRA."""

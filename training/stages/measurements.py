@@ -37,7 +37,7 @@ class Measurements:
         except Stopped as error:
             stopped, interrupted = error, True
         except RuntimeError as error:
-            if not _is_out_of_memory(error) or (self.ranks.shard and self.ranks.count > 1):
+            if not out_of_memory(error) or (self.ranks.shard and self.ranks.count > 1):
                 raise
             failure = str(error).strip().partition("\n")[0]
             # Pairs with the others' next poll, which they take for a request to stop until the exchange below.
@@ -58,7 +58,7 @@ class Measurements:
         return notes
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: BaseException | None) -> bool:
     """CUDA's has a type of its own (``torch.OutOfMemoryError``); those of other devices are known by their words."""
     text = str(error).lower()
     return "out of memory" in text or "can't allocate memory" in text

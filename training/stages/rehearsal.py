@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...discriminator.interface import Conditioning, Discriminator, Seen
-from ..base.base_model import BaseReference, FluxBase, empty_base
+from ..base.base_model import BaseReference, FluxBase, empty_base, empty_transformer, read_transformer_config
 from ..base.families import flux1
-from ..base.footprint import Bytes, FlashAttention
+from ..base.footprint import Bytes, Counted, FlashAttention, weight_bytes
 from ..config import DiscriminatorConfig
 from ..lora import adapter
 from ..lora.adapter import FluxLoRA
@@ -36,25 +36,21 @@ class Demand:
     side: tuple[int, int]
     text_tokens: int
     batch_size: int = 1
-    gradient_checkpointing: bool = True
+    checkpointing: str = "blocks"
     discriminator: DiscriminatorConfig | None = None
     copies: int = 1
 
 
-class Counted(NamedTuple):
-    """Bytes on the card. ``blocks``: frozen weights of each block, in the order in which they run."""
-
-    blocks: tuple[int, ...]
-    outside: int
-    trained: int
-    working: int
-
-    def with_streamed(self, share: float, ring: int = 2) -> int:
-        """The peak where this share of the blocks lies in the computer's memory, and ``ring`` of them on the card."""
-        streamed = round(share * len(self.blocks))
-        held = sum(sorted(self.blocks)[: len(self.blocks) - streamed])
-        slots = min(ring, streamed) * max(self.blocks)
-        return held + slots + self.outside + self.trained + self.working
+def weights(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
+    """What a stage with this start holds in ``precision`` before it computes. Raises as ``rehearse``."""
+    whole = empty_base(BaseReference(start.base.path, precision))
+    blocks = tuple(weight_bytes(block) for block in whole.blocks)
+    outside = weight_bytes(whole.transformer) - sum(blocks)
+    adapted = sum(tensor.nbytes for tensor in start.tensors.values())
+    trained = (TRAINED_COPIES + demand.copies) * adapted
+    if demand.discriminator is not None:
+        trained += TRAINED_COPIES * weight_bytes(judges.build(demand.discriminator, whole, 1.0))
+    return Counted(blocks, outside, trained, 0)
 
 
 def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
@@ -64,23 +60,17 @@ def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     Raises ``BaseModelError`` for a checkpoint that is not there or not FLUX.1, ``ValueError`` for taps that it does not
     have.
     """
-    reference = BaseReference(start.base.path, precision)
-    whole = empty_base(reference)
-    depth = Depth(len(whole.transformer.transformer_blocks), len(whole.transformer.single_transformer_blocks))
-    blocks = tuple(_bytes(block) for block in whole.blocks)
-    outside = _bytes(whole.transformer) - sum(blocks)
-    judge = demand.discriminator
+    held = weights(start, precision, demand)
+    reference, judge = BaseReference(start.base.path, precision), demand.discriminator
+    whole = empty_transformer(read_transformer_config(reference.path))
+    depth = Depth(len(whole.transformer_blocks), len(whole.single_transformer_blocks))
     taps = ()
     if judge is not None and judge.architecture == "flux_features":
         taps = flux1.tap_blocks(judge.taps, *depth)
-    adapted = sum(tensor.nbytes for tensor in start.tensors.values())
-    trained = (TRAINED_COPIES + demand.copies) * adapted
-    if judge is not None:
-        trained += TRAINED_COPIES * _bytes(judges.build(judge, whole, 1.0))
 
     few = Depth(min(depth.double, max(2, len(taps) - 2)), min(depth.single, 2))
     if few == depth or not _of_depth(start, few).tensors:
-        return Counted(blocks, outside, trained, _working(start, reference, depth, demand, judge))
+        return held._replace(working=_working(start, reference, depth, demand, judge))
     first = range(few.double + few.single)
     shown = judge and replace(judge, taps=",".join(_name(few, place) for place in [*first][len(first) - len(taps) :]))
     loras, discriminators = _halves(start, reference, few, demand, shown)
@@ -92,7 +82,7 @@ def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
         if there > here:
             deeper = _working(start, reference, few._replace(**{kind: here + 1}), demand, None)
             loras += missing * (deeper - alone)
-    return Counted(blocks, outside, trained, max(loras, discriminators))
+    return held._replace(working=max(loras, discriminators))
 
 
 class Depth(NamedTuple):
@@ -116,7 +106,7 @@ def _halves(
     base = empty_base(reference, num_layers=depth.double, num_single_layers=depth.single)
     adapter.attach(base, _of_depth(start, depth))
     base.attention = FlashAttention
-    base.checkpointing = "blocks" if demand.gradient_checkpointing else "none"
+    base.checkpointing = demand.checkpointing
     given = inputs(base, demand)
     network = None if judge is None else judges.build(judge, base, 1.0)
     trained = [*adapter.parameters(base), *([] if network is None else network.parameters())]
@@ -190,7 +180,3 @@ def update_of_the_discriminator(judge: Discriminator, seen: list[Seen], given: l
     with torch.no_grad():
         seen = [*seen, *(judge.look(latents, level, Conditioning(*prompts)) for _ in seen)]
     sum(verdict.mean() for each in seen for verdict in judge.judge(each)).backward()
-
-
-def _bytes(module: torch.nn.Module) -> int:
-    return sum(weight.nbytes for weight in module.state_dict(keep_vars=True).values())

@@ -30,6 +30,7 @@ from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import UNCHANGED
 from .measurements import Measurements
 from .optimiser import NonFiniteError, Optimiser, RunningAverage
+from .plan import Plan, as_asked
 from .ranks import ALONE, Ranks
 from .sharding import shard_base
 
@@ -96,8 +97,10 @@ class Stage(ABC):
         betas: tuple[float, float],
         ranks: Ranks = ALONE,
         load: BaseLoader | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        """``load``: where the base comes from, ``load_base`` by default."""
+        """``load``: where the base comes from, ``load_base`` by default. ``plan``: how it is held; without one as
+        ``config`` and the precision of ``start`` say."""
         check_fits(start.base, data)
         self.start, self.data, self.config, self.ranks = start, data, config, ranks
         self.measurements = Measurements(ranks)
@@ -109,13 +112,16 @@ class Stage(ABC):
                 f"streamed_share is {config.streamed_share:g} and the base is split over cards (base.shard). Set the "
                 "first to 0, or the second to false."
             )
-        elsewhere = shard or config.streamed_share > 0
-        self.base: FluxBase = (load or load_base)(start.base, self.device, home="cpu" if elsewhere else None)
+        self.plan = plan or as_asked(start.base.precision, config)
+        elsewhere = shard or self.plan.streamed_share > 0
+        reference = replace(start.base, precision=self.plan.precision)
+        self.base: FluxBase = (load or load_base)(reference, self.device, home="cpu" if elsewhere else None)
         lora.attach(self.base, start)
         if shard:
             shard_base(self.base, ranks, self.device)
-        streamer = stream(self.base, self.device, config.streamed_share) if config.streamed_share else None
-        self.base.checkpointing = "blocks" if config.gradient_checkpointing else "none"
+        share = self.plan.streamed_share
+        streamer = stream(self.base, self.device, share) if share else None
+        self.base.checkpointing = self.plan.checkpointing
         self.compiled, uncompiled = compile_blocks(self.base, shard) if config.compile_blocks else (None, "")
         self.optimiser = Optimiser(
             lora.parameters(self.base),
@@ -245,6 +251,7 @@ class Stage(ABC):
         return {
             "stage": self.name,
             "config": asdict(self.config),
+            "precision": self.plan.precision,
             "steps_done": self.lora_updates,
             "data": self.data.fingerprint,
         }

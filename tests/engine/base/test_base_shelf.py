@@ -100,18 +100,18 @@ def both_stages(start: FluxLoRA, data: RealLatents, load: BaseLoader, share: flo
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 0.0), ("fp32", 0.4), ("int8", 0.0), ("int8", 1.0)])
 def test_a_kept_base_gives_what_one_that_is_loaded_anew_does(start, data, loads, precision: str, share: float) -> None:
     start, shelf = in_precision(start, precision), BaseShelf()
-    anew, kept = both_stages(start, data, load_base, share), both_stages(start, data, shelf.load, share)
+    anew, kept = both_stages(start, data, load_base, share), both_stages(start, data, shelf, share)
     assert len(anew) == len(kept) and all(a.equal(b) for a, b in zip(anew, kept, strict=True))
-    again = both_stages(start, data, shelf.load, share)
+    again = both_stages(start, data, shelf, share)
     assert all(a.equal(b) for a, b in zip(anew, again, strict=True))
     assert (loads.count("Loading"), loads.count("still loaded")) == (1, 7)
 
 
 def test_what_is_kept_is_the_files(start, data) -> None:
     start, shelf = in_precision(start, "int8"), BaseShelf()
-    stage_2(start, data, shelf.load, streamed_share=0.4)
+    stage_2(start, data, shelf, streamed_share=0.4)
     shelf.take_back()
-    base, anew = shelf.load(start.base, DEVICE), load_base(start.base, DEVICE)
+    base, anew = shelf(start.base, DEVICE), load_base(start.base, DEVICE)
     kept, fresh = base.transformer.state_dict(), anew.transformer.state_dict()
     assert list(kept) == list(fresh) and all(kept[key].equal(fresh[key]) for key in fresh)
     assert str(base.transformer) == str(anew.transformer)
@@ -154,10 +154,10 @@ def split_over_ranks(base: FluxBase) -> None:
 )
 def test_what_cannot_be_brought_back_is_not_kept(start, loads, use: Callable[[FluxBase], None], kept: bool) -> None:
     shelf = BaseShelf()
-    use(shelf.load(start.base, "cpu"))
+    use(shelf(start.base, "cpu"))
     shelf.take_back()
     assert bool(shelf.sizes()) == kept
-    shelf.load(start.base, "cpu")
+    shelf(start.base, "cpu")
     assert loads.count("Loading") == (1 if kept else 2)
     assert loads.count("no longer as it was loaded") == (0 if kept else 1)
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_brought_back_is_not_kept(start, loads, use: Callable[[Fl
 def test_a_base_that_is_split_over_ranks_is_not_kept(start) -> None:
     shelf = BaseShelf()
     with alone():
-        split_over_ranks(shelf.load(start.base, "cpu"))
+        split_over_ranks(shelf(start.base, "cpu"))
         shelf.take_back()
         assert shelf.sizes() == {}
 
@@ -178,17 +178,17 @@ def test_after_a_stage_that_did_not_end_well_the_base_is_clean(start, data, load
         broken = dataclasses.replace(data.samples[0], mean=data.samples[0].mean * float("nan"))
         spoilt = dataclasses.replace(data, samples=(broken,) * len(data.samples))
         with pytest.raises(StageFailure):
-            stage_2(start, spoilt, shelf.load, streamed_share=share, validate_every=0)
+            stage_2(start, spoilt, shelf, streamed_share=share, validate_every=0)
     elif ended == "cancelled":
         config = AdversarialStageConfig(**SMALL, streamed_share=share)
         stopped = train_adversarial_stage(
-            start, data, JUDGE, config, device=DEVICE, reporter=Recorder(stop_before=3), load=shelf.load
+            start, data, JUDGE, config, device=DEVICE, reporter=Recorder(stop_before=3), load=shelf
         )
         assert stopped.stopped
     else:
         with pytest.raises(KeyboardInterrupt):
-            sampled(start, data, shelf.load, after_step=_cancel)
-    after, anew = (stage_1(start, data, load, streamed_share=share).tensors for load in (shelf.load, load_base))
+            sampled(start, data, shelf, after_step=_cancel)
+    after, anew = (stage_1(start, data, load, streamed_share=share).tensors for load in (shelf, load_base))
     assert all(after[name].equal(anew[name]) for name in anew)
     assert (loads.count("Loading"), loads.count("still loaded")) == (1, 1)
 
@@ -197,19 +197,19 @@ def test_another_precision_and_another_file_are_loaded(start, loads, tmp_path: P
     folder = Path(shutil.copytree(start.base.path, tmp_path / "base"))
     reference = BaseReference(str(folder), "fp32")
     shelf = BaseShelf()
-    first = shelf.load(reference, "cpu").transformer.x_embedder.weight.clone()
-    assert shelf.load(dataclasses.replace(reference, precision="bf16"), "cpu").dtype == torch.bfloat16
-    shelf.load(reference, "cpu")
+    first = shelf(reference, "cpu").transformer.x_embedder.weight.clone()
+    assert shelf(dataclasses.replace(reference, precision="bf16"), "cpu").dtype == torch.bfloat16
+    shelf(reference, "cpu")
     assert loads.count("Loading") == 3
-    shelf.load(BaseReference(start.base.path, "fp32"), "cpu")
+    shelf(BaseReference(start.base.path, "fp32"), "cpu")
     assert loads.count("Loading") == 4
-    shelf.load(reference, "cpu")
+    shelf(reference, "cpu")
     # In the place of the file, so that what is mapped from it stays what it was.
     file = next(folder.glob("*.safetensors"))
     tensors = {key: tensor * 2 for key, tensor in load_base(reference, "cpu").transformer.state_dict().items()}
     file.unlink()
     save_file(tensors, file, {"format": "pt"})
-    assert shelf.load(reference, "cpu").transformer.x_embedder.weight.equal(first * 2)
+    assert shelf(reference, "cpu").transformer.x_embedder.weight.equal(first * 2)
 
 
 def test_there_are_never_two_at_once(start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_there_are_never_two_at_once(start, monkeypatch: pytest.MonkeyPatch) -> 
     gc.disable()
     try:
         for precision in ("fp32", "bf16", "fp32"):
-            nothing_left(shelf.load(BaseReference(start.base.path, precision), "cpu"))
+            nothing_left(shelf(BaseReference(start.base.path, precision), "cpu"))
             before.append(weakref.ref(shelf._base.transformer))
     finally:
         gc.enable()
@@ -234,22 +234,22 @@ def test_there_are_never_two_at_once(start, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_it_is_handed_out_where_it_is_asked_for_and_with_nothing_of_its_last_use(start, loads) -> None:
     shelf = BaseShelf()
-    before = shelf.load(start.base, "cpu")
+    before = shelf(start.base, "cpu")
     own, before.attention = before.attention, lambda: pytest.fail("another use's attention")
     CompiledBlocks(before, "eager")
-    after = shelf.load(start.base, "cpu", home="cpu")
+    after = shelf(start.base, "cpu", home="cpu")
     assert after is not before and after.transformer is before.transformer
     assert after.attention is own and not after.compiled
     # There is no other device here.
-    assert shelf.load(start.base, "meta").device == torch.device("meta")
-    assert shelf.load(start.base, "cpu", home="meta").transformer.proj_out.weight.is_meta
+    assert shelf(start.base, "meta").device == torch.device("meta")
+    assert shelf(start.base, "cpu", home="meta").transformer.proj_out.weight.is_meta
     assert loads.count("Loading") == 1
 
 
 def test_it_tells_what_lies_where(start) -> None:
     shelf = BaseShelf()
     assert shelf.sizes() == {}
-    base = shelf.load(start.base, "cpu")
+    base = shelf(start.base, "cpu")
     whole = sum(each.nbytes for each in (*base.transformer.parameters(), *base.transformer.buffers()))
     assert shelf.sizes() == {torch.device("cpu"): whole}
     base.blocks[0].to("meta")
@@ -261,10 +261,10 @@ def test_it_tells_what_lies_where(start) -> None:
 def test_a_file_that_is_gone_is_not_handed_out(start, tmp_path: Path) -> None:
     folder = shutil.copytree(start.base.path, tmp_path / "base")
     shelf, reference = BaseShelf(), BaseReference(str(folder), "fp32")
-    shelf.load(reference, "cpu")
+    shelf(reference, "cpu")
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="does not exist"):
-        shelf.load(reference, "cpu")
+        shelf(reference, "cpu")
 
 
 def _some(base: FluxBase) -> FluxLoRA:

@@ -144,8 +144,8 @@ def test_torch_keeps_nothing_of_a_base_that_was_compiled(start) -> None:
 
 def test_a_kept_base_is_plain_again(random_transformer: Path) -> None:
     shelf, reference = BaseShelf(), BaseReference(str(random_transformer), "fp32")
-    base = shelf.load(reference, "cpu")
+    base = shelf(reference, "cpu")
     compiled(base)
-    again = shelf.load(reference, "cpu")
+    again = shelf(reference, "cpu")
     assert again.transformer is base.transformer and not again.compiled
     assert not any("forward" in vars(block) for block in again.blocks)

@@ -19,7 +19,7 @@ from fluxduel.tests.engine.stages.test_adversarial_stage import JUDGE
 from fluxduel.tests.engine.stages.test_diffusion_stage import CONFIG as STAGE_1
 from fluxduel.tests.engine.stages.test_watched_stage import WATCHED, same
 from fluxduel.training.data.real_latents import RealLatents
-from fluxduel.training.runs.stage_loop import _Loop, run
+from fluxduel.training.runs.stage_loop import Loop, run
 from fluxduel.training.runs.train_stages import train_diffusion_stage
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
@@ -94,7 +94,7 @@ def test_a_watch_that_cannot_sample_delivers_the_last_state(start, data, when):
     fails_before, fails_after = when != "later", when != "at the start"
     stage = watched(start, data)
     short_of_memory(stage, lambda given: sampling(given) and (fails_after if stage.lora_updates else fails_before))
-    loop = _Loop(stage, Recorder(), None)
+    loop = Loop(stage, Recorder(), None)
     result = loop.run()
     plain = run(watched(start, data, watch=False), Recorder())
     assert same(result.lora.tensors, plain.lora.tensors) and not same(result.lora.tensors, dict(start.tensors))

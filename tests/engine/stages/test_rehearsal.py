@@ -10,15 +10,15 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data
-from fluxduel.training.base.base_model import BaseReference, load_base
-from fluxduel.training.base.footprint import Bytes
+from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, load_base
+from fluxduel.training.base.footprint import Bytes, Counted
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
 from fluxduel.training.stages import rehearsal
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
-from fluxduel.training.stages.rehearsal import Counted, Demand, Depth, rehearse
+from fluxduel.training.stages.rehearsal import Demand, Depth, rehearse
 
 SIDE = 16
 
@@ -34,20 +34,20 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> FluxLoRA:
     return lora.create(BaseReference(str(folder), "bf16"), LoRAConfig(rank=4, alpha=4.0))
 
 
-def demand(judge: DiscriminatorConfig | None, checkpointed: bool = True, batch_size: int = 2) -> Demand:
-    return Demand((SIDE, SIDE), LENGTH, batch_size, checkpointed, judge, copies=0)
+def demand(judge: DiscriminatorConfig | None, level: str = "blocks", batch_size: int = 2) -> Demand:
+    return Demand((SIDE, SIDE), LENGTH, batch_size, level, judge, copies=0)
 
 
-@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("level", CHECKPOINTING)
 @pytest.mark.parametrize("taps", [None, "", "d1,d5,s3", "s6"])
-def test_a_few_blocks_tell_what_all_of_them_keep(deep, taps, checkpointed):
+def test_a_few_blocks_tell_what_all_of_them_keep(deep, taps, level):
     judge = None if taps is None else DiscriminatorConfig(taps=taps, width=8)
-    wanted = demand(judge, checkpointed)
+    wanted = demand(judge, level)
     found = rehearse(deep, "bf16", wanted).working
     whole = rehearsal._working(deep, deep.base, Depth(6, 8), wanted, judge)
     print(f"{found / whole:.3f} of what all blocks need")
     # A look keeps less of a block than the LoRA's pass does, where nothing is computed anew.
-    assert 0.98 < found / whole < (1.03 if checkpointed or judge is None else 1.15)
+    assert 0.98 < found / whole < (1.03 if level == "blocks" or judge is None else 1.15)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "int8"])
@@ -84,7 +84,7 @@ def test_a_real_step_needs_what_was_counted(deep, kind, precision, checkpointed)
     modules = [stage.base.transformer, *([stage.judges] if judge else [])]
     with Bytes(*modules) as counted:
         stage.step(1)
-    said = rehearse(start, precision, demand(judge, checkpointed))
+    said = rehearse(start, precision, demand(judge, stage.base.checkpointing))
     print(f"{kind} {precision}: said {said.working}, found {counted.peak}")
     assert said.working == pytest.approx(counted.peak, rel=0.12)
 

@@ -114,7 +114,7 @@ OF_THE_JUDGE: Cases = {
 # What leaves the result as it is. Each has a test of its own below.
 NO_RESULT = {
     "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "checkpoint_every", "keep_last",
-    "keep_every", "streamed_share", "compile_blocks",
+    "keep_every", "streamed_share", "compile_blocks", "memory_limit_gb",
 }  # fmt: skip
 
 
@@ -267,6 +267,7 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         "compile_blocks": (
             {"compile_blocks": True}, lambda seen, _: any("on cpu blocks are not compiled" in n for _, n in seen.notes)
         ),
+        "memory_limit_gb": ({"memory_limit_gb": 1.0}, lambda seen, _: seen.notes[0][1].startswith("Memory: ")),
     }
     assert set(changes) | {"preview_steps", "preview_sampler"} == NO_RESULT
     for name, (change, as_wanted) in changes.items():

@@ -1,0 +1,148 @@
+"""What a stage's memory is planned to be: in the order of what it costs, and by what fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from fluxduel.tests.engine.conftest import LENGTH, make_data
+from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.config import (
+    AUTO,
+    AdversarialStageConfig,
+    DiffusionStageConfig,
+    DiscriminatorConfig,
+    LoRAConfig,
+)
+from fluxduel.training.lora.adapter import FluxLoRA, create
+from fluxduel.training.stages.plan import Counting, NoRoom, Plan, asked, choose, demand_of, plan_stage
+
+SIDE, BATCH = 16, 2
+JUDGE = DiscriminatorConfig(width=8)
+NONE, FEED_FORWARD, BLOCKS = "none", "feed_forward", "blocks"
+
+
+@pytest.fixture(scope="module")
+def automatic(wide_transformer: Path) -> FluxLoRA:
+    return create(BaseReference(str(wide_transformer), AUTO), LoRAConfig(rank=3))
+
+
+@pytest.fixture(scope="module")
+def counting(automatic: FluxLoRA) -> Counting:
+    config = DiffusionStageConfig(batch_size=BATCH)
+    return Counting(automatic, demand_of(automatic, make_data(side=SIDE), config, None))
+
+
+def test_a_demand_is_of_the_largest_picture_and_the_longest_prompt(automatic):
+    data = make_data(side=SIDE)
+    tall = dataclasses.replace(data.samples[3], mean=data.samples[3].mean.repeat(1, 2, 1), std=None)
+    data = dataclasses.replace(data, samples=(*data.samples[:3], tall, *data.samples[4:]))
+    alone = demand_of(automatic, data, DiffusionStageConfig(batch_size=BATCH), None)
+    assert (alone.side, alone.text_tokens, alone.batch_size) == ((2 * SIDE, SIDE), LENGTH, BATCH)
+    # The running average; stage 2 also keeps its start.
+    assert alone.copies == 1
+    assert demand_of(automatic, data, DiffusionStageConfig(ema_decay=0.0), None).copies == 0
+    assert demand_of(automatic, data, AdversarialStageConfig(), JUDGE).copies == 2
+
+
+def test_the_less_memory_the_dearer_the_plan(counting):
+    """Every plan is chosen where it just fits, and the one before it where a byte more is there than that needs."""
+    wanted = asked(AUTO, DiffusionStageConfig())
+    order = [
+        Plan("bf16", NONE), Plan("bf16", FEED_FORWARD), Plan("bf16", BLOCKS), Plan("int8_convrot", NONE),
+        Plan("int8_convrot", FEED_FORWARD), Plan("int8_convrot", BLOCKS), Plan("int8_convrot", BLOCKS, 0.5),
+        Plan("int8_convrot", BLOCKS, 0.75),
+    ]  # fmt: skip
+    peaks = [counting.peak(plan) for plan in order]
+    for plan, peak in zip(order, peaks, strict=True):
+        found = choose(counting, wanted, peak)
+        assert found is not None and found.peak <= peak
+        # Another one that comes first may need less than this one.
+        first = next(each for each, size in zip(order, peaks, strict=True) if size <= peak)
+        if not plan.streamed_share:
+            assert found.plan == first
+    assert peaks[2] < peaks[1] < peaks[0] and peaks[5] < peaks[4] < peaks[3]
+    assert choose(counting, wanted, counting.peak(Plan("int8_convrot", BLOCKS, 1.0)) - 1) is None
+
+
+def test_as_little_is_streamed_as_fits(counting):
+    wanted = asked(AUTO, DiffusionStageConfig())
+    whole, least = (counting.peak(Plan("int8_convrot", BLOCKS, share)) for share in (0.0, 1.0))
+    for usable in (whole - 1, (whole + least) // 2, least):
+        found = choose(counting, wanted, usable)
+        assert found is not None and found.plan.streamed_share > 0 and found.peak <= usable
+        below = round(found.plan.streamed_share - 0.05, 2)
+        assert counting.peak(dataclasses.replace(found.plan, streamed_share=below)) > usable
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision", "plans"),
+    [
+        ({}, "bf16", [("bf16", NONE, 0.0), ("bf16", BLOCKS, 0.0)]),
+        ({"gradient_checkpointing": False}, AUTO, [("bf16", NONE, 0.0), ("int8_convrot", NONE, 0.0)]),
+        ({"compile_blocks": True}, AUTO, [("bf16", NONE, 0.0), ("bf16", BLOCKS, 0.0)]),
+        ({"streamed_share": 0.5}, "int8", [("int8", BLOCKS, 0.5), ("int8", BLOCKS, 0.5)]),
+    ],
+)
+def test_what_the_user_has_settled_stays(counting, settings, precision, plans):
+    """With all the memory in the world, and with the least that fits."""
+    wanted = asked(precision, DiffusionStageConfig(**settings))
+    most, least = (choose(counting, wanted, counting.peak(Plan(*plan)) + extra) for plan, extra in
+                   zip(plans, (10**9, 0), strict=True))  # fmt: skip
+    assert most is not None and most.plan == Plan(*plans[0])
+    assert least is not None and least.plan == Plan(*plans[1])
+
+
+def refusal(counting: Counting, usable: int, precision: str, **settings: object) -> str:
+    start = dataclasses.replace(counting.start, base=dataclasses.replace(counting.start.base, precision=precision))
+    with pytest.raises(NoRoom) as caught:
+        plan_stage(dataclasses.replace(counting, start=start), DiffusionStageConfig(**settings), usable, precision)
+    return str(caught.value)
+
+
+def test_a_refusal_names_the_cheapest_change_that_fits(counting):
+    one = counting.of(dataclasses.replace(counting.demand, batch_size=1))
+    text = refusal(counting, counting.peak(Plan("bf16", BLOCKS)), "bf16", gradient_checkpointing=False)
+    assert "What fits: turn gradient_checkpointing on (" in text
+    text = refusal(counting, one.peak(Plan("bf16", BLOCKS)), "bf16")
+    assert "What fits: set batch_size to 1, and raise gradient_accumulation to make up for it (" in text
+    usable = one.peak(Plan("bf16", BLOCKS, 0.5))
+    text = refusal(one, usable, "bf16")
+    share = float(re.search(r"What fits: raise streamed_share to ([0-9.]+) \(", text)[1])
+    assert one.peak(Plan("bf16", BLOCKS, share)) <= usable < one.peak(Plan("bf16", BLOCKS, share - 0.05))
+    usable = one.peak(Plan("int8_convrot", BLOCKS, 1.0))
+    assert usable < one.peak(Plan("bf16", BLOCKS, 1.0))
+    assert "What fits: set precision to auto (" in refusal(one, usable, "bf16")
+
+
+def test_a_refusal_asks_for_smaller_pictures_last(counting):
+    """Of 1024 pixels, with room for 512."""
+    one = dataclasses.replace(counting.demand, batch_size=1)
+    small, large = (counting.of(dataclasses.replace(one, side=(side, side))) for side in (64, 128))
+    text = refusal(large, small.peak(Plan("int8_convrot", BLOCKS, 1.0)), AUTO)
+    assert "What fits: encode the pictures at a resolution of 512 (" in text
+
+
+def test_a_refusal_without_a_way_out_says_so(counting):
+    text = refusal(counting.of(dataclasses.replace(counting.demand, batch_size=1)), 1000, AUTO)
+    assert text.endswith("No setting makes it fit. Train fewer layers (targets) at a lower rank, or on a larger card.")
+
+
+def test_a_plan_tells_what_it_is_and_what_did_not_fit(counting):
+    wanted = asked(AUTO, DiffusionStageConfig())
+    found = choose(counting, wanted, counting.peak(Plan("int8_convrot", BLOCKS, 1.0)))
+    assert found is not None
+    first, *rest = found.text.splitlines()
+    assert first.startswith("Memory: int8_convrot, every block computed anew, ")
+    assert [line.split(",")[0].strip() for line in rest] == ["bf16", "int8_convrot"]
+
+
+def test_cheaper_plans_end_where_all_is_streamed():
+    plan, seen = Plan("bf16", NONE), []
+    while plan is not None:
+        seen.append((plan.checkpointing, plan.streamed_share))
+        plan = plan.cheaper()
+    assert seen == [(NONE, 0), (FEED_FORWARD, 0), (BLOCKS, 0), *((BLOCKS, share) for share in (0.25, 0.5, 0.75, 1.0))]

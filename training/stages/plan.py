@@ -1,0 +1,284 @@
+"""How a stage is held on its card, decided before anything large is loaded: format, recomputation, streamed share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from ..base.base_model import CHECKPOINTING, empty_base
+from ..base.footprint import Counted, weight_bytes
+from ..config import AUTO, AUTOMATIC, DiscriminatorConfig, StageConfig
+from ..data.real_latents import RealLatents
+from ..lora.adapter import FluxLoRA
+from .rehearsal import Demand, rehearse, weights
+
+GIB = 2**30
+# The least difference of two streamed shares.
+STEP = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the frozen base is held and computed with.
+
+    ``precision``: one of ``formats.PRECISIONS``; ``checkpointing``: one of ``base_model.CHECKPOINTING``;
+    ``streamed_share``: of the blocks, in [0, 1]. None but the first changes the result.
+    """
+
+    precision: str
+    checkpointing: str
+    streamed_share: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Such as ``int8_convrot, every block computed anew, 35% of the blocks streamed``."""
+        streamed = f", {self.streamed_share:.0%} of the blocks streamed" if self.streamed_share else ""
+        return f"{self.precision}, {_COMPUTED_ANEW[self.checkpointing]}{streamed}"
+
+    def cheaper(self) -> Plan | None:
+        """The next one that takes less of the card and gives the same result; ``None`` where there is none."""
+        if self.checkpointing != CHECKPOINTING[-1]:
+            return replace(self, checkpointing=CHECKPOINTING[CHECKPOINTING.index(self.checkpointing) + 1])
+        if self.streamed_share < 1:
+            return replace(self, streamed_share=min(1.0, round(self.streamed_share + 0.25, 2)))
+        return None
+
+
+def as_asked(precision: str, config: StageConfig) -> Plan:
+    """What the settings say, where nothing is left to a plan."""
+    level = CHECKPOINTING[-1] if config.gradient_checkpointing else CHECKPOINTING[0]
+    return Plan(precision, level, config.streamed_share)
+
+
+_COMPUTED_ANEW = {
+    "none": "nothing computed anew",
+    "feed_forward": "feed-forward parts computed anew",
+    "blocks": "every block computed anew",
+}
+
+
+def on_the_cpu(start: FluxLoRA, usable: int) -> str:
+    """The number format in the computer's own memory: exact, where weights leave a third of it to the computation."""
+    held = empty_base(replace(start.base, precision=AUTOMATIC[0])).transformer
+    return AUTOMATIC[0] if weight_bytes(held) <= usable * 2 / 3 else AUTOMATIC[-1]
+
+
+def told(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.2f} MiB"
+
+
+class NoRoom(ValueError):
+    """A stage that does not fit its card. The message says what it needs and the cheapest change that fits."""
+
+
+class Asked(NamedTuple):
+    """What the user has settled, from which a plan is not free to depart.
+
+    ``precisions``: in order of preference; ``checkpointing``: levels, likewise; ``streamed_share``: the least one;
+    ``streams``: whether more may be streamed than that.
+    """
+
+    precisions: Sequence[str]
+    checkpointing: Sequence[str]
+    streamed_share: float
+    streams: bool
+
+
+def asked(precision: str, config: StageConfig) -> Asked:
+    """Of a base's ``precision`` and a stage's settings. What is left to the plan: all with ``auto``, else the level."""
+    automatic = precision == AUTO
+    levels = CHECKPOINTING if config.gradient_checkpointing else CHECKPOINTING[:1]
+    if config.compile_blocks:
+        # Compiled blocks compute all anew where their feed-forward parts are to be.
+        levels = tuple(level for level in levels if level != "feed_forward")
+    return Asked(
+        AUTOMATIC if automatic else (precision,),
+        levels[-1:] if config.streamed_share else levels,
+        config.streamed_share,
+        automatic and config.gradient_checkpointing,
+    )
+
+
+def demand_of(start: FluxLoRA, data: RealLatents, config: StageConfig, judge: DiscriminatorConfig | None) -> Demand:
+    """What a stage with these inputs asks for, at its largest picture and longest prompt."""
+    height, width = max((sample.shape[-2:] for sample in data.samples), key=lambda side: side[0] * side[1])
+    # The start that stage 2 is held to lies beside the LoRA, and so does the running average.
+    copies = int(config.ema_decay > 0) + int(judge is not None)
+    tokens = max(prompt.length for prompt in data.prompts)
+    return Demand((height, width), tokens, config.batch_size, CHECKPOINTING[-1], judge, copies)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The bytes of plans for one stage, each counted once."""
+
+    start: FluxLoRA
+    demand: Demand
+    _known: dict[tuple[Demand, str, str], Counted] = field(default_factory=dict)
+
+    def of(self, demand: Demand) -> Counting:
+        """Of the same LoRA for another demand; what is counted of one is known to both."""
+        return replace(self, demand=demand)
+
+    def least(self, plan: Plan) -> int:
+        """What weights alone take, which is quick to know."""
+        key = self.demand, plan.precision, ""
+        if key not in self._known:
+            self._known[key] = weights(self.start, plan.precision, self.demand)
+        return self._known[key].with_streamed(plan.streamed_share)
+
+    def peak(self, plan: Plan) -> int:
+        """What the stage takes at its fullest."""
+        key = self.demand, plan.precision, plan.checkpointing
+        if key not in self._known:
+            demand = replace(self.demand, checkpointing=plan.checkpointing)
+            self._known[key] = rehearse(self.start, plan.precision, demand)
+        return self._known[key].with_streamed(plan.streamed_share)
+
+    def fits(self, plan: Plan, usable: int) -> bool:
+        return self.least(plan) <= usable and self.peak(plan) <= usable
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plan that fits, with its ``peak`` in bytes, and what was tried before it: plan, bytes, whether those are whole
+    or only the weights'."""
+
+    plan: Plan
+    peak: int
+    usable: int
+    tried: Sequence[tuple[Plan, int, bool]]
+
+    @property
+    def text(self) -> str:
+        """In one sentence, and a table of what was looked at."""
+        lines = [
+            f"Memory: {self.plan.text}. At its fullest about {told(self.peak)} of {told(self.usable)} that can be used."
+        ]
+        for plan, size, whole in self.tried:
+            lines.append(f"  {plan.text}: {'' if whole else 'more than '}{told(size)}, too much")
+        return "\n".join(lines)
+
+
+def choose(counting: Counting, wanted: Asked, usable: int) -> Chosen | None:
+    """The first plan that fits ``usable`` bytes, in order of what it costs; ``None`` where none does.
+
+    The first number format that fits as a whole, with as little computed anew as fits; where none does, the last one
+    with as small a streamed share as fits.
+    """
+    tried = []
+    for precision in wanted.precisions:
+        fullest = Plan(precision, wanted.checkpointing[-1], wanted.streamed_share)
+        if not counting.fits(fullest, usable):
+            whole = counting.least(fullest) <= usable
+            tried.append((fullest, counting.peak(fullest) if whole else counting.least(fullest), whole))
+            continue
+        for level in wanted.checkpointing:
+            plan = replace(fullest, checkpointing=level)
+            if counting.fits(plan, usable):
+                return Chosen(plan, counting.peak(plan), usable, tried)
+            tried.append((plan, counting.peak(plan), True))
+    if wanted.streams:
+        for number in range(int(wanted.streamed_share / STEP) + 1, round(1 / STEP) + 1):
+            plan = replace(fullest, streamed_share=round(number * STEP, 2))
+            if counting.fits(plan, usable):
+                return Chosen(plan, counting.peak(plan), usable, tried)
+    return None
+
+
+def plan_stage(counting: Counting, config: StageConfig, usable: int, precision: str) -> Chosen:
+    """Decide for a stage with these settings, on a card with so many ``usable`` bytes.
+
+    ``precision``: what is asked for, or what an earlier sitting settled on. Raises ``NoRoom`` where nothing that is
+    left open fits, ``BaseModelError`` and ``ValueError`` as ``rehearse``.
+    """
+    wanted = asked(precision, config)
+    if counting.start.base.precision == AUTO:
+        wanted = wanted._replace(streams=config.gradient_checkpointing)
+    found = choose(counting, wanted, usable)
+    if found is None:
+        raise NoRoom(_refusal(counting, wanted, usable))
+    return found
+
+
+class Open(NamedTuple):
+    """What a refusal may still propose to change."""
+
+    demand: Demand
+    wanted: Asked
+
+
+# Changes from the cheapest on: words and what they make of it; ``None`` where there is nothing to change.
+def _recompute(now: Open) -> tuple[str, Open] | None:
+    if now.wanted.checkpointing[-1] == CHECKPOINTING[-1]:
+        return None
+    return "turn gradient_checkpointing on", now._replace(wanted=now.wanted._replace(checkpointing=CHECKPOINTING))
+
+
+def _one_by_one(now: Open) -> tuple[str, Open] | None:
+    if now.demand.batch_size == 1:
+        return None
+    words = "set batch_size to 1, and raise gradient_accumulation to make up for it"
+    return words, now._replace(demand=replace(now.demand, batch_size=1))
+
+
+def _stream(now: Open) -> tuple[str, Open] | None:
+    recomputed = now.wanted.checkpointing[-1] == CHECKPOINTING[-1]
+    if now.wanted.streams or not recomputed:
+        return None
+    return "raise streamed_share to {share:g}", now._replace(wanted=now.wanted._replace(streams=True))
+
+
+def _automatic(now: Open) -> tuple[str, Open] | None:
+    recomputed = now.wanted.checkpointing[-1] == CHECKPOINTING[-1]
+    if set(AUTOMATIC) <= set(now.wanted.precisions) or not recomputed:
+        return None
+    # Less would be no help: what is smaller than bf16 is what is looked for.
+    precisions = [now.wanted.precisions[0], *AUTOMATIC[1:]]
+    return f"set precision to {AUTO}", now._replace(wanted=now.wanted._replace(precisions=precisions, streams=True))
+
+
+def _smaller(side: int) -> Callable[[Open], tuple[str, Open] | None]:
+    def smaller(now: Open) -> tuple[str, Open] | None:
+        height, width = now.demand.side
+        if height * width <= (side // 8) ** 2:
+            return None
+        words = f"encode the pictures at a resolution of {side}"
+        return words, now._replace(demand=replace(now.demand, side=(side // 8, side // 8)))
+
+    return smaller
+
+
+CHANGES = (_recompute, _one_by_one, _stream, _automatic, _smaller(768), _smaller(512))
+
+
+def _refusal(counting: Counting, wanted: Asked, usable: int) -> str:
+    """What is needed, and the cheapest change, or the fewest together, with which it fits."""
+    now = Open(counting.demand, wanted)
+    share = 1.0 if wanted.streams else wanted.streamed_share
+    best = Plan(wanted.precisions[-1], wanted.checkpointing[-1], share)
+    text = (
+        f"{best.text} needs about {told(counting.peak(best))} at its fullest, and "
+        f"{told(usable)} can be used."
+    )
+    alone = [[change] for change in CHANGES]
+    together = [list(CHANGES[:count]) for count in range(2, len(CHANGES) + 1)]
+    for changes in alone + together:
+        words, then = [], now
+        for change in changes:
+            made = change(then)
+            if made is not None:
+                words.append(made[0])
+                then = made[1]
+        found = choose(counting.of(then.demand), _fullest(then.wanted), usable) if words else None
+        if found is not None:
+            changed = " and ".join(words).format(share=found.plan.streamed_share)
+            return f"{text} What fits: {changed} ({told(found.peak)})."
+    return f"{text} No setting makes it fit. Train fewer layers (targets) at a lower rank, or on a larger card."
+
+
+def _fullest(wanted: Asked) -> Asked:
+    """With all computed anew that may be: less would only be faster."""
+    return wanted._replace(checkpointing=wanted.checkpointing[-1:])
