@@ -17,6 +17,7 @@ from ..base.memory import usable_bytes
 from ..config import AUTO, DiscriminatorConfig, StageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
+from ..stages import pace
 from ..stages.measurements import out_of_memory
 from ..stages.plan import GIB, Chosen, Counting, Plan, as_asked, demand_of, on_the_cpu, plan_stage
 from ..stages.ranks import Ranks
@@ -104,7 +105,7 @@ def run_planned(
         nonlocal loop
         loop = Loop(make_stage(plan), reporter, directory, again)
         if told:
-            loop.stage.remarks.insert(0, told)
+            loop.stage.remarks[:0] = [told, pace.told(loop.stage)]
         return loop.run()
 
     plan, told = (settled.plan, settled.text) if isinstance(settled, Chosen) else (settled, "")
