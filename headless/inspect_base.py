@@ -11,17 +11,16 @@ import torch
 from ..training.base.base_model import BaseReference
 from ..training.base.checkpoint_files import read_transformer_config, weight_files
 from ..training.base.families import flux1
+from ..training.base.memory import USABLE
 from ..training.base.variants import variant
 from ..training.base.weights import check_weights, weights_layout
-from ..training.config import DiscriminatorConfig, LoRAConfig
+from ..training.config import AUTOMATIC, DiscriminatorConfig, LoRAConfig
 from ..training.lora import adapter
 from ..training.stages.rehearsal import Demand, rehearse
 
 GIB = 2**30
 SIDES = (512, 1024)
 RANK, TOKENS = 16, 512
-# The allocator's losses and whatever else draws on the screen.
-USABLE = 0.94
 # From the largest; those on one line differ by nothing.
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8_convrot": "int8, int8_convrot"}
 
@@ -90,9 +89,9 @@ def base_lines(told: Mapping[str, Any]) -> Iterator[str]:
 def _verdict(told: Mapping[str, Any], side: str) -> str:
     usable = USABLE * told["free"]
     peaks = {precision: each["peaks"][side] for precision, each in told["memory"].items()}
-    whole = [PRECISIONS[precision] for precision, peak in peaks.items() if peak["whole"] <= usable]
-    if whole:
-        return f"precision may be {', '.join(whole)}."
+    for precision in AUTOMATIC:
+        if peaks[precision]["whole"] <= usable:
+            return f"precision auto takes {precision}."
     if peaks["int8_convrot"]["streamed"] <= usable:
-        return "precision may be int8, int8_convrot, with a part of the blocks streamed (streamed_share)."
+        return "precision auto takes int8_convrot, with a part of the blocks streamed."
     return "nothing fits. Close other programs, or train on smaller pictures."

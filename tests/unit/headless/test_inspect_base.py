@@ -50,9 +50,9 @@ def test_memory_at_full_size_is_counted_from_the_header(tmp_path: Path, one_size
     ("free", "verdict"),
     [
         (None, "has no card"),
-        (80, "1024 px: precision may be fp32, bf16, int8, int8_convrot."),
-        (24, "1024 px: precision may be int8, int8_convrot."),
-        (10, "1024 px: precision may be int8, int8_convrot, with a part"),
+        (80, "1024 px: precision auto takes bf16."),
+        (24, "1024 px: precision auto takes int8_convrot."),
+        (10, "1024 px: precision auto takes int8_convrot, with a part"),
         (3, "1024 px: nothing fits"),
     ],
 )
