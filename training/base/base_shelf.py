@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ class BaseShelf:
     else was put on it go, so that its weights are the file's, bit for bit. What cannot be brought back is not kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: BaseLoader | None = None) -> None:
+        """``load``: where a base comes from that is not kept, ``load_base`` by default."""
+        self._load = load
         self._base: FluxBase | None = None
         self._identity: tuple[BaseReference, str] | None = None
         self._as_loaded: dict[str, _Part] = {}
@@ -39,7 +42,7 @@ class BaseShelf:
             return self._base
         self.clear()
         log.info("Loading %s (%s).", reference.name, reference.precision)
-        base = load_base(reference, device, home)
+        base = (self._load or load_base)(reference, device, home)
         self._base, self._identity, self._as_loaded = base, identity, _parts(base.transformer)
         return base
 
@@ -52,7 +55,11 @@ class BaseShelf:
 
     def clear(self) -> None:
         """Keep nothing: the memory is free as soon as nobody else uses the base."""
+        loaded = self._identity is not None
         self._base, self._identity, self._as_loaded = None, None, {}
+        if loaded:
+            # A stage that is over and its watch hold each other, and with them the base, until they are looked for.
+            gc.collect()
 
     def kept_bytes(self, device: torch.device | str) -> int:
         """Of the kept base on ``device``: what the next call can use again, or frees before it loads."""

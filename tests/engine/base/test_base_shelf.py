@@ -273,3 +273,31 @@ def _some(base: FluxBase) -> FluxLoRA:
 
 def _cancel(*_: int) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_base_that_stage_2_has_used_is_gone_before_the_next_one_is_loaded(start) -> None:
+    """The stage and its watch hold each other, and with them the base; its card has no room for two."""
+    shelf = BaseShelf()
+    config = AdversarialStageConfig(steps=1, validate_every=0, discriminator_warmup=0)
+    gc.disable()
+    try:
+        train_adversarial_stage(start, make_data(), JUDGE, config, device="cpu", reporter=Recorder(), load=shelf)
+        before = weakref.ref(shelf._base.transformer)
+        assert before() is not None
+        shelf.clear()
+        assert before() is None
+    finally:
+        gc.enable()
+
+
+def test_bases_come_from_where_the_shelf_is_told(start) -> None:
+    asked = []
+
+    def load(reference: BaseReference, *given: Any) -> FluxBase:
+        asked.append(reference)
+        return load_base(reference, *given)
+
+    shelf = BaseShelf(load)
+    for _ in range(2):
+        shelf(start.base, "cpu")
+    assert asked == [start.base]
