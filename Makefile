@@ -48,7 +48,7 @@ bench-ranks: .venv/installed ## throughput of two ranks, each on a core, against
 bench-memory: .venv/installed ## memory of training on 100,000 pictures against 20
 	$(PY) -m fluxduel.benchmarks.dataset_memory $(ARGS)
 
-bench-gpu: .venv/installed ## memory and time at FLUX.1's full size on one GPU, random weights (4 minutes of an H100); TORCH=torch
+bench-gpu: .venv/installed ## memory and time at FLUX.1's full size on one GPU, random weights (8 minutes of an H100); TORCH=torch
 	$(PY) -m fluxduel.benchmarks.gpu.run $(ARGS)
 
 host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what it requires

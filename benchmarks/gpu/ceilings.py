@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from fluxduel.training.base import int8_kernels
+from fluxduel.training.base.int8 import GROUP, quantised
+from fluxduel.training.failure_words import reason
 
 from .subject import Subject
 
@@ -17,18 +22,22 @@ COPIED = 1 << 30
 def ceilings(subject: Subject, pixels: tuple[int, ...]) -> dict[str, Any]:
     """TFLOP/s of a large product in bf16; of each product of the blocks, in bf16 and in int8, at each picture's tokens.
 
+    ``int8`` is the product of integers alone; ``layer``, by kernel, all that a layer in int8_convrot does in its
+    forward pass, the rounding of activations included. ``best_kernel`` is the one that the engine takes.
     GB/s of copies from pinned and from pageable memory.
     """
     shape, device, cuda = subject.shape, subject.device, subject.device.type == "cuda"
     large = 8192 if cuda else 256
     width = shape.heads * shape.head_dim
     products: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     for side in pixels:
         rows = shape.tokens + (side // 16) ** 2
         for size_in, size_out in ((width, width), (width, 4 * width), (4 * width, width), (5 * width, width)):
             products[f"{rows} x {size_in} -> {size_out}"] = {
                 "bf16": product(subject, rows, size_in, size_out, torch.bfloat16),
                 "int8": product(subject, rows, size_in, size_out, torch.int8),
+                "layer": layers(subject, rows, size_in, size_out, failed),
             }
     source = torch.empty(COPIED if cuda else COPIED >> 6, dtype=torch.uint8)
     target = torch.empty_like(source, device=device)
@@ -41,6 +50,8 @@ def ceilings(subject: Subject, pixels: tuple[int, ...]) -> dict[str, Any]:
         "bf16_tflops": product(subject, large, large, large, torch.bfloat16),
         "int8_tflops": product(subject, large, large, large, torch.int8),
         "products_tflops": products,
+        "best_kernel": int8_kernels.best_kernel(device, GROUP),
+        "failed_kernels": failed,
         "copies_gb_per_s": copies,
     }
 
@@ -59,12 +70,36 @@ def product(subject: Subject, rows: int, size_in: int, size_out: int, dtype: tor
         )
         multiply = torch.mm
 
+    return speed(subject, 2 * rows * size_in * size_out, lambda: multiply(left, right.t()))
+
+
+def layers(subject: Subject, rows: int, size_in: int, size_out: int, failed: dict[str, str]) -> dict[str, float]:
+    """TOP/s of the forward pass of a layer in int8_convrot by each kernel; those that fail are told in ``failed``."""
+    x = torch.randn(rows, size_in, device=subject.device).to(torch.bfloat16)
+    weight = torch.randn(size_out, size_in, device=subject.device)
+    rounded = quantised(weight, 0 if size_in % GROUP else GROUP)
+    found = {}
+    for kernel in int8_kernels.KERNELS:
+        if kernel in failed:
+            continue
+        try:
+            multiply = functools.partial(int8_kernels.product, x, rounded, kernel)
+            found[kernel] = speed(subject, 2 * rows * size_in * size_out, multiply)
+        # Whatever a library does that is not there, or that does not know the device.
+        except Exception as problem:
+            failed[kernel] = reason(problem)[:200]
+    return found
+
+
+def speed(subject: Subject, operations: int, work: Callable[[], Any]) -> float:
+    """TFLOP/s of ``work``, which takes so many operations."""
+
     def some() -> None:
         for _ in range(IN_A_ROW):
-            multiply(left, right.t())
+            work()
 
     some()
-    return round(2 * rows * size_in * size_out * IN_A_ROW / subject.median(some) / 1e12, 3)
+    return round(operations * IN_A_ROW / subject.median(some) / 1e12, 3)
 
 
 def copied(subject: Subject, source: torch.Tensor, target: torch.Tensor) -> float:

@@ -1,17 +1,18 @@
-"""The measurements of both stages at one picture size: memory, time, a cap on the memory, compiled blocks."""
+"""The measurements of both stages at one picture size: memory, time, compiled blocks, a plain loop beside them."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._dynamo.utils import counters
 
 from fluxduel.benchmarks.plain_loop import plain_loop
 from fluxduel.benchmarks.step import mean_operations
+from fluxduel.training.base import compiling
 from fluxduel.training.evidence import metrics
 from fluxduel.training.runs import stage_loop
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
@@ -22,19 +23,20 @@ from .subject import RANK, TIMED, WARM_UP, Subject, gib
 
 # What a measurement needs at once does not depend on how often it is repeated.
 FEW_HELD_OUT, FEW_WATCHED, FEW_STEPS = 2, 4, 2
-CAPPED_STEPS = 2
-# More than the kinds of call that stage 2 makes of a block: beyond the limit torch goes on uncompiled.
-RECOMPILE_LIMIT = 64
-# Keys of a stage's row.
-MEASUREMENTS = ("held_out_loss", "preview", "samples", "step_with_look")
+# Steps of stage 2 until each kind of call has been made.
+WARM_UP_COMPILED = 3
 
 
 def load(subject: Subject) -> dict[str, Any]:
-    """The size of what is on the device before anything is trained."""
+    """The size of what is on the device before anything is trained, and how long its random weights take to make."""
+    base, made = subject.cost(lambda: subject.shelf(subject.reference, subject.device))
+    weights = [*base.transformer.parameters()]
+    start = subject.start("bf16")
     sizes = {
-        "weights_gib": gib(sum(weight.nbytes for weight in subject.weights.values())),
-        "parameters": sum(weight.numel() for weight in subject.weights.values()),
-        "lora_parameters": sum(tensor.numel() for tensor in subject.start.tensors.values()),
+        "made": made,
+        "weights_gib": gib(sum(weight.nbytes for weight in weights)),
+        "parameters": sum(weight.numel() for weight in weights),
+        "lora_parameters": sum(tensor.numel() for tensor in start.tensors.values()),
     }
     if subject.device.type == "cuda":
         sizes |= {"allocated": gib(torch.cuda.memory_allocated()), "card": gib(torch.cuda.mem_get_info()[1])}
@@ -42,12 +44,13 @@ def load(subject: Subject) -> dict[str, Any]:
 
 
 def stage_1(subject: Subject, pixels: int) -> dict[str, Any]:
-    """Steps of stage 1, their executed operations, and each of its measurements alone."""
+    """Steps of stage 1 in bf16, their executed operations, and each of its measurements alone."""
     stage, made = subject.cost(lambda: subject.stage_1(pixels, preview_steps=FEW_STEPS))
-    step = _steps(stage)
+    step = steps_of(stage)
     _, first = subject.cost(step)
     step()
     seconds, steps = subject.cost(lambda: subject.median(step))
+    subject.alone["bf16", pixels] = seconds
     operations = mean_operations(step, 1)
     return {
         "made": made,
@@ -61,10 +64,20 @@ def stage_1(subject: Subject, pixels: int) -> dict[str, Any]:
     }
 
 
+def in_precision(subject: Subject, pixels: int, precision: str) -> dict[str, Any]:
+    """Steps of stage 1 on a base in ``precision``, every block of it on the device; ``notes``: by which kernel."""
+    stage, made = subject.cost(lambda: subject.stage_1(pixels, precision))
+    step = steps_of(stage)
+    subject.each(step, WARM_UP)
+    seconds, steps = subject.cost(lambda: subject.median(step))
+    subject.alone[precision, pixels] = seconds
+    return {"made": made, "steps": steps, "seconds": round(seconds, 4), "notes": stage.take_notes()}
+
+
 def stage_2(subject: Subject, pixels: int) -> dict[str, Any]:
     """Steps of stage 2 with its defaults, with and without the look at held-out pictures, and its measurements."""
     stage, made = subject.cost(lambda: subject.stage_2(pixels, watch_pictures=FEW_WATCHED))
-    step = _steps(stage)
+    step = steps_of(stage)
     _, first = subject.cost(step)
     step()
     # Up to the next look, and the step that holds it.
@@ -93,7 +106,7 @@ def two_samplers(subject: Subject, pixels: int) -> dict[str, Any]:
             pixels, watch_pictures=FEW_WATCHED, target="two_samplers", few_step_guidance=10.0, batch_size=1
         )
     )
-    step = _steps(stage)
+    step = steps_of(stage)
     _, first = subject.cost(step)
     step()
     seconds, steps = subject.cost(lambda: subject.median(step))
@@ -110,102 +123,41 @@ def plain(subject: Subject, pixels: int, adapter: str) -> dict[str, Any]:
     return {"steps": steps, "seconds": round(seconds, 4)}
 
 
-def capped(subject: Subject, pixels: int, caps: Sequence[int]) -> dict[str, Any]:
-    """Which stages run within each of ``caps`` (rising, GiB of the device, its context not counted), until both do."""
-    cuda = subject.device.type == "cuda"
-    found: dict[str, Any] = {}
-    for cap in caps:
-        if cuda:
-            torch.cuda.set_per_process_memory_fraction(min(1.0, cap * 2**30 / torch.cuda.mem_get_info()[1]))
-        try:
-            outcomes = {}
-            for name, make in (("stage 1", subject.stage_1), ("stage 2", subject.stage_2)):
-                subject.settle()
-                outcomes[name] = _outcome(subject, make, pixels)
-        finally:
-            if cuda:
-                torch.cuda.set_per_process_memory_fraction(1.0)
-        found[f"{cap} GiB"] = outcomes
-        if all(each["runs"] for each in outcomes.values()):
-            break
-    return found
-
-
-def _outcome(subject: Subject, make: Callable[..., Stage], pixels: int) -> dict[str, Any]:
-    at = "making the stage"
-    try:
-        stage = make(pixels)
-        step = _steps(stage)
-        for number in range(CAPPED_STEPS):
-            at = f"step {number + 1}"
-            _, cost = subject.cost(step)
-        at = "held-out loss"
-        _held_out_loss(stage)
-    except torch.OutOfMemoryError:
-        return {"runs": False, "out_of_memory_in": at}
-    return {"runs": True, **cost, "notes": stage.take_notes()}
-
-
-def compiled(subject: Subject, pixels: int, make: Callable[..., Stage], warm_up: int) -> dict[str, Any]:
-    """Steps with the forward of every block compiled for any size, and what compiling takes.
-
-    ``warm_up``: steps until each kind of call has been made.
-    """
-    backend = "inductor" if subject.device.type == "cuda" else "aot_eager"
-    counters.clear()
-    settings = {"recompile_limit": RECOMPILE_LIMIT, "fail_on_recompile_limit_hit": True}
-    with torch._dynamo.config.patch(settings):
-        stage, made = subject.cost(lambda: make(pixels))
-        for block in stage.base.blocks:
-            block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
-        step = _steps(stage)
-        warming = [seconds for seconds, _ in subject.each(step, warm_up)]
+def compiled(subject: Subject, make: Callable[[], Stage]) -> dict[str, Any]:
+    """Steps with ``compile_blocks``, and what compiling takes; ``notes``: where the engine ran blocks as they are."""
+    with _compiler(subject.device):
+        stage, made = subject.cost(make)
+        step = steps_of(stage)
+        warming = [seconds for seconds, _ in subject.each(step, WARM_UP_COMPILED)]
         timed, steps = subject.cost(lambda: subject.each(step, TIMED))
-    looked = "held_out_logits"
-    seconds = statistics.median(each for each, values in timed if looked not in values)
+    # A look at held-out pictures, which a step of stage 2 may hold, is not timed.
+    seconds = statistics.median(each for each, values in timed if "held_out_logits" not in values)
     return {
         "made": made,
         "steps": steps,
         "seconds": round(seconds, 4),
-        "compile_seconds": round(sum(warming) - seconds * warm_up, 2),
+        "compile_seconds": round(sum(warming) - seconds * WARM_UP_COMPILED, 2),
         "slowest_timed_step": round(max(each for each, _ in timed), 4),
-        "graphs": counters["stats"]["unique_graphs"],
-        "graph_breaks": sum(counters["graph_break"].values()),
+        "graphs": 0 if stage.compiled is None else stage.compiled.graphs,
+        "notes": stage.take_notes(),
     }
 
 
-def summary(found: dict[str, dict[str, Any]], sides: Sequence[int]) -> dict[str, Any]:
-    """Ratios of the rows that are there, and by how many GiB measurements exceed the peak of a step."""
-    ratios: dict[str, Any] = {}
-
-    def ratio(name: str, above: tuple[str, str], below: tuple[str, str]) -> None:
-        values = [found.get(row, {}).get(key) for row, key in (above, below)]
-        if all(values):
-            ratios[name] = round(values[0] / values[1], 3)
-
-    for side in sides:
-        at = f", {side} px"
-        ours = (f"stage 1{at}", "seconds")
-        for name in ("autocast", "bf16", "fp32"):
-            ratio(f"plain {name} over stage 1{at}", (f"plain {name}{at}", "seconds"), ours)
-        ratio(f"stage 2 over stage 1{at}", (f"stage 2{at}", "seconds"), ours)
-        ratio(f"the same without held-out pictures{at}", (f"stage 2{at}", "seconds_without_held_out"), ours)
-        ratio(f"two samplers over stage 1{at}", (f"two samplers{at}", "seconds_without_held_out"), ours)
-        ratio(f"stage 1 over compiled{at}", ours, (f"stage 1 compiled{at}", "seconds"))
-        compiled_2 = (f"stage 2 compiled{at}", "seconds")
-        ratio(f"stage 2 over compiled{at}", (f"stage 2{at}", "seconds_without_held_out"), compiled_2)
-        ratio(f"share of the large product{at}", (f"stage 1{at}", "tflops"), ("ceilings", "bf16_tflops"))
-        for row in (f"stage 1{at}", f"stage 2{at}"):
-            costs = found.get(row, {})
-            peaks = {name: costs[name]["peak"] for name in ("steps", *MEASUREMENTS) if "peak" in costs.get(name, ())}
-            step = peaks.pop("steps", None)
-            if step is not None:
-                beyond = {name: round(peak - step, 3) for name, peak in peaks.items()}
-                ratios[f"measurements beyond a step, {row}"] = beyond
-    return ratios
+@contextmanager
+def _compiler(device: torch.device) -> Iterator[None]:
+    """On the CPU, where the engine compiles nothing, have its functions traced and run as they are: a rehearsal."""
+    if device.type in compiling.BACKENDS:
+        yield
+        return
+    compiling.BACKENDS[device.type] = "eager"
+    try:
+        yield
+    finally:
+        del compiling.BACKENDS[device.type]
 
 
-def _steps(stage: Stage) -> Callable[[], dict[str, float]]:
+def steps_of(stage: Stage) -> Callable[[], dict[str, float]]:
+    """The stage's next step, at each call."""
     numbers = iter(range(stage.total))
     return lambda: stage.step(next(numbers))
 

@@ -7,7 +7,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import nn
 
 from fluxduel.benchmarks.step import synthetic_data
 from fluxduel.training.base.base_model import BaseReference, FluxBase, empty_transformer, read_transformer_config
+from fluxduel.training.base.base_shelf import BaseShelf
+from fluxduel.training.base.formats import PRECISIONS, place
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.lora import adapter as lora
@@ -65,7 +67,12 @@ TINY = Shape(doubles=2, singles=5, heads=4, head_dim=32, axes=(8, 12, 12), conte
 
 
 class Subject:
-    """The base's weights, once on the device, and what is built on them for each measurement."""
+    """The base, and what is built on it for each measurement.
+
+    ``shelf``: where stages get the base, which is made anew for each number format, and kept for the next one in the
+    same. ``alone``: seconds of a stage-1 step with the whole base on the device, by precision and side of the pictures,
+    as far as they are measured.
+    """
 
     def __init__(self, shape: Shape, device: torch.device, folder: Path) -> None:
         """``folder``: where the configuration is written by which the engine knows the base."""
@@ -73,18 +80,28 @@ class Subject:
         (folder / "config.json").write_text(json.dumps(shape.config()))
         save_file({}, folder / "weights.safetensors")
         self.reference = BaseReference(str(folder), "bf16")
-        self.weights = random_weights(self._empty(), device)
-        self.start: FluxLoRA = lora.create(self.reference, LoRAConfig(rank=RANK, alpha=RANK))
+        self.shelf = BaseShelf(self._made)
+        self.alone: dict[tuple[str, int], float] = {}
+        self._start = lora.create(self.reference, LoRAConfig(rank=RANK, alpha=RANK))
 
-    def _empty(self) -> FluxTransformer2DModel:
-        # torch's own: diffusers' to() warns of a list of modules that is empty here.
-        return nn.Module.to(empty_transformer(read_transformer_config(self.reference.path)), torch.bfloat16)
+    def start(self, precision: str) -> FluxLoRA:
+        """The LoRA that both stages start from, on the base in this precision."""
+        return dataclasses.replace(self._start, base=dataclasses.replace(self.reference, precision=precision))
+
+    def _made(
+        self, reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
+    ) -> FluxBase:
+        """As ``load_base``, of random weights in place of a file's: each is made on ``device``, and rounded there."""
+        transformer = empty_transformer(read_transformer_config(reference.path))
+        for name, weight in random_weights(transformer, torch.device(device)):
+            place(transformer, name, weight, PRECISIONS[reference.precision], home or device)
+        return FluxBase(transformer, reference)
 
     def transformer(self) -> FluxTransformer2DModel:
-        """A transformer without an adapter, whose weights are those of all others."""
-        made = self._empty()
-        made.load_state_dict(self.weights, assign=True)
-        return made
+        """A transformer in bf16 of its own, to do with as one likes; none is kept besides it."""
+        self.shelf.clear()
+        self.settle()
+        return self._made(self.reference, self.device).transformer
 
     def data(self, pixels: int) -> RealLatents:
         """Square pictures of this side, some of them held out."""
@@ -93,22 +110,23 @@ class Subject:
             side, self.shape.context, self.shape.pooled, length=self.shape.tokens, count=PICTURES, held_out=HELD_OUT
         )
 
-    def base(
-        self, reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
-    ) -> FluxBase:
-        """What stages get where they would read a file: on the subject's own device, whatever they ask for."""
-        return FluxBase(self.transformer(), reference)
-
-    def stage_1(self, pixels: int, **changes: Any) -> DiffusionStage:
+    def stage_1(self, pixels: int, precision: str = "bf16", **changes: Any) -> DiffusionStage:
         """Stage 1 with its defaults."""
         config = DiffusionStageConfig(**changes)
-        return DiffusionStage(self.start, self.data(pixels), config, device=self.device, load=self.base)
+        return DiffusionStage(
+            self.start(precision), self.data(pixels), config, device=self.device, load=self.shelf
+        )
 
-    def stage_2(self, pixels: int, **changes: Any) -> AdversarialStage:
+    def stage_2(self, pixels: int, precision: str = "bf16", **changes: Any) -> AdversarialStage:
         """Stage 2 with its defaults, past the discriminator's warm-up."""
         config = AdversarialStageConfig(discriminator_warmup=0, **changes)
         return AdversarialStage(
-            self.start, self.data(pixels), DiscriminatorConfig(), config, device=self.device, load=self.base
+            self.start(precision),
+            self.data(pixels),
+            DiscriminatorConfig(),
+            config,
+            device=self.device,
+            load=self.shelf,
         )
 
     # Measuring
@@ -122,9 +140,9 @@ class Subject:
 
     def cost(self, work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
         """What ``work`` gives; its seconds, and on a GPU the memory in GiB: before it, at its peak, and reserved."""
-        self.settle()
         cuda = self.device.type == "cuda"
         if cuda:
+            self.settle()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         started = time.perf_counter()
@@ -160,17 +178,17 @@ def gib(size: int) -> float:
     return round(size / 2**30, 3)
 
 
-def random_weights(transformer: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
-    """Weights for ``transformer`` on ``device``, by name, that keep activations finite through any number of blocks."""
-    transformer.to_empty(device=device)
+def random_weights(transformer: nn.Module, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights in bf16 on ``device`` for what ``transformer`` holds, that keep activations finite through any number of
+    blocks. The same each time."""
     generator = torch.Generator(device).manual_seed(0)
-    with torch.no_grad():
-        for name, weight in transformer.named_parameters():
-            if "norm_" in name and weight.ndim == 1:
-                weight.fill_(1.0)
-            elif weight.ndim == 1:
-                weight.zero_()
-            else:
-                gate = ".norm1" in name or ".norm." in name
-                weight.normal_(std=(GATES if gate else 1.0) / weight.shape[1] ** 0.5, generator=generator)
-    return transformer.state_dict()
+    for name, shape in [(name, weight.shape) for name, weight in transformer.named_parameters()]:
+        weight = torch.empty(shape, dtype=torch.bfloat16, device=device)
+        if "norm_" in name and weight.ndim == 1:
+            weight.fill_(1.0)
+        elif weight.ndim == 1:
+            weight.zero_()
+        else:
+            gate = ".norm1" in name or ".norm." in name
+            weight.normal_(std=(GATES if gate else 1.0) / weight.shape[1] ** 0.5, generator=generator)
+        yield name, weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxduel.benchmarks.gpu import rows, run, subject
+from fluxduel.benchmarks.gpu import report, run, subject
+from fluxduel.benchmarks.gpu.caps import Caps
+from fluxduel.benchmarks.gpu.summary import summary
+from fluxduel.training.base import base_shelf, compiling
+from fluxduel.training.base.base_model import BaseLoader, BaseReference, FluxBase
 
 
 def test_rows_that_would_not_fit_are_named_and_cost_nothing(
@@ -20,7 +25,7 @@ def test_rows_that_would_not_fit_are_named_and_cost_nothing(
     run.main()
     told = [json.loads(line) for line in out.read_text().splitlines()]
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == told
-    wanted = [name for name, *_ in run.all_rows((64, 128)) if "px" in name]
+    wanted = [name for name, *_ in run.all_rows((64, 128), run.CAPS["tiny"]) if "px" in name]
     assert [row["row"] for row in told] == ["machine", *wanted, "ratios"]
     assert all("skipped" in row for row in told[1:-1])
 
@@ -43,21 +48,159 @@ def test_the_ratios_are_those_of_the_rows_that_there_are() -> None:
     found = {
         "ceilings": {"bf16_tflops": 800.0},
         "stage 1, 512 px": {
-            "seconds": 0.2, "tflops": 400.0, "steps": {"seconds": 1.0, "peak": 26.0}, "preview": {"peak": 25.5},
+            "seconds": 0.2, "tflop": 80.0, "steps": {"seconds": 1.0, "peak": 26.0}, "preview": {"peak": 25.5},
         },
         "plain bf16, 512 px": {"seconds": 0.3},
         "stage 2, 512 px": {"oom": True, "message": "CUDA out of memory."},
+        "card of 8 GiB, 512 px": {
+            "stage 1": {"runs": True, "predicted": 6.9, "peak": 7.5},
+            "stage 2": {"runs": False, "predicted": 7.0, "out_of_memory": "..."},
+        },
     }  # fmt: skip
-    assert rows.summary(found, (512, 1024)) == {
+    assert summary(found, (512, 1024)) == {
         "plain bf16 over stage 1, 512 px": 1.5,
         "share of the large product, 512 px": 0.5,
         "measurements beyond a step, stage 1, 512 px": {"preview": -0.5},
+        "predicted over measured peak, card of 8 GiB, 512 px, stage 1": 0.92,
     }
 
 
-def test_both_stages_take_a_step_on_the_subject(tmp_path: Path) -> None:
-    """They get the subject's base where they would read a file."""
-    measured = subject.Subject(subject.TINY, torch.device("cpu"), tmp_path)
-    for stage in (measured.stage_1(64), measured.stage_2(64)):
-        assert stage.base.transformer.x_embedder.weight.equal(measured.weights["x_embedder.weight"])
+@pytest.fixture
+def measured(tmp_path: Path) -> subject.Subject:
+    return subject.Subject(subject.TINY, torch.device("cpu"), tmp_path)
+
+
+def test_both_stages_take_a_step_on_the_subject(measured: subject.Subject) -> None:
+    """They get the subject's random weights where they would read a file, in the precision that they ask for."""
+    weights = dict(subject.random_weights(measured.transformer(), torch.device("cpu")))
+    for make in (measured.stage_1, measured.stage_2, functools.partial(measured.stage_1, precision="int8")):
+        stage = make(64)
+        assert stage.base.transformer.x_embedder.weight.equal(weights["x_embedder.weight"])
         assert stage.step(0)["diffusion_loss"] > 0
+    assert stage.base.blocks[0].ff.net[2].weight.dtype == torch.int8
+
+
+def test_the_more_a_card_has_the_cheaper_the_plan_that_runs(measured: subject.Subject) -> None:
+    caps = Caps()
+    found = [caps.measure(measured, 64, cap)["stage 2"] for cap in (0.014, 0.0148, 0.03)]
+    assert [outcome["runs"] for outcome in found] == [False, True, True]
+    assert "can be used" in found[0]["refused"]
+    assert "streamed" in found[1]["plan"] and found[2]["plan"] == "bf16, nothing computed anew"
+    for outcome in found[1:]:
+        assert outcome["predicted"] <= outcome["usable"] and outcome["step_seconds"] > 0
+
+
+def test_a_stage_that_fails_under_a_cap_leaves_the_other_its_row(measured: subject.Subject) -> None:
+    measured.shelf = base_shelf.BaseShelf(out_of_memory_in("int8_convrot"))
+    found = Caps().measure(measured, 64, 0.0148)
+    assert found["stage 1"]["runs"] is False and "no file" in found["stage 1"]["error"]
+    assert found["stage 2"]["runs"] is False and "CUDA out of memory" in found["stage 2"]["out_of_memory"]
+
+
+def out_of_memory_in(precision: str) -> BaseLoader:
+    """Fails in two ways: for want of memory in ``precision``, else for want of a file."""
+
+    def load(
+        reference: BaseReference, device: torch.device | str, home: torch.device | str | None = None
+    ) -> FluxBase:
+        if reference.precision == precision:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise OSError("no file")
+
+    return load
+
+
+def test_every_row_runs_where_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At one size of pictures, as a rehearsal. Nothing is published of it."""
+    out, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    given = ["run", "--tiny", "--pixels", "64", "--seconds", "1e6", "--out", str(out), "--page", str(page)]
+    monkeypatch.setattr(sys, "argv", given)
+    backends = dict(compiling.BACKENDS)
+    run.main()
+    capsys.readouterr()
+    found = {row["row"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert list(found) == [
+        "machine", *(name for name, *_ in run.all_rows((64,), run.CAPS["tiny"])), "ratios"
+    ]  # fmt: skip
+    failed = {name: row for name, row in found.items() if {"error", "oom", "skipped", "left_out"} & set(row)}
+    assert not failed
+    for cap in run.CAPS["tiny"]:
+        assert all(found[f"card of {cap:g} GiB, 64 px"][stage]["runs"] for stage in ("stage 1", "stage 2"))
+    for name in ("stage 1 compiled", "stage 1 int8_convrot compiled", "stage 2 compiled"):
+        assert found[f"{name}, 64 px"]["graphs"] > 0, name
+    assert found["streamed int8_convrot 1, 64 px"]["blocks"] == 7
+    assert compiling.BACKENDS == backends
+    assert page.read_text() == f"{report.BEGIN}\n{report.END}\n"
+
+
+MACHINE = {
+    "row": "machine", "device": "Some GPU", "torch": "2.11", "diffusers": "0.35", "peft": "0.21", "comfy_kitchen": "",
+    "sides": [512, 1024], "whole": True,
+}  # fmt: skip
+CAPPED = {
+    "row": "card of 12 GiB, 1024 px",
+    "stage 1": {
+        "runs": True, "plan": "int8_convrot, every block computed anew", "predicted": 10.04, "peak": 10.26,
+        "step_seconds": 1.5,
+    },
+    "stage 2": {"runs": False, "plan": "int8_convrot, 35% of the blocks streamed", "predicted": 10.2, "error": "it"},
+}  # fmt: skip
+ROWS = [
+    MACHINE,
+    {
+        "row": "ceilings", "large": 8192, "bf16_tflops": 680.0, "int8_tflops": 600.0, "best_kernel": "torch",
+        "products_tflops": {"1536 x 3072 -> 3072": {"bf16": 500.0, "int8": 400.0, "layer": {"torch": 300.0}}},
+        "copies_gb_per_s": {"pageable": 6.0, "pinned": 54.0},
+    },
+    CAPPED,
+    {"row": "stage 1, 512 px", "seconds": 0.68, "steps": {"peak": 23.97}},
+    {"row": "stage 1, 1024 px", "oom": True, "message": "CUDA out of memory."},
+    {
+        "row": "streamed int8_convrot 1, 512 px", "seconds": 0.7, "compute": 0.65, "copy": 0.4, "over_bound": 1.08,
+        "copied_gib": 21.0, "gb_per_s": 54.0,
+    },
+    {"row": "plain fp32, 512 px", "skipped": "about 9 s, and 3 are left"},
+    {"row": "ratios", "stage 2 over stage 1, 512 px": 1.7},
+]  # fmt: skip
+
+
+def test_a_whole_run_on_a_gpu_writes_its_part_of_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write(ROWS, page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\nSome GPU, torch 2.11") and text.endswith("\nafter\n")
+    assert "old" not in text
+    for line in (
+        "| card of 12 GiB, 1024 px | stage 1 | int8_convrot, every block computed anew | 10.0 | 10.3 | 1.50 |",
+        "| card of 12 GiB, 1024 px | stage 2 | int8_convrot, 35% of the blocks streamed | 10.2 | it | |",
+        "| stage 1, bf16 | 0.680, 24.0 |  |",
+        "| streamed int8_convrot 1, 512 px | 0.700 | 0.650 | 0.400 | 1.08 | 21.0 | 54.0 |",
+        "| 1536 x 3072 -> 3072 | 500 | 400 | 300 |",
+        "Ratios: stage 2 over stage 1, 512 px 1.7.",
+        "Without a figure: stage 1, 1024 px (out of memory); plain fp32, 512 px (no time was left).",
+    ):
+        assert line in text.splitlines(), line
+    report.write(ROWS, page)
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"device": "CPU"}, "of a CPU"), ({"whole": False}, "of a smaller model")]
+)
+def test_other_runs_are_not_published(change: dict[str, object], words: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    before = page.read_text()
+    with pytest.raises(ValueError, match=words):
+        report.write([MACHINE | change, *ROWS[1:]], page)
+    assert page.read_text() == before
+
+
+def test_the_page_has_the_place_for_it() -> None:
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    assert text.index(report.BEGIN) < text.index(report.END)
