@@ -85,7 +85,7 @@ def texture_jobs(seeds: int, quick: bool) -> list[texture_job.Job]:
     """As ``style_jobs``, with some arms for the first seed alone."""
     wanted = []
     for seed in range(seeds):
-        few = ["target4", texture_report.FEW_ARM] + ["control"] * (not quick)
+        few = [texture_report.FEW_ARM] + ["target4", "control"] * (not quick)
         many = ["target4"] + ["control"] * (not quick) + [arm for arm in SHOWN_ONCE if seed == 0 and not quick]
         where = QUICK_DOMAINS if quick else domains.DOMAINS
         for images, names in ((IMAGES, many), (FEW_IMAGES, few)):

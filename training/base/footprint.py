@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from .spread import spread
+
 
 class Bytes(TorchDispatchMode):
     """Counts the bytes of all tensors that have been made within it and are alive, without an allocator's losses."""
@@ -80,12 +82,18 @@ class Counted(NamedTuple):
     trained: int
     working: int
 
-    def with_streamed(self, share: float, ring: int = 2) -> int:
-        """The peak where this share of the blocks lies in the computer's memory, and ``ring`` of them on the card."""
-        streamed = round(share * len(self.blocks))
-        held = sum(sorted(self.blocks)[: len(self.blocks) - streamed])
-        slots = min(ring, streamed) * max(self.blocks)
-        return held + slots + self.outside + self.trained + self.working
+    def elsewhere(self, share: float) -> int:
+        """Of the blocks that ``streaming`` leaves in the computer's memory."""
+        return sum(self._streamed(share))
+
+    def with_streamed(self, share: float, slots: int = 2) -> int:
+        """The peak where this share of the blocks is streamed through so many slots."""
+        streamed = self._streamed(share)
+        ring = min(slots, len(streamed)) * max(streamed, default=0)
+        return sum(self.blocks) - sum(streamed) + ring + self.outside + self.trained + self.working
+
+    def _streamed(self, share: float) -> list[int]:
+        return [self.blocks[index] for index in spread(len(self.blocks), share)]
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from .base_model import FluxBase
 from .ring import Ring
+from .spread import spread
 
 _STREAMERS: weakref.WeakSet[Streamer] = weakref.WeakSet()
 
@@ -88,9 +89,3 @@ def stream(base: FluxBase, device: torch.device | str, share: float, slots: int 
 def streamer_of(base: FluxBase) -> Streamer | None:
     """What streams blocks of ``base``, until it is released."""
     return next((streamer for streamer in _STREAMERS if streamer.base is base), None)
-
-
-def spread(count: int, share: float) -> tuple[int, ...]:
-    """Indices of a ``share`` in [0, 1] of ``count`` blocks, to the nearest whole number, at even distances."""
-    chosen = round(share * count)
-    return tuple((2 * number + 1) * count // (2 * chosen) for number in range(chosen))

@@ -11,7 +11,7 @@ import torch
 from ..base.base_model import BaseLoader, BaseReference, FluxBase, empty_base, load_base
 from ..base.base_shelf import kept_bytes
 from ..base.footprint import Bytes, Counted, FlashAttention, weight_bytes
-from ..base.memory import usable_bytes
+from ..base.memory import USABLE, free_bytes
 from ..base.streaming import stream
 from ..config import AUTO, AUTOMATIC
 from ..lora.adapter import FluxLoRA
@@ -70,7 +70,7 @@ def load_for_sampling(
     in_ordinary_memory = torch.device(device).type == "cpu"
     if in_ordinary_memory and lora.base.precision != AUTO:
         return (load or load_base)(lora.base, device)
-    usable = usable_bytes(device) + kept_bytes(load, device)
+    usable = int(USABLE * (free_bytes(device) + kept_bytes(load, device)))
     held = held_for_sampling(
         lora, usable, height=height, width=width, tokens=tokens, batch_size=batch_size, streams=not in_ordinary_memory
     )

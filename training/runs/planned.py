@@ -13,13 +13,13 @@ import torch
 
 from ..base.base_model import BaseLoader
 from ..base.base_shelf import kept_bytes
-from ..base.memory import usable_bytes
+from ..base.memory import USABLE, free_bytes
 from ..config import AUTO, DiscriminatorConfig, StageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
 from ..stages import pace
 from ..stages.measurements import out_of_memory
-from ..stages.plan import GIB, Chosen, Counting, Plan, as_asked, demand_of, on_the_cpu, plan_stage
+from ..stages.plan import GIB, Chosen, Counting, Plan, Room, as_asked, demand_of, on_the_cpu, plan_stage
 from ..stages.ranks import Ranks
 from ..stages.stage import Reporter, Stage, StageFailure, StageResult
 from .checkpoints import Snapshot
@@ -77,17 +77,20 @@ def settle(
     run settled on. On the CPU, and where the base is split over ranks, all is as asked, for want of choice; with
     ``AUTO`` in bf16, or in int8 where the computer's memory does not hold that. Raises ``NoRoom``, and as ``rehearse``.
     """
-    device, limit = torch.device(device), config.memory_limit_gb
-    if ranks.shard and ranks.count > 1:
-        return as_asked("bf16" if precision == AUTO else precision, config)
-    if device.type == "cpu" and not limit:
-        return as_asked(on_the_cpu(start, usable_bytes(device)) if precision == AUTO else precision, config)
-    first = None
-    if ranks.first:
-        free = usable_bytes(device) + kept_bytes(load, device)
-        usable = min(free, int(limit * GIB)) if limit else free
-        first = plan_stage(Counting(start, demand_of(start, data, config, judge)), config, usable, precision)
-    return ranks.from_first(first)
+    device, limit = torch.device(device), int(config.memory_limit_gb * GIB)
+
+    def alone() -> Chosen | Plan:
+        if ranks.shard and ranks.count > 1:
+            return as_asked("bf16" if precision == AUTO else precision, config)
+        free = free_bytes(device) + kept_bytes(load, device)
+        usable = int(USABLE * free)
+        if device.type == "cpu" and not limit:
+            return as_asked(on_the_cpu(start, usable) if precision == AUTO else precision, config)
+        counting = Counting(start, demand_of(start, data, config, judge))
+        room = Room(min(usable, limit), min(free, limit)) if limit else Room(usable, free)
+        return plan_stage(counting, config, room, precision)
+
+    return ranks.from_first(alone() if ranks.first else None)
 
 
 def run_planned(

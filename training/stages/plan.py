@@ -129,6 +129,10 @@ class Counting:
             self._known[key] = weights(self.start, plan.precision, self.demand)
         return self._known[key].with_streamed(plan.streamed_share)
 
+    def elsewhere(self, plan: Plan) -> int:
+        """What lies in the computer's memory, of a plan that was counted."""
+        return self._known[self.demand, plan.precision, ""].elsewhere(plan.streamed_share)
+
     def peak(self, plan: Plan) -> int:
         """What the stage takes at its fullest."""
         key = self.demand, plan.precision, plan.checkpointing
@@ -143,19 +147,22 @@ class Counting:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A plan that fits, with its ``peak`` in bytes, and what was tried before it: plan, bytes, whether those are whole
-    or only the weights'."""
+    """A plan that fits, with its ``peak`` in bytes and those that are streamed from ``elsewhere``, and what was tried
+    before it: plan, bytes, whether those are whole or only the weights'."""
 
     plan: Plan
     peak: int
+    elsewhere: int
     usable: int
     tried: Sequence[tuple[Plan, int, bool]]
 
     @property
     def text(self) -> str:
         """In one sentence, and a table of what was looked at."""
+        streamed = f", and {told(self.elsewhere)} of the computer's memory" if self.elsewhere else ""
         lines = [
-            f"Memory: {self.plan.text}. At its fullest about {told(self.peak)} of {told(self.usable)} that can be used."
+            f"Memory: {self.plan.text}. At its fullest about {told(self.peak)} of {told(self.usable)} that can be "
+            f"used{streamed}."
         ]
         for plan, size, whole in self.tried:
             lines.append(f"  {plan.text}: {'' if whole else 'more than '}{told(size)}, too much")
@@ -178,28 +185,35 @@ def choose(counting: Counting, wanted: Asked, usable: int) -> Chosen | None:
         for level in wanted.checkpointing:
             plan = replace(fullest, checkpointing=level)
             if counting.fits(plan, usable):
-                return Chosen(plan, counting.peak(plan), usable, tried)
+                return Chosen(plan, counting.peak(plan), counting.elsewhere(plan), usable, tried)
             tried.append((plan, counting.peak(plan), True))
     if wanted.streams:
         for number in range(int(wanted.streamed_share / STEP) + 1, round(1 / STEP) + 1):
             plan = replace(fullest, streamed_share=round(number * STEP, 2))
             if counting.fits(plan, usable):
-                return Chosen(plan, counting.peak(plan), usable, tried)
+                return Chosen(plan, counting.peak(plan), counting.elsewhere(plan), usable, tried)
     return None
 
 
-def plan_stage(counting: Counting, config: StageConfig, usable: int, precision: str) -> Chosen:
-    """Decide for a stage with these settings, on a card with so many ``usable`` bytes.
+class Room(NamedTuple):
+    """Bytes of a card. ``usable``: what can be counted on; ``free``: what only just can be had."""
 
-    ``precision``: what is asked for, or what an earlier sitting settled on. Raises ``NoRoom`` where nothing that is
-    left open fits, ``BaseModelError`` and ``ValueError`` as ``rehearse``.
+    usable: int
+    free: int
+
+
+def plan_stage(counting: Counting, config: StageConfig, room: Room, precision: str) -> Chosen:
+    """Decide for a stage with these settings. ``precision``: what is asked for, or what an earlier sitting settled on.
+
+    What fits in no other way may take all that is free: a count that is a little high must not stop a run that would
+    do. Raises ``NoRoom`` where nothing that is left open fits, ``BaseModelError`` and ``ValueError`` as ``rehearse``.
     """
     wanted = asked(precision, config)
     if counting.start.base.precision == AUTO:
         wanted = wanted._replace(streams=config.gradient_checkpointing)
-    found = choose(counting, wanted, usable)
+    found = choose(counting, wanted, room.usable) or choose(counting, wanted, room.free)
     if found is None:
-        raise NoRoom(_refusal(counting, wanted, usable))
+        raise NoRoom(_refusal(counting, wanted, room.usable))
     return found
 
 

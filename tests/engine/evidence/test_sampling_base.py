@@ -82,7 +82,7 @@ def test_pictures_are_those_of_the_format_that_was_taken(automatic, monkeypatch)
         )  # fmt: skip
 
     assert drawn(AUTO).equal(drawn("bf16"))
-    monkeypatch.setattr(sampling_base, "usable_bytes", lambda device: needed(automatic, "bf16", 0) - 1)
+    monkeypatch.setattr(sampling_base, "free_bytes", lambda device: needed(automatic, "bf16", 0) - 1)
     assert drawn(AUTO).equal(drawn("int8_convrot"))
 
 

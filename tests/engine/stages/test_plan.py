@@ -18,7 +18,7 @@ from fluxduel.training.config import (
     LoRAConfig,
 )
 from fluxduel.training.lora.adapter import FluxLoRA, create
-from fluxduel.training.stages.plan import Counting, NoRoom, Plan, asked, choose, demand_of, plan_stage
+from fluxduel.training.stages.plan import Counting, NoRoom, Plan, Room, asked, choose, demand_of, plan_stage
 
 SIDE, BATCH = 16, 2
 JUDGE = DiscriminatorConfig(width=8)
@@ -98,8 +98,9 @@ def test_what_the_user_has_settled_stays(counting, settings, precision, plans):
 
 def refusal(counting: Counting, usable: int, precision: str, **settings: object) -> str:
     start = dataclasses.replace(counting.start, base=dataclasses.replace(counting.start.base, precision=precision))
+    settled, room = dataclasses.replace(counting, start=start), Room(usable, usable)
     with pytest.raises(NoRoom) as caught:
-        plan_stage(dataclasses.replace(counting, start=start), DiffusionStageConfig(**settings), usable, precision)
+        plan_stage(settled, DiffusionStageConfig(**settings), room, precision)
     return str(caught.value)
 
 
@@ -116,6 +117,17 @@ def test_a_refusal_names_the_cheapest_change_that_fits(counting):
     usable = one.peak(Plan("int8_convrot", BLOCKS, 1.0))
     assert usable < one.peak(Plan("bf16", BLOCKS, 1.0))
     assert "What fits: set precision to auto (" in refusal(one, usable, "bf16")
+
+
+def test_what_the_user_has_settled_may_take_all_that_is_free(counting):
+    """The margin is for what is chosen by itself."""
+    start = dataclasses.replace(counting.start, base=dataclasses.replace(counting.start.base, precision="bf16"))
+    settled, plan = dataclasses.replace(counting, start=start), Plan("bf16", BLOCKS)
+    peak = counting.peak(plan)
+    assert plan_stage(settled, DiffusionStageConfig(), Room(peak - 1, peak), "bf16").plan == plan
+    with pytest.raises(NoRoom):
+        plan_stage(settled, DiffusionStageConfig(), Room(peak - 1, peak - 1), "bf16")
+    assert plan_stage(counting, DiffusionStageConfig(), Room(peak - 1, peak), AUTO).plan.precision == "int8_convrot"
 
 
 def test_a_refusal_asks_for_smaller_pictures_last(counting):

@@ -12,6 +12,7 @@ from diffusers import FluxTransformer2DModel
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data
 from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, load_base
 from fluxduel.training.base.footprint import Bytes, Counted
+from fluxduel.training.base.streaming import stream
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
@@ -92,10 +93,26 @@ def test_a_real_step_needs_what_was_counted(deep, kind, precision, checkpointed)
 def test_streamed_blocks_leave_a_ring():
     counted = Counted(blocks=(10, 10, 10, 20, 20), outside=3, trained=5, working=7)
     assert counted.with_streamed(0) == 70 + 15
-    # Two of five: the larger ones go, and the ring has room for two of them.
-    assert counted.with_streamed(0.4) == 30 + 40 + 15
-    assert counted.with_streamed(0.4, ring=1) == 30 + 20 + 15
+    # Two of five, at even distances: the second and the fourth, and the ring has room for two of the larger one.
+    assert counted.with_streamed(0.4) == 40 + 40 + 15
+    assert counted.with_streamed(0.4, slots=1) == 40 + 20 + 15
     assert counted.with_streamed(1.0) == 40 + 15
+    assert [counted.elsewhere(share) for share in (0, 0.4, 1)] == [0, 30, 70]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.6, 1.0])
+def test_what_is_counted_of_a_streamed_base_is_where_it_lies(deep, share):
+    """Blocks are of two sizes, and streamed from all over the depth."""
+    base = load_base(deep.base, "cpu")
+    whole = rehearse(deep, "bf16", demand(None))
+    streamer = stream(base, "cpu", share)
+    # Each tensor begins at a round address, which tells in a small base.
+    assert streamer.ring.host_bytes == pytest.approx(whole.elsewhere(share), rel=0.04)
+    held = whole._replace(trained=0, working=0).with_streamed(share)
+    outside = sum(weight.nbytes for weight in base.transformer.state_dict().values())
+    inside = [sum(weight.nbytes for weight in base.blocks[index].state_dict().values()) for index in streamer.blocks]
+    slots = min(2, len(inside)) * max(inside)
+    assert held == pytest.approx(outside - sum(inside) + slots, rel=0.01)
 
 
 def test_a_lora_on_late_blocks_alone_is_counted_whole(deep):
