@@ -47,7 +47,7 @@ def stage_1(subject: Subject, pixels: int) -> dict[str, Any]:
     """Steps of stage 1 in bf16, their executed operations, and each of its measurements alone."""
     stage, made = subject.cost(lambda: subject.stage_1(pixels, preview_steps=FEW_STEPS))
     step = steps_of(stage)
-    _, first = subject.cost(step)
+    values, first = subject.cost(step)
     step()
     seconds, steps = subject.cost(lambda: subject.median(step))
     subject.alone["bf16", pixels] = seconds
@@ -55,6 +55,7 @@ def stage_1(subject: Subject, pixels: int) -> dict[str, Any]:
     return {
         "made": made,
         "first_step": first,
+        "at_first": told(values),
         "steps": steps,
         "seconds": round(seconds, 4),
         "tflop": round(operations / 1e12, 3),
@@ -68,17 +69,23 @@ def in_precision(subject: Subject, pixels: int, precision: str) -> dict[str, Any
     """Steps of stage 1 on a base in ``precision``, every block of it on the device; ``notes``: by which kernel."""
     stage, made = subject.cost(lambda: subject.stage_1(pixels, precision))
     step = steps_of(stage)
-    subject.each(step, WARM_UP)
+    values = subject.each(step, WARM_UP)[0][1]
     seconds, steps = subject.cost(lambda: subject.median(step))
     subject.alone[precision, pixels] = seconds
-    return {"made": made, "steps": steps, "seconds": round(seconds, 4), "notes": stage.take_notes()}
+    return {
+        "made": made,
+        "steps": steps,
+        "seconds": round(seconds, 4),
+        "at_first": told(values),
+        "notes": stage.take_notes(),
+    }
 
 
 def stage_2(subject: Subject, pixels: int) -> dict[str, Any]:
     """Steps of stage 2 with its defaults, with and without the look at held-out pictures, and its measurements."""
     stage, made = subject.cost(lambda: subject.stage_2(pixels, watch_pictures=FEW_WATCHED))
     step = steps_of(stage)
-    _, first = subject.cost(step)
+    begun, first = subject.cost(step)
     step()
     # Up to the next look, and the step that holds it.
     timed, steps = subject.cost(lambda: subject.each(step, OVERFITTING_EVERY - WARM_UP))
@@ -89,6 +96,7 @@ def stage_2(subject: Subject, pixels: int) -> dict[str, Any]:
     return {
         "made": made,
         "first_step": first,
+        "at_first": told(begun),
         "steps": steps,
         "step_with_look": looking,
         "seconds_without_held_out": round(without, 4),
@@ -128,7 +136,7 @@ def compiled(subject: Subject, make: Callable[[], Stage]) -> dict[str, Any]:
     with _compiler(subject.device):
         stage, made = subject.cost(make)
         step = steps_of(stage)
-        warming = [seconds for seconds, _ in subject.each(step, WARM_UP_COMPILED)]
+        warming = subject.each(step, WARM_UP_COMPILED)
         timed, steps = subject.cost(lambda: subject.each(step, TIMED))
     # A look at held-out pictures, which a step of stage 2 may hold, is not timed.
     seconds = statistics.median(each for each, values in timed if "held_out_logits" not in values)
@@ -136,7 +144,8 @@ def compiled(subject: Subject, make: Callable[[], Stage]) -> dict[str, Any]:
         "made": made,
         "steps": steps,
         "seconds": round(seconds, 4),
-        "compile_seconds": round(sum(warming) - seconds * WARM_UP_COMPILED, 2),
+        "compile_seconds": round(sum(each for each, _ in warming) - seconds * WARM_UP_COMPILED, 2),
+        "at_first": told(warming[0][1]),
         "slowest_timed_step": round(max(each for each, _ in timed), 4),
         "graphs": 0 if stage.compiled is None else stage.compiled.graphs,
         "notes": stage.take_notes(),
@@ -154,6 +163,14 @@ def _compiler(device: torch.device) -> Iterator[None]:
         yield
     finally:
         del compiling.BACKENDS[device.type]
+
+
+def told(values: dict[str, float]) -> dict[str, float]:
+    """What rows of one stage at one size have in common in their first step, as far as formats and kernels are right.
+
+    All draw the same pictures and noise there.
+    """
+    return {name: values[name] for name in ("diffusion_loss", "adversarial_loss", "grad_norm") if name in values}
 
 
 def steps_of(stage: Stage) -> Callable[[], dict[str, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 from fluxduel.training.base.ring import Ring
 from fluxduel.training.base.streaming import streamer_of
 
-from .rows import in_precision, steps_of
+from .rows import in_precision, steps_of, told
 from .subject import WARM_UP, Subject, gib
 
 
@@ -26,18 +26,20 @@ def streamed(subject: Subject, pixels: int, precision: str, share: float) -> dic
     if streamer is None:
         raise AssertionError("nothing is streamed")
     ring, step = streamer.ring, steps_of(stage)
-    subject.each(step, WARM_UP)
+    values = subject.each(step, WARM_UP)[0][1]
     before = ring.copies
     step()
     copies = ring.copies - before
     seconds, steps = subject.cost(lambda: subject.median(step))
     size = ring.host_bytes / len(streamer.blocks)
-    copy = copies * _seconds_per_copy(subject, ring, len(streamer.blocks))
+    of_one = _seconds_per_copy(subject, ring, len(streamer.blocks))
+    copy = copies * of_one
     bound = max(compute, copy)
     return {
         "made": made,
         "steps": steps,
         "seconds": round(seconds, 4),
+        "at_first": told(values),
         "compute": round(compute, 4),
         "copy": round(copy, 4),
         "exposed": round(seconds - bound, 4),
@@ -45,14 +47,17 @@ def streamed(subject: Subject, pixels: int, precision: str, share: float) -> dic
         "blocks": len(streamer.blocks),
         "copies": copies,
         "copied_gib": gib(int(copies * size)),
-        "gb_per_s": round(copies * size / copy / 1e9, 2),
+        "gb_per_s": round(size / of_one / 1e9, 2) if of_one else None,
         "pinned": round(ring.locked_bytes / ring.host_bytes, 3),
         "notes": stage.take_notes(),
     }
 
 
 def _seconds_per_copy(subject: Subject, ring: Ring, blocks: int) -> float:
-    """Of a block, the mean over all of them forth and back, with nothing computed beside it."""
+    """Of a block, the mean over all of them forth and back, with nothing computed beside it.
+
+    0 where the ring holds all of them at once: nothing is ever copied then.
+    """
 
     def forth_and_back() -> None:
         for number in (*range(blocks), *reversed(range(blocks))):
@@ -60,4 +65,5 @@ def _seconds_per_copy(subject: Subject, ring: Ring, blocks: int) -> float:
 
     before = ring.copies
     seconds = subject.median(forth_and_back, 3)
-    return 3 * seconds / (ring.copies - before)
+    copies = ring.copies - before
+    return 3 * seconds / copies if copies else 0.0

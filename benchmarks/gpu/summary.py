@@ -47,6 +47,11 @@ def summary(found: dict[str, dict[str, Any]], sides: Sequence[int]) -> dict[str,
             if step is not None:
                 beyond = {name: round(peak - step, 3) for name, peak in peaks.items()}
                 ratios[f"measurements beyond a step, {row}"] = beyond
+        for row, costs in found.items():
+            # At the first step losses and gradients differ by rounding alone.
+            first, wanted = (each.get("at_first", {}).get("grad_norm") for each in (costs, found.get(ours[0], {})))
+            if first and wanted and row.endswith(at) and not row.startswith("stage 2") and row != ours[0]:
+                ratios[f"norm of the first gradient, {row}"] = round(first / wanted, 5)
     for row, stages in found.items():
         for stage in ("stage 1", "stage 2") if row.startswith("card of") else ():
             outcome = stages.get(stage, {})

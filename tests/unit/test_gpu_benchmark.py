@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from fluxduel.benchmarks.gpu import report, run, subject
 from fluxduel.benchmarks.gpu.caps import Caps
+from fluxduel.benchmarks.gpu.streamed import streamed
 from fluxduel.benchmarks.gpu.summary import summary
 from fluxduel.training.base import base_shelf, compiling
 from fluxduel.training.base.base_model import BaseLoader, BaseReference, FluxBase
@@ -49,7 +51,9 @@ def test_the_ratios_are_those_of_the_rows_that_there_are() -> None:
         "ceilings": {"bf16_tflops": 800.0},
         "stage 1, 512 px": {
             "seconds": 0.2, "tflop": 80.0, "steps": {"seconds": 1.0, "peak": 26.0}, "preview": {"peak": 25.5},
+            "at_first": {"grad_norm": 2.0},
         },
+        "streamed bf16 0.5, 512 px": {"at_first": {"grad_norm": 2.1}},
         "plain bf16, 512 px": {"seconds": 0.3},
         "stage 2, 512 px": {"oom": True, "message": "CUDA out of memory."},
         "card of 8 GiB, 512 px": {
@@ -61,6 +65,7 @@ def test_the_ratios_are_those_of_the_rows_that_there_are() -> None:
         "plain bf16 over stage 1, 512 px": 1.5,
         "share of the large product, 512 px": 0.5,
         "measurements beyond a step, stage 1, 512 px": {"preview": -0.5},
+        "norm of the first gradient, streamed bf16 0.5, 512 px": 1.05,
         "predicted over measured peak, card of 8 GiB, 512 px, stage 1": 0.92,
     }
 
@@ -88,6 +93,12 @@ def test_the_more_a_card_has_the_cheaper_the_plan_that_runs(measured: subject.Su
     assert "streamed" in found[1]["plan"] and found[2]["plan"] == "bf16, nothing computed anew"
     for outcome in found[1:]:
         assert outcome["predicted"] <= outcome["usable"] and outcome["step_seconds"] > 0
+
+
+def test_blocks_that_all_fit_into_the_ring_are_never_copied(tmp_path: Path) -> None:
+    two = dataclasses.replace(subject.TINY, doubles=1, singles=1)
+    found = streamed(subject.Subject(two, torch.device("cpu"), tmp_path), 64, "bf16", 1.0)
+    assert (found["blocks"], found["copies"], found["copy"]) == (2, 0, 0)
 
 
 def test_a_stage_that_fails_under_a_cap_leaves_the_other_its_row(measured: subject.Subject) -> None:
@@ -132,6 +143,9 @@ def test_every_row_runs_where_there_is_no_gpu(
     for name in ("stage 1 compiled", "stage 1 int8_convrot compiled", "stage 2 compiled"):
         assert found[f"{name}, 64 px"]["graphs"] > 0, name
     assert found["streamed int8_convrot 1, 64 px"]["blocks"] == 7
+    for name in ("streamed bf16 0.5", "stage 1 compiled", "stage 1 int8"):
+        gained = found["ratios"][f"norm of the first gradient, {name}, 64 px"]
+        assert gained == pytest.approx(1, abs=0.1 if "int8" in name else 1e-6), name
     assert compiling.BACKENDS == backends
     assert page.read_text() == f"{report.BEGIN}\n{report.END}\n"
 
@@ -160,7 +174,7 @@ ROWS = [
     {"row": "stage 1, 1024 px", "oom": True, "message": "CUDA out of memory."},
     {
         "row": "streamed int8_convrot 1, 512 px", "seconds": 0.7, "compute": 0.65, "copy": 0.4, "over_bound": 1.08,
-        "copied_gib": 21.0, "gb_per_s": 54.0,
+        "copies": 110, "copied_gib": 21.0, "gb_per_s": 54.0,
     },
     {"row": "plain fp32, 512 px", "skipped": "about 9 s, and 3 are left"},
     {"row": "ratios", "stage 2 over stage 1, 512 px": 1.7},
