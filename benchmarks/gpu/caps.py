@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fluxduel.training.base.base_shelf import kept_bytes
-from fluxduel.training.base.memory import USABLE, usable_bytes
+from fluxduel.training.base.memory import USABLE, free_bytes
 from fluxduel.training.config import (
     AUTO,
     AdversarialStageConfig,
@@ -26,7 +26,7 @@ from fluxduel.training.runs.planned import run_planned
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
 from fluxduel.training.stages.measurements import out_of_memory
-from fluxduel.training.stages.plan import GIB, Chosen, Counting, NoRoom, Plan, demand_of, plan_stage
+from fluxduel.training.stages.plan import GIB, Chosen, Counting, NoRoom, Plan, Room, demand_of, plan_stage
 from fluxduel.training.stages.ranks import ALONE
 from fluxduel.training.stages.stage import Stage
 
@@ -78,10 +78,11 @@ class Caps:
             if key not in self._countings:
                 self._countings[key] = Counting(start, demand_of(start, data, config, network))
             with _at_most(subject, room):
-                usable = int(USABLE * room)
+                # As ``planned.settle`` would find on such a card.
+                free = room
                 if on_gpu:
-                    usable = min(usable, usable_bytes(subject.device) + kept_bytes(load, subject.device))
-                plan = partial(plan_stage, self._countings[key], config, usable, AUTO)
+                    free = min(room, free_bytes(subject.device) + kept_bytes(load, subject.device))
+                plan = partial(plan_stage, self._countings[key], config, Room(int(USABLE * free), free), AUTO)
                 found[name] = _outcome(subject, plan, make)
         return found
 
