@@ -27,13 +27,12 @@ def streamed(subject: Subject, pixels: int, precision: str, share: float) -> dic
         raise AssertionError("nothing is streamed")
     ring, step = streamer.ring, steps_of(stage)
     values = subject.each(step, WARM_UP)[0][1]
-    before = ring.copies
+    before = (ring.copies, ring.copied)
     step()
-    copies = ring.copies - before
+    copies, copied = ring.copies - before[0], ring.copied - before[1]
     seconds, steps = subject.cost(lambda: subject.median(step))
-    size = ring.host_bytes / len(streamer.blocks)
-    of_one = _seconds_per_copy(subject, ring, len(streamer.blocks))
-    copy = copies * of_one
+    of_one = _seconds_per_byte(subject, ring, len(streamer.blocks))
+    copy = copied * of_one
     bound = max(compute, copy)
     return {
         "made": made,
@@ -46,15 +45,15 @@ def streamed(subject: Subject, pixels: int, precision: str, share: float) -> dic
         "over_bound": round(seconds / bound, 3),
         "blocks": len(streamer.blocks),
         "copies": copies,
-        "copied_gib": gib(int(copies * size)),
-        "gb_per_s": round(size / of_one / 1e9, 2) if of_one else None,
+        "copied_gib": gib(copied),
+        "gb_per_s": round(1e-9 / of_one, 2) if of_one else None,
         "pinned": round(ring.locked_bytes / ring.host_bytes, 3),
         "notes": stage.take_notes(),
     }
 
 
-def _seconds_per_copy(subject: Subject, ring: Ring, blocks: int) -> float:
-    """Of a block, the mean over all of them forth and back, with nothing computed beside it.
+def _seconds_per_byte(subject: Subject, ring: Ring, blocks: int) -> float:
+    """The mean over all blocks forth and back, with nothing computed beside it.
 
     0 where the ring holds all of them at once: nothing is ever copied then.
     """
@@ -63,7 +62,7 @@ def _seconds_per_copy(subject: Subject, ring: Ring, blocks: int) -> float:
         for number in (*range(blocks), *reversed(range(blocks))):
             ring.fetch(number)
 
-    before = ring.copies
+    before = ring.copied
     seconds = subject.median(forth_and_back, 3)
-    copies = ring.copies - before
-    return 3 * seconds / copies if copies else 0.0
+    copied = ring.copied - before
+    return 3 * seconds / copied if copied else 0.0

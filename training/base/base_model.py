@@ -45,6 +45,8 @@ __all__ = [
 # less than the one before it and takes longer; the gradients are the same to the last bit.
 CHECKPOINTING = ("none", "feed_forward", "blocks")
 
+Keeping = Callable[[nn.Module, AbstractContextManager], tuple[AbstractContextManager, AbstractContextManager]]
+
 
 @dataclass(frozen=True)
 class BaseReference:
@@ -91,6 +93,8 @@ class FluxBase:
         self.pooled_dim = int(transformer.config.pooled_projection_dim)
         # How blocks attend, also where they are computed anew; a rehearsal without numbers has a way of its own.
         self.attention: Callable[[], AbstractContextManager] = without_cudnn_attention
+        # What is done around a call of a block, and around computing it anew. A base that is streamed has its own way.
+        self.keeping: Keeping = nothing_kept
         self.checkpointing = "none"
         # Whether the blocks' own code is compiled. What a part of such a block keeps cannot be chosen from outside: the
         # level "feed_forward" then is "blocks", so that no more is kept than the level says.
@@ -143,7 +147,7 @@ class FluxBase:
         layers, enabled = self.switch(block)
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), _computing(self.attention, layers, enabled)
+            return self.keeping(block, _computing(self.attention, layers, enabled))
 
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
@@ -227,6 +231,13 @@ class FluxBase:
         if not self.guidance_embeds:
             return None
         return torch.as_tensor(guidance, dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
+
+
+def nothing_kept(
+    block: nn.Module, computing: AbstractContextManager
+) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """``FluxBase.keeping`` where the whole of ``block`` is computed anew, within ``computing``."""
+    return nullcontext(), computing
 
 
 def _adapter_layers(module: nn.Module) -> list[BaseTunerLayer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -27,14 +29,15 @@ class _Entry(NamedTuple):
 class FlatTensors:
     """The parameters and buffers of a module that are not trained, of any types, packed into ``master`` on the CPU.
 
-    What is trained, such as an adapter's weights, stays as it is. ``master``: (size,) bytes.
+    What is trained, such as an adapter's weights, stays as it is. ``master``: (size,) bytes. ``front``: how many of
+    them come before the first one of the parts that lie ``last``.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, last: Sequence[nn.Module] = ()) -> None:
         """Copy the tensors into ``master``, and let the module have them there: the memory they had is given back."""
         self._entries: list[_Entry] = []
-        tensors, starts, end = [], {}, 0
-        for part in module.modules():
+        tensors, starts, end, self.front = [], {}, 0, 0
+        for part in (*(part for part in module.modules() if part not in last), *last):
             named = [(True, *each) for each in part.named_parameters(recurse=False, remove_duplicate=False)]
             named += [(False, *each) for each in part.named_buffers(recurse=False, remove_duplicate=False)]
             for is_parameter, name, tensor in named:
@@ -49,6 +52,8 @@ class FlatTensors:
                     _Entry(part, name, is_parameter, starts[id(tensor)], tensor.dtype, tensor.shape)
                 )
                 tensors.append(tensor)
+            if part not in last:
+                self.front = end
         # On the meta device there is nothing to keep: sizes are counted, as of a base that is only rehearsed.
         device = "meta" if tensors and tensors[0].is_meta else "cpu"
         self.master = torch.empty(end, dtype=torch.uint8, device=device)
@@ -70,11 +75,32 @@ class FlatTensors:
                 placed[key] = nn.Parameter(view, requires_grad=False) if entry.is_parameter else view
             setattr(entry.module, entry.name, placed[key])
 
-    def lie_in(self, buffer: Tensor) -> bool:
-        """Whether the module's tensors still are where ``place`` has put them."""
+    @contextmanager
+    def without_last(self) -> Iterator[None]:
+        """Within it the module does not have its tensors behind ``front``: whatever computes with them fails."""
+        away = [(entry, getattr(entry.module, entry.name)) for entry in self._entries if entry.start >= self.front]
+        for entry, _ in away:
+            setattr(entry.module, entry.name, None)
+        try:
+            yield
+        finally:
+            for entry, tensor in away:
+                setattr(entry.module, entry.name, tensor)
+
+    def lie_in(self, buffer: Tensor, whole: bool = True) -> bool:
+        """Whether the module's tensors still are where ``place`` has put them.
+
+        Not ``whole``: those up to ``front``, and the module does not have the others.
+        """
         storage = buffer.untyped_storage().data_ptr()
-        tensors = [getattr(entry.module, entry.name) for entry in self._entries]
-        return all(
-            tensor.untyped_storage().data_ptr() == storage and tensor.storage_offset() * tensor.itemsize == entry.start
-            for entry, tensor in zip(self._entries, tensors, strict=True)
-        )
+
+        def there(entry: _Entry) -> bool:
+            tensor = getattr(entry.module, entry.name)
+            if tensor is None or not (whole or entry.start < self.front):
+                return tensor is None and not whole
+            return (
+                tensor.untyped_storage().data_ptr() == storage
+                and tensor.storage_offset() * tensor.itemsize == entry.start
+            )
+
+        return all(there(entry) for entry in self._entries)

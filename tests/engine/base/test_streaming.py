@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor, distributed
 from torch.distributed import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import (
@@ -24,11 +26,12 @@ from fluxduel.tests.engine.conftest import (
     save_random_transformer,
     with_phrase,
 )
-from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
+from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base, nothing_kept
+from fluxduel.training.base.families import flux1
 from fluxduel.training.base.frozen_linear import FrozenLinear
 from fluxduel.training.base.int8_kernels import best_kernel
 from fluxduel.training.base.streaming import Streamer, spread, stream
-from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
+from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
@@ -450,21 +453,33 @@ LOOK = UP[:3]
 ORDERS = {"stage 1": UP + DOWN, "stage 2": UP + LOOK + LOOK + LOOK[::-1] + DOWN}
 # With one slot each change of the block is a copy. With two, both ends of a way back and forth are there already: 5 and
 # 5. In stage 2 a look of 3 brings a fourth, and the way back from it what that one has displaced: 5 up, 4, 4 and 2 for
-# the looks, 7 down.
-COPIES = {("stage 1", 1): 12, ("stage 1", 2): 10, ("stage 2", 1): 21, ("stage 2", 2): 22}
+# the looks, 7 down. Besides, as many as there are slots: where a step has ended the next one begins, and brings the
+# modulation layers that were left out; before the first step nothing is there.
+COPIES = {("stage 1", 1): 13, ("stage 1", 2): 12, ("stage 2", 1): 22, ("stage 2", 2): 24}
+# The blocks whose modulation layers a step does not bring again: all that are copied on the way down, but for those
+# where the next step begins.
+LEFT_OUT = {
+    ("stage 1", 1): [5, 4, 3, 2, 1],
+    ("stage 1", 2): [4, 3, 2],
+    ("stage 2", 1): [1, 0, 6, 5, 4, 3, 2, 1],
+    ("stage 2", 2): [1, 0, 6, 5, 4, 3, 2],
+}
+
+
+def plain_stage(kind: str, start: FluxLoRA, data: Any) -> Stage:
+    """Without slopes and held-out reals, which have looks of their own."""
+    data = dataclasses.replace(data, practice_prompts=())
+    if kind == "stage 1":
+        return DiffusionStage(start, data, STAGE_1, device=DEVICE)
+    judge = dataclasses.replace(JUDGE, r1=0.0, r2=0.0, augmentation="off")
+    config = dataclasses.replace(STAGE_2, discriminator_warmup=0, discriminator_ratio="fixed", watch=False)
+    return AdversarialStage(start, data, judge, config, device=DEVICE)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 def test_a_step_copies_what_its_order_asks_for(start, data, kind: str, slots: int) -> None:
-    data = dataclasses.replace(data, practice_prompts=())
-    if kind == "stage 1":
-        stage: Stage = DiffusionStage(start, data, STAGE_1, device=DEVICE)
-    else:
-        # Without slopes and held-out reals, which have looks of their own.
-        judge = dataclasses.replace(JUDGE, r1=0.0, r2=0.0, augmentation="off")
-        config = dataclasses.replace(STAGE_2, discriminator_warmup=0, discriminator_ratio="fixed", watch=False)
-        stage = AdversarialStage(start, data, judge, config, device=DEVICE)
+    stage = plain_stage(kind, start, data)
     streamer = stream(stage.base, DEVICE, 1.0, slots)
     seen = order(stage)
     for step in range(3):
@@ -472,5 +487,173 @@ def test_a_step_copies_what_its_order_asks_for(start, data, kind: str, slots: in
         before = streamer.ring.copies
         stage.step(step)
         assert seen == ORDERS[kind]
-        # Where a step ends the next one begins; before the first one nothing is there.
-        assert streamer.ring.copies - before == COPIES[kind, slots] + (slots if step == 0 else 0)
+        assert streamer.ring.copies - before == COPIES[kind, slots]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+def test_a_step_does_not_bring_modulation_layers_again(start, data, kind: str, precision: str, slots: int) -> None:
+    copied = []
+    for keeping in (False, True):
+        stage = plain_stage(kind, in_precision(start, precision), data)
+        ring = stream(stage.base, DEVICE, 1.0, slots).ring
+        if not keeping:
+            stage.base.keeping = nothing_kept
+        stage.step(0)
+        before = ring.copied
+        stage.step(1)
+        copied.append(ring.copied - before)
+    sizes = [len(flat.master) - flat.front for flat in ring._flat]
+    assert copied[0] - copied[1] == sum(sizes[block] for block in LEFT_OUT[kind, slots]) > 0
+    print(f"{kind}, {precision}, {slots} slots: {copied[1] / copied[0]:.3f} of {copied[0]} bytes")
+
+
+# Modulation layers that are left out
+
+
+def everywhere(start: FluxLoRA) -> FluxLoRA:
+    """A LoRA that sits on the modulation layers, too, and does something there."""
+    fresh = lora.create(start.base, LoRAConfig(rank=3, alpha=6.0, targets="all"))
+    generator = torch.Generator().manual_seed(5)
+    tensors = {name: torch.randn(t.shape, generator=generator) * 0.05 for name, t in fresh.tensors.items()}
+    assert any("norm1_context.linear" in name for name in tensors)
+    return dataclasses.replace(fresh, tensors=tensors)
+
+
+def ways_back(base: FluxBase) -> list[Any]:
+    """Gradients by all that a stage sends through the base."""
+    x_t = latents().requires_grad_()
+    velocity = base.velocity(x_t, **given())
+    with torch.no_grad():
+        quiet = base.velocity(latents(5), **given(), adapter=False)
+    endpoint = (x_t - velocity).detach().requires_grad_()
+    maps = base.features(endpoint, **given(), taps=(1, 4))
+    (inner,) = torch.autograd.grad(sum(m.float().square().mean() for m in maps), endpoint)
+    with torch.no_grad():
+        looked = base.features(latents(6), **given(), taps=(0,))
+    velocity.backward(inner)
+    return [velocity, quiet, maps, inner, looked, x_t.grad, [p.grad for p in lora.parameters(base)]]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("precision", [*PRECISIONS, "int8_convrot"])
+@pytest.mark.parametrize("early", [True, False])
+def test_gradients_of_an_adapter_on_them_are_those_of_a_resident_base(
+    start, precision: str, slots: int, early: bool
+) -> None:
+    start = everywhere(in_precision(start, precision))
+    found = []
+    with set_checkpoint_early_stop(early):
+        for share in (0.0, *SHARES):
+            base, _ = loaded(start, share, slots)
+            found.append([ways_back(base), ways_back(base)])
+    assert_same(found[1], found[0])
+    assert_same(found[2], found[0])
+
+
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+def test_training_an_adapter_on_them_is_that_with_a_resident_base(start, data, kind: str) -> None:
+    start = everywhere(in_precision(start, "bf16"))
+    stages = [MAKE[kind](start, data) for _ in range(2)]
+    stream(stages[1].base, DEVICE, 1.0)
+    assert_same(*(trained(stage) for stage in stages))
+
+
+def spoil(streamer: Streamer) -> None:
+    """Make nonsense of all modulation layers, on the device and where they come from."""
+    ring = streamer.ring
+    for flat in ring._flat:
+        flat.master[flat.front :] = 0xFF
+    for slot in ring._slots:
+        slot.buffer[ring._flat[slot.holds].front :] = 0xFF
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("adapter", [True, False])
+def test_the_way_back_does_without_them(start, precision: str, adapter: bool) -> None:
+    found = []
+    for share in (0.0, 1.0):
+        base, streamer = loaded(everywhere(in_precision(start, precision)), share)
+        x_t = latents().requires_grad_()
+        velocity = base.velocity(x_t, **given(), adapter=adapter)
+        spoil(streamer)
+        velocity.square().mean().backward()
+        found.append([velocity, x_t.grad, [p.grad for p in lora.parameters(base)]])
+        if share:
+            assert base.velocity(latents(), **given()).isnan().any()
+    assert_same(*found)
+
+
+def test_whoever_reads_one_that_is_not_there_fails(start) -> None:
+    base, streamer = loaded(start, 1.0)
+    block, read = base.blocks[COUNT - 3], []
+    block.attn.register_forward_pre_hook(lambda *_: read.append(block.norm.linear.weight.sum()))
+    x_t = latents().requires_grad_()
+    velocity = base.velocity(x_t, **given())
+    assert len(read) == 1
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'sum'"):
+        velocity.mean().backward()
+    # Afterwards all is as it was.
+    assert torch.equal(base.velocity(x_t, **given()), velocity)
+    streamer.release()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_vector_that_needs_a_gradient_is_computed_anew(start, slots: int) -> None:
+    found, copied = [], []
+    for share in (0.0, 1.0):
+        base, streamer = loaded(everywhere(start), share, slots)
+        inputs = given()
+        inputs["pooled_prompt_embeds"].requires_grad_()
+        velocity = base.velocity(latents(), **inputs)
+        velocity.square().mean().backward()
+        found.append([velocity, inputs["pooled_prompt_embeds"].grad, [p.grad for p in lora.parameters(base)]])
+        copied.append(streamer.ring.copied)
+    assert_same(*found)
+    # There and back, but for what is there where it turns.
+    sizes = [len(flat.master) for flat in streamer.ring._flat]
+    assert copied[1] == 2 * sum(sizes) - sum(sizes[-slots:])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_way_back_after_the_streamer_was_released_computes_whole_blocks(start, again: bool) -> None:
+    found = []
+    for share in (0.0, 1.0):
+        base, streamer = loaded(start, share)
+        x_t = latents().requires_grad_()
+        velocity = base.velocity(x_t, **given())
+        streamer.release()
+        base.transformer.to(DEVICE)
+        if share and again:
+            streamer = stream(base, DEVICE, 0.5, 1)
+        velocity.square().mean().backward()
+        found.append([velocity, x_t.grad, [p.grad for p in lora.parameters(base)]])
+    assert_same(*found)
+
+
+def test_nothing_is_left_on_them(start) -> None:
+    base, streamer = loaded(everywhere(start), 1.0)
+    layers = [layer for block in base.blocks for layer in flux1.modulation_layers(block)]
+    assert len(layers) == 2 * DOUBLES + SINGLES
+    layers = [layer.get_base_layer() for layer in layers]
+    before = [vars(layer).keys() for layer in layers]
+    assert all(not layer.weight.requires_grad for layer in layers)
+    for _ in range(2):
+        base.velocity(latents().requires_grad_(), **given()).mean().backward()
+    assert [vars(layer).keys() for layer in layers] == before
+    assert not any(layer._forward_hooks for layer in layers) and all(layer.weight is not None for layer in layers)
+    streamer.release()
+    assert base.keeping is nothing_kept
+
+
+def test_they_are_27_percent_of_flux_and_give_2_mib() -> None:
+    """Counted at full size, where there are no numbers."""
+    with torch.device("meta"):
+        blocks = [FluxTransformerBlock(3072, 24, 128), FluxSingleTransformerBlock(3072, 24, 128)]
+    layers = [flux1.modulation_layers(block) for block in blocks]
+    weights = [sum(p.numel() for layer in each for p in layer.parameters()) for each in layers]
+    whole = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    assert (19 * weights[0] + 38 * weights[1]) / (19 * whole[0] + 38 * whole[1]) == pytest.approx(0.273, abs=1e-3)
+    outputs = [2 * sum(layer.out_features for layer in each) for each in layers]
+    assert 19 * outputs[0] + 38 * outputs[1] == pytest.approx(2 * 2**20, rel=0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -124,6 +125,33 @@ def test_every_tensor_keeps_its_bits_type_and_kind() -> None:
     assert sum(tensors.values()) <= len(flat.master) <= sum(tensors.values()) + ALIGNMENT * len(tensors)
 
 
+def test_what_lies_last_can_be_left_out() -> None:
+    block, same = Block(3), Block(3)
+    flat = FlatTensors(block, last=[block.second])
+    away = {"second.weight", "second.bias"}
+    starts = {name: t.data_ptr() - flat.master.data_ptr() for name, t in block.state_dict().items()}
+    assert all((starts[name] >= flat.front) == (name in away) for name in starts if name not in STAYS)
+    assert 0 < flat.front < len(flat.master) and flat.front % ALIGNMENT == 0
+    assert flat.lie_in(flat.master) and not flat.lie_in(flat.master, whole=False)
+    held = dict(block.named_parameters())
+    with pytest.raises(ZeroDivisionError), flat.without_last():
+        assert flat.lie_in(flat.master, whole=False) and not flat.lie_in(flat.master)
+        assert dict(block.named_parameters()).keys() == held.keys() - away
+        with pytest.raises(TypeError):
+            block.second(given().bfloat16())
+        raise ZeroDivisionError
+    assert all(one is held[name] for name, one in block.named_parameters())
+    assert all(torch.equal(t, same.state_dict()[name]) for name, t in block.state_dict().items())
+
+
+def test_a_tensor_that_others_need_is_not_left_out() -> None:
+    block = Block(3)
+    flat = FlatTensors(block, last=[block.third])
+    assert flat.front == len(flat.master)
+    with flat.without_last():
+        assert block.third.weight is block.first.weight is not None
+
+
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_gradients_are_those_of_modules_that_stay(slots: int) -> None:
     """Two graphs at once, the later one of which is run through first, as stage 2 does."""
@@ -166,6 +194,53 @@ def test_a_module_is_there_whatever_came_before(slots: int) -> None:
         news = [other for other in arrived if slot_of.get(other % slots) != other]
         assert ring.copies - before == (not lay_there) + len(news) and len(news) <= 1
         slot_of |= {other % slots: other for other in (number, *news)}
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_what_was_left_out_is_brought_before_it_is_there_again(slots: int) -> None:
+    """Any order of whole fetches and others: each has its bytes, and none is brought twice."""
+    modules, same = blocks(6), blocks(6)
+    ring = emptied(Ring(modules, torch.device(DEVICE), slots, last=[[block.second] for block in modules]))
+    front, whole_size = ring._flat[0].front, len(ring._flat[0].master)
+    x, order = given().detach(), random.Random(slots)
+    lies: dict[int, tuple[int, int]] = {}
+    left_out = 0
+
+    def brought(number: int, size: int) -> int:
+        holds, filled = lies.get(number % slots, (number, 0))
+        there = filled if holds == number else 0
+        lies[number % slots] = (number, max(there, size))
+        return max(0, size - there)
+
+    at, direction = 0, 1
+    for _ in range(300):
+        number, whole = order.randrange(6), order.random() < 0.5
+        before = ring.copied
+        with nullcontext() if whole else ring.without_last(number):
+            ring.fetch(number, whole)
+            wanted = dict(same[number].named_parameters())
+            for name, found in modules[number].named_parameters():
+                assert torch.equal(found, wanted[name]), name
+            if whole:
+                assert torch.equal(modules[number](x), same[number](x))
+            else:
+                assert modules[number].second.weight is None
+        direction = direction if number == at else 1 if number > at else -1
+        at = number
+        ahead = number + direction if 0 <= number + direction < 6 else number - direction
+        size = whole_size if whole else front
+        assert ring.copied - before == brought(number, size) + (brought(ahead, size) if slots > 1 else 0)
+        left_out += not whole
+    assert 100 < left_out < 200
+
+
+def test_leaving_out_what_could_still_be_read_is_refused() -> None:
+    modules = blocks(2)
+    ring = Ring(modules, torch.device(DEVICE), 1, last=[[block.second] for block in modules])
+    with pytest.raises(RuntimeError, match="moved or replaced"):
+        ring.fetch(0, whole=False)
+    with ring.without_last(0), pytest.raises(RuntimeError, match="moved or replaced"):
+        ring.fetch(0)
 
 
 def test_the_next_one_is_brought_in_the_direction_of_the_last_move() -> None:

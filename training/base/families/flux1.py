@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Of FLUX.1 and its VAE. A base in a diffusers folder may have fewer (``FluxBase.latent_channels``).
 LATENT_CHANNELS = 16
@@ -30,6 +30,11 @@ TARGET_PRESETS = {
     "attention+mlp": _BLOCK + f"(?:{_ATTENTION}|{_MLP})",
     "all": _BLOCK + f"(?:{_ATTENTION}|{_MLP}|{_MODULATION})",
 }
+
+
+def modulation_layers(block: nn.Module) -> list[nn.Module]:
+    """The layers of a block that take the level and the pooled prompt alone, one vector a sample, adapted or not."""
+    return [layer for name, layer in block.named_modules() if re.fullmatch(_MODULATION, name)]
 
 
 def normalise(raw: Tensor) -> Tensor:
