@@ -96,6 +96,11 @@ class Counted(NamedTuple):
         return [self.blocks[index] for index in spread(len(self.blocks), share)]
 
 
+def told(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.2f} MiB"
+
+
 def weight_bytes(module: nn.Module) -> int:
     """Of parameters and buffers."""
     return sum(weight.nbytes for weight in module.state_dict(keep_vars=True).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .base_model import FluxBase
+from .footprint import told
 from .frozen_linear import FrozenLinear
 from .streaming import Streamer
 
@@ -30,12 +31,12 @@ def how_held(base: FluxBase, streamer: Streamer | None) -> str:
 
 
 def _lie(device: torch.device, held: int, locked: int) -> str:
-    size = f"{held / 2**30:.1f} GiB"
+    size = told(held)
     if device.type != "cuda":
         return f"{size} in ordinary memory"
     if locked == held:
         return f"{size} in pinned memory"
     return (
-        f"{size} in ordinary memory, of which the system lets only {locked / 2**30:.1f} be pinned, so that copies of "
+        f"{size} in ordinary memory, of which the system lets only {told(locked)} be pinned, so that copies of "
         "the rest are slow: close other programs, raise the limit of locked memory (ulimit -l), or lower streamed_share"
     )

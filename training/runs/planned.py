@@ -87,7 +87,7 @@ def settle(
         if device.type == "cpu" and not limit:
             return as_asked(on_the_cpu(start, usable) if precision == AUTO else precision, config)
         counting = Counting(start, demand_of(start, data, config, judge))
-        room = Room(min(usable, limit), min(free, limit)) if limit else Room(usable, free)
+        room = Room(min(usable, limit), min(free, limit), usable) if limit else Room(usable, free)
         return plan_stage(counting, config, room, precision)
 
     return ranks.from_first(alone() if ranks.first else None)
@@ -108,7 +108,7 @@ def run_planned(
         nonlocal loop
         loop = Loop(make_stage(plan), reporter, directory, again)
         if told:
-            loop.stage.remarks[:0] = [told, pace.told(loop.stage)]
+            loop.stage.remarks[:0] = [told, pace.told(loop.stage, loop.step)]
         return loop.run()
 
     plan, told = (settled.plan, settled.text) if isinstance(settled, Chosen) else (settled, "")

@@ -9,8 +9,8 @@ import torch
 from .stage import Stage
 
 
-def expected_seconds(stage: Stage) -> tuple[float, float]:
-    """Of a step that updates the LoRA, and of all that the stage still has to do from its start, measurements apart.
+def expected_seconds(stage: Stage, done: int = 0) -> tuple[float, float]:
+    """Of a step that updates the LoRA, and of all that the stage has to do after ``done`` steps, measurements apart.
 
     Counts evaluations (``Stage.evaluations_per_picture``) and times one, of a full batch of the largest pictures: the
     second of two, for the first one may choose kernels. What is streamed is copied as in training.
@@ -32,13 +32,14 @@ def expected_seconds(stage: Stage) -> tuple[float, float]:
             stage.base.velocity(*given, config.guidance)
             _wait(device)
     seconds = (time.perf_counter() - started) * config.gradient_accumulation
-    return seconds * stage.evaluations_per_picture, seconds * stage.training_evaluations(0)
+    return seconds * stage.evaluations_per_picture, seconds * stage.training_evaluations(done)
 
 
-def told(stage: Stage) -> str:
+def told(stage: Stage, done: int) -> str:
     """In a sentence."""
-    step, whole = expected_seconds(stage)
-    return f"A step takes about {_duration(step)} here, and the whole stage {_duration(whole)}, measurements apart."
+    step, whole = expected_seconds(stage, done)
+    left = "what is left of the stage" if done else "the whole stage"
+    return f"By the base alone a step takes {_duration(step)} here, and {left} {_duration(whole)}, measurements apart."
 
 
 def _wait(device: torch.device) -> None:

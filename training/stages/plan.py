@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..base.base_model import CHECKPOINTING, empty_base
-from ..base.footprint import Counted, weight_bytes
+from ..base.footprint import Counted, told, weight_bytes
 from ..config import AUTO, AUTOMATIC, DiscriminatorConfig, StageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
@@ -62,11 +63,6 @@ def on_the_cpu(start: FluxLoRA, usable: int) -> str:
     """The number format in the computer's own memory: exact, where weights leave a third of it to the computation."""
     held = empty_base(replace(start.base, precision=AUTOMATIC[0])).transformer
     return AUTOMATIC[0] if weight_bytes(held) <= usable * 2 / 3 else AUTOMATIC[-1]
-
-
-def told(size: int) -> str:
-    """A number of bytes for people."""
-    return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.2f} MiB"
 
 
 class NoRoom(ValueError):
@@ -148,21 +144,23 @@ class Counting:
 @dataclass(frozen=True)
 class Chosen:
     """A plan that fits, with its ``peak`` in bytes and those that are streamed from ``elsewhere``, and what was tried
-    before it: plan, bytes, whether those are whole or only the weights'."""
+    before it: plan, bytes, whether those are whole or only the weights'. ``kept``: in the format of the run's start."""
 
     plan: Plan
     peak: int
     elsewhere: int
     usable: int
     tried: Sequence[tuple[Plan, int, bool]]
+    kept: bool = False
 
     @property
     def text(self) -> str:
         """In one sentence, and a table of what was looked at."""
         streamed = f", and {told(self.elsewhere)} of the computer's memory" if self.elsewhere else ""
+        kept = ", in the format in which the run began" if self.kept else ""
         lines = [
-            f"Memory: {self.plan.text}. At its fullest about {told(self.peak)} of {told(self.usable)} that can be "
-            f"used{streamed}."
+            f"Memory{kept}: {self.plan.text}. At its fullest about {told(self.peak)} of {told(self.usable)} that can "
+            f"be used{streamed}."
         ]
         for plan, size, whole in self.tried:
             lines.append(f"  {plan.text}: {'' if whole else 'more than '}{told(size)}, too much")
@@ -196,10 +194,14 @@ def choose(counting: Counting, wanted: Asked, usable: int) -> Chosen | None:
 
 
 class Room(NamedTuple):
-    """Bytes of a card. ``usable``: what can be counted on; ``free``: what only just can be had."""
+    """Bytes of a card. ``usable``: what can be counted on; ``free``: what only just can be had.
+
+    ``unlimited``: what could be counted on without ``memory_limit_gb``; 0 where that is not set.
+    """
 
     usable: int
     free: int
+    unlimited: int = 0
 
 
 def plan_stage(counting: Counting, config: StageConfig, room: Room, precision: str) -> Chosen:
@@ -208,13 +210,13 @@ def plan_stage(counting: Counting, config: StageConfig, room: Room, precision: s
     What fits in no other way may take all that is free: a count that is a little high must not stop a run that would
     do. Raises ``NoRoom`` where nothing that is left open fits, ``BaseModelError`` and ``ValueError`` as ``rehearse``.
     """
-    wanted = asked(precision, config)
-    if counting.start.base.precision == AUTO:
+    wanted, kept = asked(precision, config), precision != counting.start.base.precision
+    if kept:
         wanted = wanted._replace(streams=config.gradient_checkpointing)
     found = choose(counting, wanted, room.usable) or choose(counting, wanted, room.free)
     if found is None:
-        raise NoRoom(_refusal(counting, wanted, room.usable))
-    return found
+        raise NoRoom(_refusal(counting, wanted, room, kept))
+    return replace(found, kept=kept)
 
 
 class Open(NamedTuple):
@@ -265,32 +267,39 @@ def _smaller(side: int) -> Callable[[Open], tuple[str, Open] | None]:
     return smaller
 
 
-CHANGES = (_recompute, _one_by_one, _stream, _automatic, _smaller(768), _smaller(512))
+CHANGES = (_recompute, _one_by_one, _stream, _automatic, *(_smaller(side) for side in (768, 512, 256, 128, 64)))
 
 
-def _refusal(counting: Counting, wanted: Asked, usable: int) -> str:
+def _refusal(counting: Counting, wanted: Asked, room: Room, kept: bool) -> str:
     """What is needed, and the cheapest change, or the fewest together, with which it fits."""
-    now = Open(counting.demand, wanted)
+    now, usable = Open(counting.demand, wanted), room.usable
     share = 1.0 if wanted.streams else wanted.streamed_share
     best = Plan(wanted.precisions[-1], wanted.checkpointing[-1], share)
-    text = (
-        f"{best.text} needs about {told(counting.peak(best))} at its fullest, and "
-        f"{told(usable)} can be used."
-    )
-    alone = [[change] for change in CHANGES]
-    together = [list(CHANGES[:count]) for count in range(2, len(CHANGES) + 1)]
-    for changes in alone + together:
+    peak, stage = counting.peak(best), 1 if counting.demand.discriminator is None else 2
+    text = f"Stage {stage} does not fit: {best.text} needs about {told(peak)}, and {told(usable)} can be used."
+    changes = [change for change in CHANGES if not (kept and change is _automatic)]
+    if kept:
+        text += (
+            f" The run began in {best.precision} and goes on in that. With another seed, or without its folder, a new "
+            "one settles on what fits."
+        )
+    more = math.ceil(peak / GIB * 100) / 100
+    fits = [f"raise memory_limit_gb to {more:g}"] if usable < peak <= room.unlimited else []
+    for group in [*([change] for change in changes), *(changes[:count] for count in range(2, len(changes) + 1))]:
         words, then = [], now
-        for change in changes:
+        for change in group:
             made = change(then)
             if made is not None:
                 words.append(made[0])
                 then = made[1]
         found = choose(counting.of(then.demand), _fullest(then.wanted), usable) if words else None
         if found is not None:
-            changed = " and ".join(words).format(share=found.plan.streamed_share)
-            return f"{text} What fits: {changed} ({told(found.peak)})."
-    return f"{text} No setting makes it fit. Train fewer layers (targets) at a lower rank, or on a larger card."
+            fits.append(f"{' and '.join(words)} ({told(found.peak)})".format(share=found.plan.streamed_share))
+            break
+    if fits:
+        return f"{text} What fits: {'; or '.join(fits)}."
+    larger = "raise memory_limit_gb" if room.unlimited else "take a larger card"
+    return f"{text} Lower the rank, train fewer layers (targets), or {larger}: no other setting makes it fit."
 
 
 def _fullest(wanted: Asked) -> Asked:

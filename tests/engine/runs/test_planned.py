@@ -71,7 +71,7 @@ def test_what_is_settled_on_is_told_and_gives_the_result_of_its_precision(start)
     step, text = reporter.notes[0]
     assert step == 0 and text.startswith("Memory: int8_convrot, every block computed anew, ")
     assert "streamed" in text and (0, text) in found.log.notes
-    assert reporter.notes[1][1].startswith("A step takes about ")
+    assert reporter.notes[1][1].startswith("By the base alone a step takes ")
 
 
 def test_stage_2_is_planned_with_its_discriminator(start):

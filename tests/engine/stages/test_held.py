@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -41,11 +42,13 @@ def stages(start: FluxLoRA, data: RealLatents, precision: str, share: float) -> 
 
 
 def told(stage: Stage) -> list[str]:
-    return [note for note in stage.take_notes() if "base is held" in note or "streamed" in note]
+    """With sizes left out."""
+    notes = [note for note in stage.take_notes() if "base is held" in note or "streamed" in note]
+    return [re.sub(r"0\.\d\d MiB", "-", note) for note in notes]
 
 
 def test_each_stage_tells_once_how_its_base_is_held(start: FluxLoRA, data: RealLatents) -> None:
-    streamed = "2 of 4 blocks are streamed, 0.0 GiB in ordinary memory."
+    streamed = "2 of 4 blocks are streamed, - in ordinary memory."
     for precision, share, wanted in (
         ("fp32", 0.0, None),
         ("bf16", 0.0, None),
@@ -72,5 +75,6 @@ def test_memory_that_the_system_does_not_let_be_pinned_is_told_with_what_to_do()
     cuda = torch.device("cuda")
     assert held._lie(cuda, 12 * GIB, 12 * GIB) == "12.0 GiB in pinned memory"
     short = held._lie(cuda, 12 * GIB, 3 * GIB)
-    assert "12.0 GiB in ordinary memory" in short and "only 3.0 be pinned" in short and "lower streamed_share" in short
+    assert "12.0 GiB in ordinary memory" in short and "only 3.0 GiB be pinned" in short
+    assert "lower streamed_share" in short
     assert held._lie(torch.device("cpu"), GIB, 0) == "1.0 GiB in ordinary memory"

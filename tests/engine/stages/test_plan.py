@@ -140,7 +140,33 @@ def test_a_refusal_asks_for_smaller_pictures_last(counting):
 
 def test_a_refusal_without_a_way_out_says_so(counting):
     text = refusal(counting.of(dataclasses.replace(counting.demand, batch_size=1)), 1000, AUTO)
-    assert text.endswith("No setting makes it fit. Train fewer layers (targets) at a lower rank, or on a larger card.")
+    assert text.endswith(
+        "Lower the rank, train fewer layers (targets), or take a larger card: no other setting makes it fit."
+    )
+
+
+def test_a_refusal_tells_of_the_limit_where_that_is_what_binds(counting):
+    one = counting.of(dataclasses.replace(counting.demand, batch_size=1))
+    peak, least = one.peak(Plan("int8_convrot", BLOCKS, 1.0)), 1000
+    wanted = r"^Stage 1 does not fit: int8_convrot.*What fits: raise memory_limit_gb to 0\.\d+\.$"
+    with pytest.raises(NoRoom, match=wanted):
+        plan_stage(one, DiffusionStageConfig(), Room(least, least, 2 * peak), AUTO)
+    with pytest.raises(NoRoom, match="or raise memory_limit_gb: no other setting"):
+        plan_stage(one, DiffusionStageConfig(), Room(least, least, least + 1), AUTO)
+
+
+def test_a_run_that_goes_on_is_not_told_to_take_what_it_has(counting):
+    """Its base is on auto already, and it is held to the format that it began in."""
+    one = counting.of(dataclasses.replace(counting.demand, batch_size=1))
+    usable = one.peak(Plan("int8_convrot", BLOCKS, 1.0))
+    assert usable < one.peak(Plan("bf16", BLOCKS, 1.0))
+    with pytest.raises(NoRoom) as caught:
+        plan_stage(one, DiffusionStageConfig(), Room(usable, usable), "bf16")
+    assert "The run began in bf16 and goes on in that. With another seed" in str(caught.value)
+    assert "precision to auto" not in str(caught.value)
+    assert plan_stage(one, DiffusionStageConfig(), Room(10**9, 10**9), "bf16").text.startswith(
+        "Memory, in the format in which the run began: bf16, nothing computed anew."
+    )
 
 
 def test_a_plan_tells_what_it_is_and_what_did_not_fit(counting):
