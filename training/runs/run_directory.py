@@ -162,7 +162,7 @@ class RunDirectory:
     @property
     def precision(self) -> str:
         """Of the base: as asked for, or what ``settle`` wrote down."""
-        return self._manifest["settings"]["precision"]
+        return _precision(self._manifest)
 
     def settle(self, precision: str) -> None:
         """Note in which precision the run trains, where it was left open. Raises ``OSError``."""
@@ -240,7 +240,7 @@ class RunDirectory:
             return found
         if found is not None:
             # What was left open is not decided anew.
-            settings = {**settings, "precision": found["settings"]["precision"]}
+            settings = {**settings, "precision": _precision(found)}
         manifest = {
             "version": _VERSION,
             "stage": wanted.stage,
@@ -275,6 +275,11 @@ class RunDirectory:
         finished = self._manifest | {"finished": told}
         write_whole(self.folder / MANIFEST, _json(finished))
         self._manifest = finished
+
+
+def _precision(manifest: Mapping[str, Any]) -> str:
+    # Settings are for people, and whoever opens a finished run gives none.
+    return manifest["settings"].get("precision", manifest["parts"]["precision"])
 
 
 def _remove_unbegun(folder: Path) -> None:

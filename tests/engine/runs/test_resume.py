@@ -17,13 +17,14 @@ from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
-from fluxduel.training.runs import run_directory, stage_loop
+from fluxduel.training.runs import planned, run_directory
 from fluxduel.training.runs.fingerprints import fingerprint
 from fluxduel.training.runs.run_directory import RunDirectoryError
 from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
+from fluxduel.training.stages.plan import Plan, as_asked
 from fluxduel.training.stages.ranks import ALONE
 from fluxduel.training.stages.stage import StageFailure, StageResult
 
@@ -130,8 +131,8 @@ def test_what_a_step_says_outlives_a_cancel_in_the_measurement_after_it(start, d
     """The measurement is made again, and the step, which found no memory for its look at held-out reals, is not."""
     config = dataclasses.replace(STAGE_2, steps=1, discriminator_warmup=0, validate_every=1)
 
-    def short_of_memory() -> AdversarialStage:
-        stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE)
+    def short_of_memory(plan: Plan) -> AdversarialStage:
+        stage = AdversarialStage(start, data, JUDGE, config, device=DEVICE, plan=plan)
 
         def fail(*_) -> None:
             # That look alone judges without a gradient.
@@ -145,7 +146,8 @@ def test_what_a_step_says_outlives_a_cancel_in_the_measurement_after_it(start, d
 
     def sitting(folder: Path, recorder: Recorder) -> StageResult:
         wanted = fingerprint("adversarial", start, data, config, JUDGE)
-        return stage_loop.train(short_of_memory, wanted, start, recorder, folder, {}, ALONE)
+        plan, settings = as_asked(start.base.precision, config), planned.settings_of(start)
+        return planned.train(short_of_memory, lambda _: plan, wanted, start, recorder, folder, settings, ALONE)
 
     recorder = Recorder()
     whole = sitting(tmp_path / "whole", recorder)
