@@ -23,23 +23,10 @@ def write_whole(path: Path, content: bytes) -> None:
     On any failure a file that was there before is untouched, and nothing else is left behind. Raises ``OSError`` that
     names ``path``, or its folder.
     """
-    # Shorter than any file system allows, whatever the path's own letters take, and hidden from the host's listings.
-    partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        make_folder(path.parent)
+    with _partial(path) as partial:
         write_flushed(partial, content)
         if partial.read_bytes() != content:
             raise OSError(errno.EIO, "what is read is not what was written", str(partial))
-        os.replace(partial, path)
-        flush_folder(path.parent)
-    except OSError as error:
-        # The disk's fault has no path of its own, and nobody knows the partial file by its name.
-        if error.errno is None or error.filename not in (None, str(partial)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder cannot be reached, the first error says more
-            os.unlink(partial)
 
 
 @contextlib.contextmanager
@@ -49,21 +36,29 @@ def appearing(path: Path) -> Iterator[BinaryIO]:
     Until then it lies beside ``path`` and is flushed to the disk before it is renamed; on any failure nothing is left
     behind. Raises ``OSError`` that names ``path``, or its folder.
     """
+    with _partial(path) as partial, open(partial, "xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` for a file that becomes it when the block ends without an error, and else is removed."""
+    # Shorter than any file system allows, whatever the path's own letters take, and hidden from the host's listings.
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         make_folder(path.parent)
-        with open(partial, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield partial
         os.replace(partial, path)
         flush_folder(path.parent)
     except OSError as error:
+        # The disk's fault has no path of its own, and nobody knows the partial file by its name.
         if error.errno is None or error.filename not in (None, str(partial)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # where the folder cannot be reached, the first error says more
             os.unlink(partial)
 
 
