@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
-from fluxduel.training.base.base_model import load_base
+from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
 from fluxduel.training.base.sampler import sample
 from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
 from fluxduel.training.data.data_error import DataError
@@ -211,11 +212,15 @@ def test_other_data_than_those_of_training_are_told(start, real):
     assert len(told) == 1 and told[0].startswith("elsewhere")
 
 
-def test_each_base_is_loaded_once_and_has_its_own_loras(start, bare, real, monkeypatch):
+def test_each_base_is_loaded_once_and_has_its_own_loras(start, bare, real):
     loaded = []
-    monkeypatch.setattr(module, "load_base", lambda *a: loaded.append(a[0].precision) or load_base(*a))
+
+    def load(reference: BaseReference, *args: Any, **kwargs: Any) -> FluxBase:
+        loaded.append(reference.precision)
+        return load_base(reference, *args, **kwargs)
+
     rounded = dataclasses.replace(start, base=dataclasses.replace(start.base, precision="bf16"))
-    found = evaluate([("a", bare), ("b", rounded), ("c", start)], real, **SETTINGS | {"step_counts": (1,)})
+    found = evaluate([("a", bare), ("b", rounded), ("c", start)], real, **SETTINGS | {"step_counts": (1,)}, load=load)
     assert loaded == ["fp32", "bf16"]
     assert [result.name for result in found.results] == ["a", "b", "c"]
     # In bf16 the same LoRA gives something else.
