@@ -11,17 +11,16 @@ from ..training.atomic_file import write_whole
 from ..training.config import LoRAConfig
 from ..training.data.encoders import load_encoders
 from ..training.evidence.evaluation import evaluate
-from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
-from ..training.evidence.picture_files import side_by_side
+from ..training.evidence.evaluation_plot import picture_sheet, plot_evaluation
+from ..training.evidence.picture_files import single_pictures
 from ..training.lora.adapter import create, load_file
 from ..training.runs.output_check import check_writable, leaving_nothing
-from ..training.step_counts import steps_text
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
 from .train_command import base_reference, cache_folder, encoded_pictures
 
-REPORT, NUMBERS, CHART, PICTURES = "report.txt", "evaluation.json", "chart.png", "pictures.png"
+REPORT, NUMBERS, CHART, PICTURES = "report.md", "evaluation.json", "chart.png", "pictures.png"
 
 
 def evaluate_loras(
@@ -71,15 +70,13 @@ def evaluate_loras(
             after_step=lambda done, total: measuring.update(done, total, {}),
         )
         measuring.close()
-        rows = [
-            (f"{result.title}\n{steps_text(result.steps)}", side_by_side(encoders.decode(result.latents)))
-            for result in (*evaluation.results, *evaluation.neighbours)
-        ]
-    report = f"Base: {base.name}.\n{evaluation.report()}"
+        sheet = picture_sheet(evaluation, lambda result: single_pictures(encoders.decode(result.latents)))
+    parts = (f"Base: {base.name}.", evaluation.report(), sheet.note)
+    report = "\n\n".join(part for part in parts if part)
     write_whole(folder / REPORT, f"{report}\n".encode())
     write_whole(folder / NUMBERS, (json.dumps(evaluation.as_json(), indent=2) + "\n").encode())
     plot_evaluation(evaluation).save(folder / CHART)
-    picture_grid(rows).save(folder / PICTURES)
+    sheet.picture.save(folder / PICTURES)
     say(f"{report}\n\nWrote {REPORT}, {NUMBERS}, {CHART} and {PICTURES} to {folder}")
 
 

@@ -6,20 +6,17 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
-from PIL import Image
-from torch import Tensor
 
 from ..training.base.base_model import BaseLoader
-from ..training.base.families import flux1
 from ..training.config import NEIGHBOURS
 from ..training.data.data_error import DataError
 from ..training.data.real_latents import RealLatents
 from ..training.evidence.evaluation import evaluate
 from ..training.evidence.evaluation_result import Evaluation
 from ..training.evidence.lora_names import changes_nothing, row_names
+from ..training.evidence.markdown import plain
 from ..training.lora.adapter import FluxLoRA
 from ..training.step_counts import step_counts as numbers_of
-from ..training.step_counts import steps_text
 from . import host
 from .sockets import FluxLoRASocket, RealLatentsSocket
 from .values import owned
@@ -107,7 +104,8 @@ class EvaluateFluxLoRA(io.ComfyNode):
                 io.Image.Output(
                     "grid",
                     display_name="pictures",
-                    tooltip="One row for each LoRA and number of steps; a column has one caption and one noise.",
+                    tooltip="One row for each LoRA and number of steps; a column has one noise and one caption, which "
+                    "stands beneath it.",
                 ),
                 io.String.Output(
                     "report", display_name="report", tooltip="The table of numbers, and how far to trust them."
@@ -138,7 +136,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
-        from ..training.evidence.evaluation_plot import picture_grid, plot_evaluation
+        from ..training.evidence.evaluation_plot import picture_sheet, plot_evaluation
 
         counts = numbers_of(step_counts, f"{NODE}: step_counts")
         if vae is not None:
@@ -168,14 +166,11 @@ class EvaluateFluxLoRA(io.ComfyNode):
         except DataError as error:
             raise DataError(f"{NODE}: {error}") from error
         bases = {name: lora.base for name, _, lora in named}
-        rows = []
-        for result in (*evaluation.results, *evaluation.neighbours):
-            decode = host.preview_decoder(bases[result.name]) if vae is None else lambda latents: _decoded(vae, latents)
-            rows.append((f"{result.title}\n{steps_text(result.steps)}", decode(result.latents)))
-        chart, grid = host.image_tensor(plot_evaluation(evaluation)), host.image_tensor(picture_grid(rows))
-        sources = ", ".join(f"{name} is {socket} ({lora.base.name})" for name, socket, lora in named)
-        report = f"Rows: {sources}.\n{evaluation.report()}"
-        return io.NodeOutput(chart, grid, report, ui=host.text_ui(report))
+        sheet = picture_sheet(evaluation, lambda result: host.picture_decoder(vae, bases[result.name])(result.latents))
+        sources = ", ".join(f"{plain(name)} is {socket} ({plain(lora.base.name)})" for name, socket, lora in named)
+        report = "\n\n".join(part for part in (f"Rows: {sources}.", evaluation.report(), sheet.note) if part)
+        chart, pictures_shown = host.image_tensor(plot_evaluation(evaluation)), host.image_tensor(sheet.picture)
+        return io.NodeOutput(chart, pictures_shown, report, ui=host.text_ui(report))
 
 
 def _named(judged: FluxLoRA, others: dict[str, FluxLoRA]) -> list[tuple[str, str, FluxLoRA]]:
@@ -184,10 +179,3 @@ def _named(judged: FluxLoRA, others: dict[str, FluxLoRA]) -> list[tuple[str, str
     order = [*first, ("flux_lora", judged)]
     names = row_names([lora for _, lora in order])
     return [(name, socket, lora) for name, (socket, lora) in zip(names, order, strict=True)]
-
-
-def _decoded(vae: Any, latents: Tensor) -> Image.Image:
-    """Model-space latents (n, 16, h, w) as one picture of all n side by side."""
-    pictures = vae.decode(flux1.denormalise(latents)).float().cpu().clamp(0, 1)
-    row = torch.cat(list(pictures), dim=1)
-    return Image.fromarray((row * 255).round().to(torch.uint8).numpy())

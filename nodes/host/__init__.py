@@ -28,7 +28,7 @@ from .folders import (
 )
 from .memory import interrupted, raise_interruption, stop_if_interrupted, with_device
 from .model_lora import apply_lora
-from .pictures import image_tensor, preview_decoder
+from .pictures import image_tensor, picture_decoder, preview_decoder
 from .progress import Progress, show_text, text_ui
 from .reporting import HostReporter, history, register_routes
 from .vae_checks import check_vae, doubt_of
@@ -57,6 +57,7 @@ __all__ = [
     "lora_files",
     "metadata_allowed",
     "next_file",
+    "picture_decoder",
     "prefix_problem",
     "preview_decoder",
     "raise_interruption",

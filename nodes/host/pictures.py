@@ -15,7 +15,7 @@ from torch import Tensor
 from ...training.base.base_model import BaseReference
 from ...training.base.families import flux1
 from ...training.config import TINY_BASE
-from ...training.evidence.picture_files import side_by_side
+from ...training.evidence.picture_files import side_by_side, single_pictures
 from .encoders import load_tiny_vae
 
 
@@ -26,9 +26,18 @@ def image_tensor(picture: Image.Image) -> Tensor:
 
 def preview_decoder(base: BaseReference) -> Callable[[Tensor], Image.Image]:
     """What turns model-space latents (n, 16, h, w) into one picture of all n side by side."""
-    if base.path == TINY_BASE:
-        return lambda latents: side_by_side(_tiny_pictures(latents))
-    return lambda latents: side_by_side(_latent_colours(latents))
+    decode = _preview_pixels(base)
+    return lambda latents: side_by_side(decode(latents))
+
+
+def picture_decoder(vae: Any, base: BaseReference) -> Callable[[Tensor], list[Image.Image]]:
+    """What turns model-space latents (n, 16, h, w) into n pictures: by ``vae``, or as previews where that is none."""
+    decode = _preview_pixels(base) if vae is None else lambda latents: vae.decode(flux1.denormalise(latents))
+    return lambda latents: single_pictures(decode(latents))
+
+
+def _preview_pixels(base: BaseReference) -> Callable[[Tensor], Tensor]:
+    return _tiny_pictures if base.path == TINY_BASE else _latent_colours
 
 
 @torch.inference_mode()

@@ -83,8 +83,8 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
         f"Rows: base is flux_lora_3 {tiny}, stage 1 is flux_lora_2 {tiny}, stage 2 is flux_lora {tiny}."
     )
     assert "4 pictures of 64 x 64 a row, against 4 held-out" in report
-    start = next(number for number, line in enumerate(lines) if line.startswith("LoRA"))
-    rows = [line.split("  ")[0] for line in lines[start + 1 : start + 14]]
+    start = next(number for number, line in enumerate(lines) if line.startswith("| LoRA"))
+    rows = [line.split("|")[1].strip() for line in lines[start + 2 : start + 15]]
     beside = ["dpmpp_2m", "twice the steps", "strength 0.7", "strength 1.3", "practice prompts", "no prompt"]
     assert rows == ["base"] * 2 + ["stage 1"] * 2 + ["stage 2"] * 2 + [f"stage 2, {text}" for text in beside] + [
         "floor (real)"
@@ -94,10 +94,11 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
 
     assert picture(comfy_host, outputs, SHOW_CHART).size == (1650, 900)
     grid = picture(comfy_host, outputs, SHOW_PICTURES)
-    assert grid.height == 12 * 64
-    # Labels first, then three pictures of 64; the untrained LoRA and stage 1 after three steps look alike.
-    pictures = grid.crop((grid.width - 3 * 64, 0, grid.width, grid.height))
-    assert grid.width > 3 * 64 and len(pictures.getcolors(maxcolors=1 << 20)) > 1000
+    # Twelve rows of three pictures, each three times as large, with names before them and captions beneath.
+    assert grid.height > 12 * 192 and grid.width > 3 * 192
+    # The untrained LoRA and stage 1 after three steps look alike.
+    pictures = grid.crop((grid.width - 3 * 192, 0, grid.width, grid.height))
+    assert len(pictures.getcolors(maxcolors=1 << 20)) > 1000
 
 
 def test_without_a_vae_the_pictures_are_previews(comfy_host: ComfyHost, folder: Path) -> None:

@@ -166,6 +166,7 @@ def evaluate(
         held_out=reals.num_held_out,
         against_training=reals.against_training,
         flow_guidance=flow_guidance,
+        captions=tuple(data.prompts[number].caption for number in reals.prompts[:keep]),
         notes=(
             *notes_on_numbers(reals, count, floor),
             *notes_on_loras(loras, data, results),

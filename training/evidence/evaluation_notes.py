@@ -81,7 +81,7 @@ def notes_on_loras(
         elif few is not None:
             means = [f"the phrase {data.few_step_phrase!r}"] if data.few_step_prompts else []
             means += [f"guidance {few.guidance:g}"] if config.get("few_step_guidance") else []
-            notes.append(f"* {name} was asked as its few-step sampler, by {' and '.join(means)}.")
+            notes.append(f"{name} was asked as its few-step sampler where its steps say few, by {' and '.join(means)}.")
         if any(stage.get("data", data.fingerprint) != data.fingerprint for stage in lora.provenance):
             notes.append(
                 f"{name} was trained on other data than these, or on these in another encoding: what is held out here "

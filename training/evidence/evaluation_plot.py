@@ -1,16 +1,18 @@
-"""An evaluation as a chart, and its pictures as a grid."""
+"""An evaluation as a chart, and its pictures as a sheet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from .evaluation_result import Evaluation
+from ..step_counts import steps_text
+from .evaluation_result import Evaluation, Result
 from .latent_metrics import Measurement
 from .plot import drawn, new_figure
+from .sheet import Group, Sheet, draw_sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +30,6 @@ DISTANCES = ("frechet", "patch_sliced_wasserstein", "spectrum_distance")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 MARKERS = "osD^"
 _COLUMNS = 3
-# Of a picture's height: a label has two lines and must be read where pictures are small.
-_LABEL_SHARE = 0.1
-_LABEL_SIZES = (10, 48)
 
 
 def plot_evaluation(evaluation: Evaluation) -> Image.Image:
@@ -73,30 +72,16 @@ def _value(measurement: Measurement, field: str) -> float:
     return getattr(measurement, field)
 
 
-def picture_grid(rows: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Strips of pictures, all of one height, one below the other, each with its label at the left.
+def picture_sheet(evaluation: Evaluation, decode: Callable[[Result], Sequence[Image.Image]]) -> Sheet:
+    """The pictures that were kept: a row for each LoRA and number of steps, a column for each caption and noise.
 
-    Raises ``ValueError`` where there is no row.
+    ``decode``: the pictures of a result's latents. Raises ``ValueError`` where none was kept.
     """
-    if not rows:
-        raise ValueError("There is no row of pictures to show.")
-    height = rows[0][1].height
-    smallest, largest = _LABEL_SIZES
-    font = _font(max(smallest, min(largest, round(height * _LABEL_SHARE))))
-    measuring = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    margin = max(math.ceil(measuring.multiline_textbbox((0, 0), label, font=font)[2]) for label, _ in rows)
-    margin += math.ceil(font.size)
-    width = margin + max(strip.width for _, strip in rows)
-    grid = Image.new("RGB", (width, height * len(rows)), "white")
-    draw = ImageDraw.Draw(grid)
-    for number, (label, strip) in enumerate(rows):
-        grid.paste(strip, (margin, number * height))
-        draw.multiline_text((font.size / 2, (number + 0.5) * height), label, "black", font=font, anchor="lm")
-    return grid
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib's own: Pillow's has one size in older versions.
-    from matplotlib.font_manager import FontProperties, findfont
-
-    return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), size)
+    results = (*evaluation.results, *evaluation.neighbours)
+    rows = [f"{result.title}\n{steps_text(result.steps)}" for result in results]
+    pictures = [decode(result) for result in results]
+    groups = [
+        Group(prompt=caption, columns=("",), cells=tuple((own[place],) for own in pictures))
+        for place, caption in enumerate(evaluation.captions)
+    ]
+    return draw_sheet(rows, groups)

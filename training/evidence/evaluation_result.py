@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..base.families import flux1
 from ..step_counts import steps_text
+from . import markdown
 from .latent_metrics import Measurement
 
 # Of ``Measurement``, in the table's order, with the headings there.
@@ -22,6 +23,8 @@ COLUMNS = {
     "memorised": "memorised",
 }
 FLOW_LOSS = "flow loss"
+# Behind the number of steps of a LoRA for two samplers that was asked as its few-step one.
+FEW_STEP_MARK = " few"
 BEST_AT_1 = (COLUMNS["high_frequency"], COLUMNS["diversity"])
 
 
@@ -46,7 +49,7 @@ class Result:
     held_out_loss: float | None
     """The LoRA's, so the same for all its numbers of steps; ``None`` where no picture is held out."""
     latents: Tensor
-    """The first ``keep`` samples (keep, C, h, w), in model space, on the CPU."""
+    """The first ``keep`` samples (keep, C, h, w), in model space, on the CPU, of ``Evaluation.captions``."""
 
     @property
     def title(self) -> str:
@@ -79,6 +82,8 @@ class Evaluation:
     """Whether the distances are to training pictures, for want of held-out ones."""
     flow_guidance: float
     """Given to the base for the flow loss, of all LoRAs alike."""
+    captions: tuple[str, ...]
+    """Of the samples that are kept of each result; neighbours with other prompts have been asked for those."""
     notes: tuple[str, ...]
     """What to know before the numbers are believed, in sentences."""
 
@@ -93,17 +98,15 @@ class Evaluation:
         return [{"LoRA": result.title, "steps": result.steps, **result.values()} for result in shown]
 
     def table(self) -> str:
-        """The numbers as text of fixed width; the last row is the floor. ``-`` is a number that was not measured."""
-        lines = [["LoRA", "steps", *COLUMNS.values(), FLOW_LOSS]]
+        """The numbers as a table of Markdown; the last row is the floor. ``-`` is a number that was not measured."""
+        headings = ["LoRA", "steps", *COLUMNS.values(), FLOW_LOSS]
+        lines = []
         for result in (*self.results, *self.neighbours):
-            steps = f"{result.steps}{'*' if result.few_step else ''}"
-            lines.append([result.title, steps, *map(_number, result.values().values())])
+            steps = f"{result.steps}{FEW_STEP_MARK if result.few_step else ''}"
+            lines.append([markdown.plain(result.title), steps, *map(_number, result.values().values())])
         floor = {} if self.floor is None else _columns(self.floor)
-        lines.append(["floor (real)", "-", *(_number(floor.get(heading, math.nan)) for heading in lines[0][2:])])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
-        )
+        lines.append(["floor (real)", "-", *(_number(floor.get(heading, math.nan)) for heading in headings[2:])])
+        return markdown.table(headings, lines)
 
     def comparisons(self) -> list[str]:
         """The last LoRA's numbers against another's, one sentence for each number of steps: distances as multiples.
@@ -131,7 +134,7 @@ class Evaluation:
         return sentences
 
     def report(self) -> str:
-        """Table, comparisons and notes as one text."""
+        """Table, comparisons and notes as Markdown."""
         height, width = (side * flux1.VAE_FACTOR for side in self.size)
         reals = f"{self.training} training" if self.against_training else f"{self.held_out} held-out"
         head = (
@@ -140,7 +143,8 @@ class Evaluation:
             f"HF ratio and diversity are best at 1. The sampler is {self.results[0].solver}. The flow loss is at "
             f"guidance {self.flow_guidance:g}."
         )
-        parts = (head, self.table(), "\n".join(self.comparisons()), "\n".join(self.notes))
+        said = [markdown.bullets([*map(markdown.plain, texts)]) for texts in (self.comparisons(), self.notes)]
+        parts = (head, self.table(), *said)
         return "\n\n".join(part for part in parts if part)
 
     def as_json(self) -> dict[str, Any]:

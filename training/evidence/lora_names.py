@@ -13,9 +13,10 @@ STAGE_NAMES = {"diffusion": "stage 1", "adversarial": "stage 2"}
 
 
 def row_names(loras: Sequence[FluxLoRA]) -> list[str]:
-    """A name for each LoRA by how it came to be: base, stage 1, stage 2, or LoRA for one of unknown origin.
+    """A name for each LoRA by how it came to be: base, stage 1, stage 2, or its file's name.
 
-    A LoRA that changes nothing is the base. A name that comes again gets a number, as in ``stage 2 (2)``.
+    A LoRA that changes nothing is the base. One of unknown origin is called LoRA. A name that comes again gets a
+    number, as in ``stage 2 (2)``.
     """
     seen: Counter[str] = Counter()
     names = []
@@ -34,6 +35,8 @@ def changes_nothing(lora: FluxLoRA) -> bool:
 def _origin(lora: FluxLoRA) -> str:
     if changes_nothing(lora):
         return "base"
+    if lora.file:
+        return lora.file
     if not lora.provenance:
         return "LoRA"
     stage = str(lora.provenance[-1]["stage"])

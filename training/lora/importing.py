@@ -75,7 +75,8 @@ def load_file(path: Path, reference: BaseReference) -> FluxLoRA:
     path = Path(path)
     tensors, metadata = _read(path)
     layers = base_layers(reference)
-    return _own(path, tensors, metadata, layers, reference) or _foreign(path, tensors, metadata, layers, reference)
+    read = _own(path, tensors, metadata, layers, reference) or _foreign(path, tensors, metadata, layers, reference)
+    return dataclasses.replace(read, file=path.stem)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -29,7 +29,8 @@ class FluxLoRA:
 
     ``tensors``: on the CPU, fp32, ``<module>.lora_A.weight`` (rank, in) and ``<module>.lora_B.weight`` (out, rank),
     where ``<module>`` is the name in diffusers' ``FluxTransformer2DModel``. The layer's weight changes by
-    ``lora_B @ lora_A * alpha / rank``. ``provenance``: one JSON-able dict for each stage, oldest first.
+    ``lora_B @ lora_A * alpha / rank``. ``provenance``: one JSON-able dict for each stage, oldest first. ``file``: the
+    name, without folders and suffix, of the file that it was read from; empty where it was trained since or made new.
 
     Raises ``LoRAError`` for a tensor without its partner and for one whose rank is not the configuration's.
     """
@@ -38,6 +39,7 @@ class FluxLoRA:
     config: LoRAConfig
     tensors: Mapping[str, Tensor]
     provenance: tuple[dict[str, Any], ...] = ()
+    file: str = ""
 
     def __post_init__(self) -> None:
         rank = self.config.rank

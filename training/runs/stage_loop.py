@@ -46,7 +46,7 @@ def finished_result(directory: RunDirectory, start: FluxLoRA) -> StageResult | N
     records, notes = parsed(done.stats)
     training_log = TrainingLog(directory.stage, tuple(records), str(directory.folder / STATS_FILE), tuple(notes))
     provenance = (*start.provenance, dict(done.provenance))
-    return StageResult(replace(start, tensors=done.tensors, provenance=provenance), training_log, False)
+    return StageResult(replace(start, tensors=done.tensors, provenance=provenance, file=""), training_log, False)
 
 
 class Loop:

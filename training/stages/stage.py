@@ -325,7 +325,7 @@ class Stage(ABC):
         tensors, told = self.delivered(), self.provenance()
         if all(torch.equal(tensor, self.start.tensors[name]) for name, tensor in tensors.items()):
             told |= UNCHANGED
-        delivered = replace(self.start, tensors=tensors, provenance=(*self.start.provenance, told))
+        delivered = replace(self.start, tensors=tensors, provenance=(*self.start.provenance, told), file="")
         return StageResult(delivered, log, stopped, goes_on_from)
 
 

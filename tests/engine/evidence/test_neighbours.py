@@ -152,7 +152,7 @@ def test_twice_the_steps_of_a_few_step_sampler_are_asked_as_that(start, real) ->
 def test_neighbours_stand_in_table_rows_and_json(start, real) -> None:
     found = evaluate([("one", start)], real, **SETTINGS, neighbours="on")
     lines = found.table().splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == [
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "one", "one", *(f"one, {text}" for text in VARIATIONS), "floor (real)",
     ]  # fmt: skip
     assert found.rows()[2]["LoRA"] == "one, dpmpp_2m" and len(found.rows()) == 2 + len(VARIATIONS)

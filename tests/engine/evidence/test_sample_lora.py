@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from fluxduel.tests.device import DEVICE
 from fluxduel.training.base import sampler
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.evidence import sample_lora as module
-from fluxduel.training.evidence.sample_lora import sample_lora
+from fluxduel.training.evidence.sample_lora import Asked, sample_lora, sample_loras
 from fluxduel.training.lora import adapter
+from fluxduel.training.lora.sampling_advice import FEW_STEPS
 
 GIVEN: dict[str, Any] = {
     "height": 4, "width": 6, "step_counts": (1, 3), "seeds": (5, 6, 7), "guidance": 3.0, "device": DEVICE,
@@ -82,3 +85,59 @@ def test_what_is_raised_after_a_step_ends_the_sampling(start, data) -> None:
     with pytest.raises(KeyboardInterrupt):
         prompt = data.prompts[0]
         sample_lora(start, [(prompt.prompt_embeds, prompt.pooled_prompt_embeds)], after_step=stop, **GIVEN)
+
+
+def prompts_of(data, numbers: range) -> list[tuple[Tensor, Tensor]]:
+    return [(data.prompts[i].prompt_embeds, data.prompts[i].pooled_prompt_embeds) for i in numbers]
+
+
+def test_several_loras_and_solvers_give_what_each_gives_by_itself(start, data) -> None:
+    other = dataclasses.replace(start, tensors={key: 2 * tensor for key, tensor in start.tensors.items()})
+    calls: list[tuple[int, int]] = []
+    found = sample_loras(
+        [Asked(lora=lora, prompts=prompts_of(data, range(2))) for lora in (start, other)],
+        solvers=("euler", "heun"), after_step=lambda *counts: calls.append(counts), **GIVEN,
+    )  # fmt: skip
+    for lora, pictures in zip((start, other), found, strict=True):
+        assert pictures.shape == (2, 2, 2, 3, 16, 4, 6)
+        for place, solver in enumerate(("euler", "heun")):
+            torch.testing.assert_close(pictures[:, :, place], sampled(lora, data, solver=solver), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found[0], found[1], rtol=1e-2)
+    # Two LoRAs, two prompts: 1 and 3 evaluations of euler, 1 and 5 of heun.
+    assert calls == [(done, 40) for done in range(1, 41)]
+
+
+def test_each_base_is_loaded_once(start, data, tmp_path) -> None:
+    loaded = []
+
+    def load(reference, device, home=None):
+        loaded.append(reference.path)
+        return load_base(reference, device, home)
+
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(start.base.path, elsewhere)
+    moved = dataclasses.replace(start, base=dataclasses.replace(start.base, path=str(elsewhere)))
+    asked = [Asked(lora=lora, prompts=prompts_of(data, range(1))) for lora in (start, moved, start)]
+    found = sample_loras(asked, solvers=("euler",), after_step=lambda *_: None, load=load, **GIVEN)
+    assert loaded == [start.base.path, str(elsewhere)]
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+
+
+def test_a_lora_for_two_samplers_is_asked_otherwise_at_few_steps(start, data) -> None:
+    plain, few = prompts_of(data, range(2)), prompts_of(data, range(2, 4))
+    options = {**GIVEN, "step_counts": (FEW_STEPS, FEW_STEPS + 1), "seeds": (5,), "after_step": lambda *_: None}
+
+    def own(steps: int, prompts: list[tuple[Tensor, Tensor]], guidance: float) -> Tensor:
+        changed = {**options, "step_counts": (steps,), "guidance": guidance}
+        return sample_lora(start, prompts, **changed)[:, 0]
+
+    (found,) = sample_loras(
+        [Asked(lora=start, prompts=plain, few_step_prompts=few, few_step_guidance=8.0)], solvers=("euler",), **options
+    )
+    torch.testing.assert_close(found[:, 0, 0], own(FEW_STEPS, few, 8.0))
+    torch.testing.assert_close(found[:, 1, 0], own(FEW_STEPS + 1, plain, 3.0))
+    (by_guidance,) = sample_loras(
+        [Asked(lora=start, prompts=plain, few_step_guidance=8.0)], solvers=("euler",), **options
+    )
+    torch.testing.assert_close(by_guidance[:, 0, 0], own(FEW_STEPS, plain, 8.0))

@@ -174,7 +174,7 @@ def test_a_run_may_be_cancelled_again_and_again(start, data, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_finished_run_gives_its_result_at_once(start, data, tmp_path, kind, monkeypatch):
-    train = trainer(start, data, kind)
+    train = trainer(dataclasses.replace(start, file="mine"), data, kind)
     first = train(tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr("fluxduel.training.stages.stage.load_base", lambda *_, **__: pytest.fail("the base was loaded"))
@@ -183,6 +183,7 @@ def test_a_finished_run_gives_its_result_at_once(start, data, tmp_path, kind, mo
     assert not recorder.records and len(recorder.earlier) == len(first.log.records)
     assert_same_tensors(again.lora.tensors, first.lora.tensors)
     assert again.log == first.log and again.lora.config == first.lora.config
+    assert (first.lora.file, again.lora.file) == ("", "")
     # As JSON: tuples come back as lists.
     assert json.dumps(again.lora.provenance) == json.dumps(first.lora.provenance)
 

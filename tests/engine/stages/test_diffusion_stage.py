@@ -125,6 +125,12 @@ def test_same_seed_same_weights_other_seed_others(start, data):
     assert relative(results[2], results[0]) > 1e-4
 
 
+def test_what_was_trained_has_the_name_of_no_file(start, data):
+    read = dataclasses.replace(start, file="mine")
+    assert train_diffusion_stage(read, data, CONFIG, device=DEVICE, reporter=Recorder()).lora.file == ""
+    assert read.file == "mine"
+
+
 def test_inputs_stay_as_they_were(start, data):
     before = {key: tensor.clone() for key, tensor in start.tensors.items()}
     result = train_diffusion_stage(start, data, CONFIG, device=DEVICE, reporter=Recorder())

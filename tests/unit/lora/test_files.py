@@ -117,6 +117,7 @@ def test_own_files_come_back_bit_for_bit(narrow: BaseReference, tmp_path: Path, 
     some = trained(narrow, **options)
     back = lora.load_file(lora.save(some, tmp_path / "file.safetensors", format), narrow)
     assert (back.config, back.provenance, back.base) == (some.config, some.provenance, narrow)
+    assert (some.file, back.file) == ("", "file")
     assert list(back.tensors) == list(some.tensors)
     assert all(torch.equal(back.tensors[key], tensor) for key, tensor in some.tensors.items())
 
@@ -275,7 +276,7 @@ def test_files_in_diffusers_names(narrow: BaseReference, tmp_path: Path, spellin
             tensors[key[: key.index(".lora_")] + ".alpha"] = torch.tensor(alpha)
     save_file(tensors, tmp_path / "file.safetensors")
     back = lora.load_file(tmp_path / "file.safetensors", narrow)
-    assert back.config == dataclasses.replace(some.config, seed=0)
+    assert back.config == dataclasses.replace(some.config, seed=0) and back.file == "file"
     assert all(torch.equal(back.tensors[key], tensor) for key, tensor in some.tensors.items())
 
 
