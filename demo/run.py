@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost, HostError, failure
 
-from .pictures import write_training_pictures
 from .results import read_records, table
 from .sheet import draw_arms, measures, sheet
 from .workflow import WorkflowError, api_graph
@@ -42,9 +41,7 @@ def main() -> int:
     pack = base / "custom_nodes" / PACK_NAME
     shutil.copytree(ROOT, pack, ignore=NOT_SHIPPED)
     workflow = json.loads((pack / "example_workflows" / WORKFLOW).read_text())
-    pictures = base / "input" / folder_of(workflow)
     print(f"Installed a copy of the pack in {pack}")
-    print(f"Wrote {write_training_pictures(pictures)} captioned training pictures to {pictures}")
     try:
         with ComfyHost(base, pack=None) as host:
             print(f"ComfyUI runs at {host.url}; queueing {WORKFLOW}")
@@ -64,12 +61,6 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def folder_of(workflow: dict[str, Any]) -> str:
-    """The training folder that the workflow has chosen."""
-    (node,) = [node for node in workflow["nodes"] if node["type"] == "FluxDuelLoadTrainingImages"]
-    return node["widgets_values"][0]
 
 
 @dataclass

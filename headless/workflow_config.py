@@ -13,6 +13,7 @@ from ..training.config import (
     EncodersConfig,
     LoRAConfig,
 )
+from ..training.data.demo_pictures import DEMO_FOLDER, DEMO_LABEL
 from .run_config import BaseConfig, ImagesConfig, OutputConfig, RunConfig, StartConfig
 from .workflow_chain import Chain, choose_chain, discriminator_node, encode_node
 from .workflow_graph import ADVERSARIAL, DIFFUSION, IMAGES, STAGES, TINY_ENCODERS, Node, read_graph
@@ -153,6 +154,8 @@ def _images(reading: Reading, encode: Node | None) -> ImagesConfig:
 
 
 def _image_folder(reading: Reading, label: str) -> str:
+    if label == DEMO_LABEL:
+        return str(DEMO_FOLDER)
     kind = " [datasets]"
     if label.endswith(kind):
         name = label.removesuffix(kind)

@@ -26,7 +26,8 @@ class LoadTrainingImages(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=list(host.training_folders()),
-                    tooltip="A folder below the host's input folder, or below its datasets folder where it has one. "
+                    tooltip="A folder below the host's input folder, or below its datasets folder where it has one, or "
+                    "the demo pictures that come with this pack. "
                     "Subfolders are read too; a subfolder named 10_name counts its pictures ten times.",
                 ),
                 io.Combo.Input(
@@ -79,6 +80,11 @@ class LoadTrainingImages(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        # A linked folder arrives as None and is looked up when the node runs.
+        return True if folder is None else host.training_folder_problem(folder) or True
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:

@@ -23,6 +23,7 @@ from .folders import (
     next_file,
     prefix_problem,
     runs_folder,
+    training_folder_problem,
     training_folders,
     written_folders,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "show_text",
     "stop_if_interrupted",
     "text_ui",
+    "training_folder_problem",
     "training_folders",
     "vae_key",
     "with_device",

@@ -11,6 +11,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...training.config import TINY_BASE
+from ...training.data.demo_pictures import DEMO_FOLDER, DEMO_LABEL
 
 TINY_BASE_LABEL = "tiny base (built in)"
 WEIGHT_SUFFIXES = (".safetensors", ".sft")
@@ -62,15 +63,31 @@ def _weights(kind: str, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES) -> dict[str
 
 
 def training_folders() -> dict[str, Path]:
-    """Label -> path of each folder below the host's input folder, and below its datasets folder where it has one."""
+    """Label -> path of each folder below the host's input folder, and below its datasets folder where it has one.
+
+    The first is that of the demo pictures, which come with the pack.
+    """
     inputs = Path(folder_paths.get_input_directory())
-    found = {name: inputs / name for name in folder_paths.get_input_subfolders()}
+    found = {DEMO_LABEL: DEMO_FOLDER}
+    for name in folder_paths.get_input_subfolders():
+        found[name if name not in found else f"{name} [input]"] = inputs / name
     for root in folder_paths.folder_names_and_paths.get("datasets", ([], set()))[0]:
         for parent, folders, _ in os.walk(root):
             for folder in sorted(folders):
                 path = Path(parent) / folder
                 found[f"{path.relative_to(root).as_posix()} [datasets]"] = path
     return found
+
+
+def training_folder_problem(label: str) -> str | None:
+    """What is wrong with the choice of a training folder; ``None`` when nothing is."""
+    if label in training_folders():
+        return None
+    own = Path(folder_paths.get_input_directory()) / "NAME"
+    return (
+        f"Load Training Images: folder: the host lists no {label!r} (any more). Choose {DEMO_LABEL!r} to try the "
+        f"graph, or put your pictures into {own}, refresh the page (R) and choose that."
+    )
 
 
 def choose(choices: Mapping[str, Listed], name: str, where: str) -> Listed:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from fluxduel.demo.pictures import write_training_pictures
 from fluxduel.tests.browser.editor import TRAINING_NODES, Editor
 from fluxduel.tests.browser.test_chart import colours
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
@@ -36,17 +35,12 @@ LONG = {
     "FluxDuelTrainAdversarialStage": {"steps": 200, "validate_every": 50},
 }
 WIDGETS: dict[str, dict[str, Any]] = LONG if SCREENSHOT else SHORT
-PICTURES = 40 if SCREENSHOT else 8
 TIMEOUT = 3600 if SCREENSHOT else 400
 
 
 @pytest.fixture(scope="module")
 def finished(browser: Browser, comfy_host: ComfyHost) -> Iterator[Editor]:
     """The editor after a run of the demo graph, started with the editor's own button."""
-    folder = comfy_host.base / "input" / "fluxduel_demo"
-    write_training_pictures(folder)
-    for path in sorted(folder.iterdir())[2 * PICTURES :]:
-        path.unlink()
     shape = {"size": (1500, 1400), "pixel_ratio": 1.25} if SCREENSHOT else {}
     editor = Editor(browser, comfy_host, nodes2=False, **shape)
     editor.open(comfy_host.get(f"/api/workflow_templates/{PACK_NAME}/{WORKFLOW}.json"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fluxduel.demo.workflow import NOTES, api_graph, is_widget, widget_values
-from fluxduel.tests.comfy_host import ROOT, ComfyHost
+from fluxduel.tests.comfy_host import ROOT, ComfyHost, HostError
+from fluxduel.training.data.demo_pictures import DEMO_LABEL
 
 WORKFLOWS = [ROOT / "example_workflows" / name for name in ("two_stage_tiny.json", "two_stage_flux_dev.json")]
 
@@ -21,7 +22,7 @@ def put_what_the_workflow_lists(base: Path, workflow: dict[str, Any]) -> None:
             path = base / "models" / model["directory"] / model["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        if node["type"] == "FluxDuelLoadTrainingImages":
+        if node["type"] == "FluxDuelLoadTrainingImages" and node["widgets_values"][0] != DEMO_LABEL:
             (base / "input" / node["widgets_values"][0]).mkdir(parents=True, exist_ok=True)
 
 
@@ -100,3 +101,13 @@ def test_the_queue_takes_the_tiny_workflow(comfy_host: ComfyHost) -> None:
     (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
     assert error["node_type"] == "FluxDuelLoadTrainingImages"
     assert "no_pictures" in error["exception_message"]
+
+
+def test_a_graph_with_the_old_demo_folder_is_told_what_to_choose(comfy_host: ComfyHost) -> None:
+    workflow = json.loads(WORKFLOWS[0].read_text())
+    (pictures,) = [node for node in workflow["nodes"] if node["type"] == "FluxDuelLoadTrainingImages"]
+    pictures["widgets_values"][0] = "fluxduel_demo"
+    with pytest.raises(HostError) as refusal:
+        comfy_host.queue(api_graph(workflow, comfy_host.object_info()))
+    for part in ("FluxDuelLoadTrainingImages", "'fluxduel_demo'", DEMO_LABEL, str(comfy_host.base / "input")):
+        assert part in str(refusal.value)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from fluxduel.demo.pictures import unseen, write_training_pictures
+from fluxduel.demo.pictures import unseen
 from fluxduel.demo.results import table
 from fluxduel.demo.run import Progress, Run
 from fluxduel.demo.sheet import GAP, HEADER, LABEL_WIDTH, SIDE, Arm, paired_distance, sharpness, sheet
 from fluxduel.demo.workflow import WorkflowError, api_graph
+from fluxduel.training.data.demo_pictures import DEMO_FOLDER
 
 
-def test_every_training_picture_has_its_caption(tmp_path: Path) -> None:
-    count = write_training_pictures(tmp_path / "pictures")
-    pictures = sorted((tmp_path / "pictures").glob("*.webp"))
-    assert len(pictures) == count == 40
+def test_every_training_picture_has_its_caption() -> None:
+    pictures = sorted(DEMO_FOLDER.glob("*.webp"))
+    assert len(pictures) == 40
     captions = [picture.with_suffix(".txt").read_text().strip() for picture in pictures]
     assert captions == [f"3d {picture.stem.replace('-', ' ')}" for picture in pictures]
 
 
-def test_what_is_compared_with_was_not_trained_on(tmp_path: Path) -> None:
-    write_training_pictures(tmp_path)
-    contents = {Image.open(path).convert("RGB").tobytes() for path in tmp_path.glob("*.webp")}
-    captions = {path.read_text().strip() for path in tmp_path.glob("*.txt")}
+def test_what_is_compared_with_was_not_trained_on() -> None:
+    contents = {Image.open(path).convert("RGB").tobytes() for path in DEMO_FOLDER.glob("*.webp")}
+    captions = {path.read_text().strip() for path in DEMO_FOLDER.glob("*.txt")}
     assert len(contents) == 40 and len(unseen()) == 6
     assert not captions & unseen().keys()
     assert not contents & {picture.tobytes() for picture in unseen().values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import json
 import re
 import shlex
@@ -16,6 +17,8 @@ import pytest
 
 from fluxduel.headless.command_line import parsers
 from fluxduel.tests.comfy_host import ROOT
+from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
+from fluxduel.training.data.demo_pictures import DEMO_FOLDER, DEMO_LABEL
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HOST_MODULES = {
@@ -96,6 +99,21 @@ def test_no_file_is_a_link() -> None:
     if tracked.returncode:
         pytest.skip("not a git checkout")
     assert [name for name in tracked.stdout.split("\0") if (ROOT / name).is_symlink()] == []
+
+
+def test_the_registry_gets_what_the_tiny_graph_needs() -> None:
+    """What ``comfy node pack`` leaves out: the lines of .comfyignore, each a folder or a pattern of one folder."""
+    left_out = (ROOT / ".comfyignore").read_text().split()
+    needed = [*DEMO_FOLDER.iterdir(), *(path for path in TINY_BASE_FOLDER.rglob("*") if path.is_file())]
+    assert len(needed) > 80
+    for path in [name_of(path) for path in needed]:
+        assert not [line for line in left_out if path.startswith(line) or fnmatch.fnmatch(path, line)], path
+    (load,) = [
+        node
+        for node in json.loads((ROOT / "example_workflows" / "two_stage_tiny.json").read_text())["nodes"]
+        if node["type"] == "FluxDuelLoadTrainingImages"
+    ]
+    assert load["widgets_values"][0] == DEMO_LABEL
 
 
 def test_engine_and_command_line_do_not_import_the_host() -> None:

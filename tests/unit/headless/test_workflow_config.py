@@ -27,6 +27,8 @@ from fluxduel.training.config import (
     DiscriminatorConfig,
     LoRAConfig,
 )
+from fluxduel.training.data.demo_pictures import DEMO_FOLDER, DEMO_LABEL
+from fluxduel.training.data.images import open_folder
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "example_workflows"
@@ -140,18 +142,32 @@ def test_the_example_workflows_give_what_their_widgets_hold(name: str) -> None:
         ("LoadTrainingImages", config.images),
     ):
         saved, found = widgets(node_of(workflow, kind)), dataclasses.asdict(section)
+        saved = {key: str(DEMO_FOLDER) if value == DEMO_LABEL else value for key, value in saved.items()}
         shared = saved.keys() & found.keys()
         assert len(shared) >= len(saved) - 3
         assert {key: saved[key] for key in shared} == {key: found[key] for key in shared}
     assert RunConfig.from_json(config.to_json()) == config
 
 
-def test_the_tiny_example_asks_for_nothing_but_the_pictures_folder() -> None:
+def test_the_tiny_example_asks_for_nothing() -> None:
     config, notes = from_workflow(read_workflow(EXAMPLES / "two_stage_tiny.json"))
     assert config.base.checkpoint == TINY_BASE
-    assert [note for note in notes if "Put" in note or "Set" in note or "fill in" in note] == [
+    assert [note for note in notes if "Put" in note or "Set" in note or "fill in" in note] == []
+    pictures, _ = open_folder(
+        config.images.folder,
+        caption_rule=config.images.caption_rule,
+        trigger_word=config.images.trigger_word,
+        mask_rule=config.images.mask_rule,
+    )
+    assert len(pictures.names) == 40
+
+
+def test_a_folder_below_the_hosts_input_has_to_be_filled_in() -> None:
+    _, notes = read(api_graph(images={"folder": "fluxduel_demo"}))
+    assert (
         "images.folder is 'fluxduel_demo', the name of a folder in ComfyUI's input folder. Put its path in its place."
-    ]
+        in notes
+    )
 
 
 def test_labels_are_those_of_the_nodes() -> None:
