@@ -40,4 +40,5 @@ class FluxDuelExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Not in on_load, which the oldest supported hosts do not call.
         host.register_routes()
+        host.register_dataset_routes()
         return NODES

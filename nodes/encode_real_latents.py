@@ -18,6 +18,7 @@ from ..training.data.remarks import Remarks
 from ..training.data.wires import single_masks, single_pictures
 from . import host
 from .conditioning import ignored_in, prompt_of
+from .encoded_pictures import training_folder_of
 from .sockets import RealLatentsSocket
 from .values import outside_inference_mode
 from .widgets import configuration, supported, widgets
@@ -86,7 +87,7 @@ class EncodeRealLatents(io.ComfyNode):
                     tooltip="Numbers of pictures, buckets and captions, and warnings.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **supported(io.Schema, search_aliases=["training dataset", "encode dataset", "latent cache"]),
         )
 
@@ -147,6 +148,9 @@ class EncodeRealLatents(io.ComfyNode):
                 practice_prompts=config.practice_prompts,
                 report=progress.update_or_stop,
             )
+        folder = training_folder_of(cls.hidden.prompt or {}, str(cls.hidden.unique_id))
+        if folder is not None:
+            host.encoded_pictures.remember(folder, data)
         numbered = {f"conditioning {number}": value for number, value in enumerate(conditioning or [], 1)}
         doubt = host.doubt_of(vae[0], data.empty_prompt.width)
         warnings = [*ignored_in(numbered), *([doubt] if doubt else [])]

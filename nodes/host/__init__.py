@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .dataset_routes import encoded_pictures, register_dataset_routes
 from .encoders import (
     clip_key,
     encode_image,
@@ -48,6 +49,7 @@ __all__ = [
     "doubt_of",
     "encode_image",
     "encode_prompt",
+    "encoded_pictures",
     "file_identity",
     "history",
     "image_tensor",
@@ -62,6 +64,7 @@ __all__ = [
     "prefix_problem",
     "preview_decoder",
     "raise_interruption",
+    "register_dataset_routes",
     "register_routes",
     "runs_folder",
     "show_text",

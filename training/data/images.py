@@ -17,7 +17,7 @@ from .data_error import DataError, ImageFolderError, listed, raise_together
 from .folder_files import MASK_ENDINGS, MASK_FOLDER, Folder, scan
 from .folder_report import describe_folder
 from .image_sources import FileSequence, FileState, file_state
-from .masks import MASK_RULES, ON_WHITE, mask_of
+from .masks import MASK_RULES, mask_of, on_white
 from .picture_file import PictureFile, read_picture
 from .remarks import Remarks
 
@@ -214,10 +214,7 @@ def _fitted(
     picture: PictureFile, mask: Tensor | None, mask_rule: str
 ) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
     """Pixels and mask of at most ``MAX_PIXELS``, on white unless the alpha channel is the mask, and remarks."""
-    pixels, remarks = picture.pixels, ()
-    if picture.alpha is not None and mask_rule != "alpha":
-        pixels = pixels * picture.alpha[..., None] + (1 - picture.alpha[..., None])
-        remarks = (ON_WHITE,) if bool((picture.alpha < 1).any()) else ()
+    pixels, remarks = on_white(picture, mask_rule)
     height, width = pixels.shape[:2]
     if height * width <= MAX_PIXELS:
         return pixels, mask, remarks

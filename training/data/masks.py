@@ -23,11 +23,21 @@ ON_WHITE = "Pictures with transparent parts, put on white"
 _ONE_COLOUR = 8 / 255
 
 
-def mask_of(found: Folder, path: Path, picture: PictureFile, rule: str, file: Path | None) -> tuple[Tensor | None, str]:
+def on_white(picture: PictureFile, rule: str) -> tuple[Tensor, tuple[str, ...]]:
+    """The picture's pixels, on white unless its alpha channel is the mask by ``rule``, and what a report says of it."""
+    if picture.alpha is None or rule == "alpha":
+        return picture.pixels, ()
+    pixels = picture.pixels * picture.alpha[..., None] + (1 - picture.alpha[..., None])
+    return pixels, (ON_WHITE,) if bool((picture.alpha < 1).any()) else ()
+
+
+def mask_of(
+    found: Folder, path: Path, picture: PictureFile, rule: str, file: Path | None, side: int | None = None
+) -> tuple[Tensor | None, str]:
     """The mask (H, W) in [0, 1] of the picture at ``path`` by ``rule``, one of ``MASK_RULES``, and what it came from.
 
-    ``file``: its mask file, for the rule "mask files". ``None`` for a picture that is learned whole. Raises
-    ``ImageFolderError``.
+    ``file``: its mask file, for the rule "mask files"; it is read with ``side`` as ``read_picture`` does. ``None`` for
+    a picture that is learned whole. Raises ``ImageFolderError``.
     """
     if rule == "alpha":
         if picture.alpha is None:
@@ -36,7 +46,7 @@ def mask_of(found: Folder, path: Path, picture: PictureFile, rule: str, file: Pa
     if rule == "none":
         return None, ""
     assert file is not None
-    mask = read_picture(file, found.name(file))
+    mask = read_picture(file, found.name(file), side)
     if (mask.height, mask.width) != (picture.height, picture.width):
         raise ImageFolderError(
             f"The mask '{found.name(file)}' is {mask.width} x {mask.height} pixels, its picture '{found.name(path)}' "

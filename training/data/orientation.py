@@ -22,6 +22,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Those that swap width and height.
+ON_ITS_SIDE = (5, 6, 7, 8)
 UPRIGHT = 1
 
 _EXIF, _XMP, _MPF = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"MPF\0"

@@ -61,17 +61,18 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(suffix.lower() for suffix, kind in kinds if kind in Image.OPEN and kind not in _NOT_READ)
 
 
-def read_picture(path: Path, name: str) -> PictureFile:
+def read_picture(path: Path, name: str, side: int | None = None) -> PictureFile:
     """The picture at ``path``, which messages call ``name``.
 
-    Raises ``ImageFolderError`` where it cannot be read, or has more than ``MOST_PIXELS`` pixels.
+    With ``side``, pixels and alpha of 8 bits are at most so many pixels high and wide, to be looked at: a JPEG is not
+    even decoded in full. Raises ``ImageFolderError`` where it cannot be read, or has more than ``MOST_PIXELS`` pixels.
     """
     # Pillow's readers raise whatever their parts do for damaged files, from struct.error to RuntimeError.
     try:
         with warnings.catch_warnings():
             # Of metadata the orientation alone is needed, and what is wrong with pixels is an error.
             warnings.simplefilter("ignore")
-            return _read(path)
+            return _read(path, side)
     except Exception as error:
         raise ImageFolderError(
             f"The picture '{name}' in {path.parent} cannot be read: {_why(error)}. Repair, replace or remove it."
@@ -99,7 +100,22 @@ def _too_large(size: str) -> str:
     return f"it has {size} pixels, and {MOST_PIXELS / 1e6:.0f} million are the most"
 
 
-def _read(path: Path) -> PictureFile:
+def check_picture(content: bytes, name: str) -> None:
+    """Raises ``ImageFolderError`` where ``content`` does not begin as a picture of a kind that is read here.
+
+    ``name`` is the file's, with its ending. Nothing is decoded: the rest may still be damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _opened(io.BytesIO(content), Path(name))
+            if image.width * image.height > MOST_PIXELS:
+                raise _Unreadable(_too_large(f"{image.width} x {image.height}"))
+    except Exception as error:
+        raise ImageFolderError(f"The file '{name}' is no picture that can be used: {_why(error)}.") from error
+
+
+def _read(path: Path, side: int | None) -> PictureFile:
     remarks: list[str] = []
     with path.open("rb") as file:
         source, turned, several = _without_orientation(file, remarks)
@@ -108,12 +124,19 @@ def _read(path: Path) -> PictureFile:
             raise _Unreadable(_too_large(f"{image.width} x {image.height}"))
         if several or getattr(image, "is_animated", False):
             remarks.append(FIRST_FRAME)
+        width, height = image.size
+        if side is not None:
+            image.draft(None, (2 * side, 2 * side))
         image.load()
+        if side is None:  # Some formats know it now.
+            width, height = image.size
         # Of other formats Pillow knows it now: metadata may come after the pixels.
         turned = turned or _orientation(image.info, remarks)
         upright: Image.Image = image.transpose(orientation.TURNS[turned]) if turned in orientation.TURNS else image
-        pixels, alpha = _tensors(upright, image.info, remarks)
-    return PictureFile(pixels, alpha, upright.height, upright.width, tuple(dict.fromkeys(remarks)))
+        if turned in orientation.ON_ITS_SIDE:
+            width, height = height, width
+        pixels, alpha = _tensors(upright, image.info, remarks, side)
+    return PictureFile(pixels, alpha, height, width, tuple(dict.fromkeys(remarks)))
 
 
 def _without_orientation(file: IO[bytes], remarks: list[str]) -> tuple[IO[bytes], int | None, bool]:
@@ -174,7 +197,9 @@ def _orientation(info: Mapping[Any, Any], remarks: list[str]) -> int:
     return orientation.in_xmp(packet) or orientation.UPRIGHT
 
 
-def _tensors(image: Image.Image, info: Mapping[Any, Any], remarks: list[str]) -> tuple[Tensor, Tensor | None]:
+def _tensors(
+    image: Image.Image, info: Mapping[Any, Any], remarks: list[str], side: int | None
+) -> tuple[Tensor, Tensor | None]:
     if image.mode == "F":
         raise _Unreadable("its values are floating-point numbers of no certain range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -194,6 +219,11 @@ def _tensors(image: Image.Image, info: Mapping[Any, Any], remarks: list[str]) ->
     colours = _colours(image, info.get("icc_profile"), remarks)
     if image.width * image.height > _HALVED_ABOVE:
         colours, alpha = colours.reduce(2), None if alpha is None else alpha.reduce(2)
+    if side is not None:
+        # Each by itself: together, Pillow would blacken what is transparent.
+        for part in (colours, alpha):
+            if part is not None:
+                part.thumbnail((side, side))
     return _in_unit_range(colours), None if alpha is None else _in_unit_range(alpha)
 
 
