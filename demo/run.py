@@ -106,7 +106,6 @@ class Progress:
         self._run = run
         self._bar: tqdm | None = None
         self._began: dict[str, float] = {}
-        self._noted = 0
 
     def show(self, kind: str, data: dict[str, Any]) -> None:
         if kind == "executing" and data["node"] is not None:
@@ -119,12 +118,10 @@ class Progress:
     def _state(self, data: dict[str, Any]) -> None:
         stage = data["stage"]
         if stage not in self._began:
-            self._began[stage], self._noted = time.monotonic(), 0
+            self._began[stage] = time.monotonic()
             self._run.folders[stage] = data["run"]
-        # Each message holds all notes so far.
-        for step, text in data["notes"][self._noted :]:
-            tqdm.write(f"    step {step}: {text}")
-        self._noted = len(data["notes"])
+        for step, text, _ in data["notes"]:
+            tqdm.write(f"    update {step}: {text}")
         if data["state"] == "running":
             return
         self._run.seconds[stage] = time.monotonic() - self._began[stage]

@@ -12,17 +12,22 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
+from ...training.evidence.glossary import CURVES, MEASURED
+from ...training.evidence.note_kinds import is_warning
 from ...training.evidence.picture_files import save_preview
 from ...training.failure_words import reason
 from ...training.runs.fingerprints import Fingerprint
 from ...training.runs.run_directory import Choice
-from ..run_history import Run, RunHistory, progress_text
+from ..run_history import Run, RunHistory, noted, progress_line
 from .memory import interrupted
+from .peak_memory import PeakMemory
 from .progress import Progress
 
 log = logging.getLogger(__name__)
 
 EVENTS_A_SECOND = 5
+# A line about the progress in the log now and then, for those who see nothing else.
+FIRST_LINE_AFTER, LINE_EVERY = 10.0, 60.0
 
 history = RunHistory()
 
@@ -36,13 +41,15 @@ class HostReporter:
         """``choice``: the run's folder, whose name is the run's, and why it was chosen."""
         self._node, self._stage, self._decode, self._folder = node, wanted.stage, decode, choice.folder
         self._run = Run(choice.folder.name, wanted.stage, message=choice.text, total=wanted.total)
-        self._progress = Progress(node)
+        self._progress, self._peak = Progress(node), PeakMemory()
         self.step = 0
         self._pending: dict[str, Any] | None = None
         self._sent_at = 0.0
+        self._told: dict[str, float] = {}
+        self._noted = 0
+        self._line_at = time.monotonic() + FIRST_LINE_AFTER
         history.start(node, self._run)
-        log.info("%s stage: %s", wanted.stage, choice.text)
-        PromptServer.instance.send_progress_text(choice.text, node)
+        self._log(logging.INFO, choice.text)
         self._state()
 
     @property
@@ -70,17 +77,21 @@ class HostReporter:
         self._pending = {
             "node": self._node,
             "run": self._run.run,
+            "sitting": self._run.sitting,
             "stage": stage,
             "step": step,
             "total": total,
-            "scalars": {name: value for name, value in finite.items() if name != "seconds_per_step"},
+            "scalars": {name: finite[name] for name in CURVES if name in finite},
             "seconds_per_step": finite.get("seconds_per_step", 0.0),
         }
         self._progress.update(step, total)
+        now = time.monotonic()
         # A measurement comes too seldom to be left to chance.
-        due = time.monotonic() - self._sent_at >= 1 / EVENTS_A_SECOND
-        if due or step >= total or "held_out_loss" in values:
+        if now - self._sent_at >= 1 / EVENTS_A_SECOND or step >= total or any(name in values for name in MEASURED):
             self._send()
+        if now >= self._line_at and step < total:
+            self._line_at = now + LINE_EVERY
+            log.info("%s", progress_line(self._run))
 
     def preview(self, step: int, latents: Tensor) -> None:
         picture = self._decode(latents)
@@ -92,7 +103,9 @@ class HostReporter:
 
     def note(self, step: int, text: str) -> None:
         self._run.notes.append((step, text))
-        log.info("%s stage, step %d: %s", self._stage, step, text)
+        log.log(
+            logging.WARNING if is_warning(text) else logging.INFO, "%s stage, step %d: %s", self._stage, step, text
+        )
         self._state()
 
     def resumed(
@@ -102,9 +115,9 @@ class HostReporter:
             self.step = int(record["step"])
             values = {name: value for name, value in record.items() if name not in ("step", "total")}
             self._run.add(self.step, total, values)
-        self._run.notes = [*notes, *self._run.notes]
+        self._run.notes, self._noted = [*notes, *self._run.notes], 0
         self._progress.update(self.step, total)
-        self._state(earlier=len(records))
+        self._state()
 
     def should_stop(self) -> bool:
         return interrupted()
@@ -112,36 +125,51 @@ class HostReporter:
     def finish(self, state: str, message: str) -> None:
         """``state``: finished, stopped or failed. Sends what the throttle held back, then the state."""
         self._send()
+        said = message == self._run.message
         self._run.state, self._run.message = state, message
-        log.log(logging.INFO if state == "finished" else logging.WARNING, "%s stage: %s", self._stage, message)
+        # The host logs a failure itself, with its message.
+        if state != "failed" and not said:
+            self._log(logging.INFO if state == "finished" else logging.WARNING, message)
         self._state()
 
+    def _log(self, level: int, text: str) -> None:
+        log.log(level, "%s stage: %s", self._stage, text)
+
     def _send(self) -> None:
+        """The step that waits, with those facts that the page does not know yet."""
         if self._pending is None:
             return
-        PromptServer.instance.send_sync("fluxduel.step", self._pending)
-        PromptServer.instance.send_progress_text(progress_text(self._pending), self._node)
-        self._pending, self._sent_at = None, time.monotonic()
+        peak = self._peak.read()
+        if peak is not None:
+            self._run.facts["peak_memory"] = peak
+        facts = self._run.facts
+        new = {name: value for name, value in facts.items() if self._told.get(name) != value}
+        PromptServer.instance.send_sync("fluxduel.step", self._pending | {"facts": new})
+        self._told, self._pending, self._sent_at = dict(facts), None, time.monotonic()
 
-    def _state(self, earlier: int = 0) -> None:
-        """``earlier``: how many records of earlier sittings the page is to fetch."""
-        run = self._run
+    def _state(self) -> None:
+        """The state, with the notes that are new. A page that lacks some of ``records`` fetches the history."""
+        run, before = self._run, self._noted
+        self._noted = len(run.notes)
         PromptServer.instance.send_sync(
             "fluxduel.state",
             {
                 "node": self._node,
                 "run": run.run,
+                "sitting": run.sitting,
                 "stage": run.stage,
                 "state": run.state,
                 "message": run.message,
-                "notes": [list(note) for note in run.notes],
-                "earlier": earlier,
+                "notes_before": before,
+                "notes": noted(run.notes[before:]),
+                "records": len(run.records),
             },
         )
 
 
 def register_routes() -> None:
-    """``GET /fluxduel/history?node=<id>``, for a page that opens while a run is going on.
+    """``GET /fluxduel/history?node=<id>``, for a page that opens while a run is going on; all scalars of each step with
+    ``&columns=all``.
 
     A node that was not trained since the host started has no content (204): that is no error, and a page asks for
     every training node that it opens.
@@ -152,6 +180,6 @@ def register_routes() -> None:
         run = history.latest(request.query.get("node", ""))
         if run is None:
             return web.Response(status=204)
-        return web.json_response(run.as_json())
+        return web.json_response(run.as_json(everything=request.query.get("columns") == "all"))
 
 

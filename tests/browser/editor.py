@@ -11,6 +11,8 @@ from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 
 SCRIPTS = f"/extensions/{PACK_NAME}/js"
 TRAINING_NODES = {"diffusion": "FluxDuelTrainDiffusionStage", "adversarial": "FluxDuelTrainAdversarialStage"}
+# The server's numbers of the runs in these tests: far above those of a real one, which may have gone before.
+SITTINGS = {name: 10**15 + number for number, name in enumerate(("first", "old", "new", "second"))}
 # What a newcomer's first visit would show over the editor, and whatever would make two visits differ.
 SETTINGS: dict[str, Any] = {
     "Comfy.TutorialCompleted": True,
@@ -169,12 +171,18 @@ class Editor:
         )
         self.next_frame()
 
+    def state(self, node: str | int, stage: str, state: str = "running", *, run: str = "first", **detail: Any) -> None:
+        """A message about the state of a run. ``detail``: what is not as before the first step."""
+        told = {"sitting": SITTINGS[run], "message": "", "notes_before": 0, "notes": [], "records": 0} | detail
+        self.send("fluxduel.state", node=node, run=run, stage=stage, state=state, **told)
+
     def train(
-        self, node: str | int, stage: str, records: list[dict[str, float]], *, run: str = "first", total: int = 0
+        self, node: str | int, stage: str, records: list[dict[str, float]], *, run: str = "first", total: int = 0,
+        facts: dict[str, float] | None = None,
     ) -> None:
         """The messages of a run with these scalars, one record for each step from 1 on."""
-        common = {"node": node, "run": run, "stage": stage}
-        self.send("fluxduel.state", **common, state="running", message="")
+        common = {"node": node, "run": run, "stage": stage, "sitting": SITTINGS[run]}
+        self.state(node, stage, run=run)
         for step, scalars in enumerate(records, 1):
             self.send(
                 "fluxduel.step",
@@ -183,6 +191,7 @@ class Editor:
                 total=total or len(records),
                 scalars=scalars,
                 seconds_per_step=0.5,
+                facts=facts or {},
             )
 
     def screenshot(self, path: Path, *types: str) -> None:

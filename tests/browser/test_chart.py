@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fluxduel.tests.browser.editor import SCRIPTS, TRAINING_NODES, Editor
+from fluxduel.tests.browser.editor import SCRIPTS, SITTINGS, TRAINING_NODES, Editor
 
 CURVES = {
     "diffusion": ["diffusion_loss"],
@@ -26,10 +26,10 @@ def records(stage: str, count: int) -> list[dict[str, float]]:
 def colours(editor: Editor) -> dict[str, str]:
     return editor.page.evaluate(
         """async path => {
-            const { LOSSES_OF, ACCURACIES } = await import(path);
-            return Object.fromEntries([...LOSSES_OF.adversarial, ...ACCURACIES].map(s => [s.name, s.color]));
+            const { GLOSSARY } = await import(path);
+            return Object.fromEntries(Object.entries(GLOSSARY).map(([name, { color }]) => [name, color]));
         }""",
-        f"{SCRIPTS}/series.js",
+        f"{SCRIPTS}/glossary.js",
     )
 
 
@@ -45,61 +45,121 @@ def test_every_curve_is_drawn(editor: Editor, stage: str) -> None:
         assert editor.columns(stage, colour[name]) > 0.45, name
     box = editor.chart(stage).bounding_box()
     assert box is not None and box["width"] > 300 and box["height"] > 150
-    assert "step 12/12" in editor.panel(stage).inner_text()
+    assert "update 12/12" in editor.panel(stage).inner_text()
 
 
 def test_only_the_named_node_gets_the_curve(editor: Editor) -> None:
     first, second = editor.add("diffusion", "adversarial")
     editor.train(second, "adversarial", records("adversarial", 3))
-    assert "step 3 of 3" in editor.label("adversarial")
+    assert "update 3 of 3" in editor.label("adversarial")
     assert editor.label("diffusion") == "Training chart of the diffusion stage: not run yet"
     # The server's ids are strings; the editor's were numbers up to frontend 1.46.
     editor.train(int(first), "diffusion", records("diffusion", 2))
-    assert "step 2 of 2" in editor.label("diffusion")
+    assert "update 2 of 2" in editor.label("diffusion")
 
 
 def test_text_says_where_the_run_is(editor: Editor) -> None:
     (node,) = editor.add("adversarial")
     editor.train(node, "adversarial", records("adversarial", 5), total=25)
     text = editor.panel("adversarial").inner_text()
-    for part in ("running", "step 5/25", "0.50 s/step", "10 s left"):
+    for part in ("running", "update 5/25", "0.50 s/step", "ETA 10 s"):
         assert part in text
     assert "adversarial loss 2.050" in editor.label("adversarial")
     assert "accuracy on real 0.3000" in editor.label("adversarial")
-    assert "accuracy on fake 0.8000, accuracy on pairs 0.5500" in editor.label("adversarial")
+    assert "accuracy on fake 0.8000, pair accuracy 0.5500" in editor.label("adversarial")
     message = "The loss is not finite at step 6. Lower learning_rate."
-    editor.send(
-        "fluxduel.state", node=node, run="first", stage="adversarial", state="failed", message=message
-    )
+    editor.state(node, "adversarial", "failed", message=message, records=5)
     text = editor.panel("adversarial").inner_text()
-    assert "failed" in text and message in text and "left" not in text
+    assert "failed" in text and message in text and "ETA" not in text
 
 
-def test_the_latest_notes_are_shown_while_it_runs_and_at_its_end(editor: Editor) -> None:
+def test_the_end_leaves_no_remaining_time(editor: Editor) -> None:
+    (node,) = editor.add("diffusion")
+    facts = {"images": 12, "peak_memory": 11.2 * 2**30}
+    editor.train(node, "diffusion", records("diffusion", 6), facts=facts)
+    # The last step is there and the stage is still at work: it writes its result.
+    assert "ETA" not in editor.panel("diffusion").inner_text()
+    editor.state(node, "diffusion", "finished", message="Finished.", records=6)
+    status = editor.panel("diffusion").inner_text()
+    assert "finished · update 6/6 · 0.50 s/step · 12 images · peak 11.2 GiB" in status and "ETA" not in status
+
+
+def test_warnings_stand_apart_and_notes_can_be_opened(editor: Editor) -> None:
     (node,) = editor.add("adversarial")
     editor.train(node, "adversarial", records("adversarial", 5), total=9)
-    common = {"node": node, "run": "first", "stage": "adversarial"}
-    notes = [[2, "An update was left out."], [3, "The weight was halved."], [4, "Went back."], [5, "Stopped early."]]
+    notes = [
+        [0, "Measurements take 5 % of the time.", False],
+        [2, "An update was left out.", True],
+        [4, "Went back.", True],
+        [5, "The state of step 2 is delivered.", False],
+    ]
+    panel = editor.panel("adversarial")
     for count in range(1, len(notes) + 1):
-        editor.send("fluxduel.state", **common, state="running", message="", notes=notes[:count])
-        text = editor.panel("adversarial").inner_text()
-        shown = [f"Step {step}: {said}" for step, said in notes[max(0, count - 3) : count]]
-        assert "\n".join(reversed(shown)) in text
-        assert "running" in text and "step 5/9" in text
-    assert notes[0][1] not in text
-    assert editor.columns("adversarial", colours(editor)["diffusion_loss"]) > 0.45
+        # Each message brings the new ones alone.
+        editor.state(node, "adversarial", notes=notes[count - 1 : count], notes_before=count - 1, records=5)
+        assert f"notes {count}" in panel.inner_text()
+    text = panel.inner_text()
+    assert "⚠ update 4: Went back. (1 more)" in text and "left out" not in text
+    # Without a score the latest note that is no warning has the line.
+    assert "update 5: The state of step 2 is delivered." in text
+    button = panel.get_by_role("button", name="notes 4")
+    # By key, since the node may reach beyond the page.
+    button.press("Enter")
+    editor.next_frame()
+    text = panel.inner_text()
+    expected = ["update 5: The state of step 2", "⚠ update 4: Went", "⚠ update 2: An", "Measurements take"]
+    places = [text.rindex(part) for part in expected]
+    assert places == sorted(places) and button.get_attribute("aria-pressed") == "true"
+    button.press("Enter")
+    editor.next_frame()
     box = editor.chart("adversarial").bounding_box()
-    assert box is not None and box["height"] > 150
-
-    message = "Finished step 5 of 9, with 4 notes."
-    editor.send("fluxduel.state", **common, state="finished", message=message, notes=notes)
-    text = editor.panel("adversarial").inner_text()
-    assert "Step 5: Stopped early.\nStep 4: Went back." in text and "with 4 notes" not in text
-    # A reason to stop comes before them, where it is seen without scrolling.
-    editor.send("fluxduel.state", **common, state="stopped", message="Cancelled after step 5.", notes=notes)
-    assert "Cancelled after step 5.\nStep 5: Stopped early." in editor.panel("adversarial").inner_text()
+    assert box is not None and box["height"] > 300
+    # A reason to stop comes before them.
+    editor.state(node, "adversarial", "stopped", message="Cancelled after update 5.", notes_before=4, records=5)
+    text = panel.inner_text()
+    assert text.index("Cancelled after update 5.") < text.index("⚠ update 4")
     editor.train(node, "adversarial", [], run="second")
-    assert "Step 5" not in editor.panel("adversarial").inner_text()
+    text = panel.inner_text()
+    assert "Went back" not in text and "notes" not in text
+
+
+def scored(score: float, **more: float) -> dict[str, float]:
+    return {"score": score, "diversity": 40.0, "high_frequency": 1.1, "held_out_loss": 1.5, **more}
+
+
+def test_the_best_state_is_told_and_marked(editor: Editor) -> None:
+    (node,) = editor.add("adversarial")
+    run = records("adversarial", 8)
+    for step, score in ((2, 1.2), (5, 0.78), (8, 0.9)):
+        run[step - 1] |= scored(score)
+    editor.train(node, "adversarial", run, facts={"best_step": 5, "best_score": 0.78})
+    assert "best: update 5, score 0.78" in editor.panel("adversarial").inner_text()
+    label = editor.label("adversarial")
+    # Diversity is told as a share of the first one.
+    assert "score 0.9000, diversity 1.000, high frequencies 1.100" in label.replace("40.00", "1.000")
+    colour = colours(editor)
+    for name in ("score", "high_frequency"):
+        assert editor.columns("adversarial", colour[name]) > 0.4, name
+    marked = editor.picture("adversarial")
+    editor.train(node, "adversarial", run, run="second", facts={"best_step": 8, "best_score": 0.78})
+    assert editor.picture("adversarial") != marked
+
+
+def test_the_start_is_a_line(editor: Editor) -> None:
+    """What the LoRA was worth before the stage is known from the measurement before the first update."""
+    (node,) = editor.add("diffusion")
+    common = {"node": node, "run": "first", "stage": "diffusion", "sitting": SITTINGS["first"], "total": 9}
+    editor.state(node, "diffusion")
+    pictures = []
+    for measured in (2.0, 4.0):
+        step = {"scalars": {"held_out_loss": measured}, "seconds_per_step": 0.0, "facts": {}}
+        editor.send("fluxduel.step", **common, step=0, **step)
+        for at in range(1, 5):
+            step = {"scalars": {"diffusion_loss": 3.0, "held_out_loss": 1.0}, "seconds_per_step": 1.0, "facts": {}}
+            editor.send("fluxduel.step", **common, step=at, **step)
+        pictures.append(editor.picture("diffusion"))
+    assert pictures[0] != pictures[1]
+    assert "lowest held-out: update 1, flow loss 1" in editor.panel("diffusion").inner_text()
 
 
 def test_a_new_run_clears_the_chart(editor: Editor) -> None:
@@ -109,7 +169,7 @@ def test_a_new_run_clears_the_chart(editor: Editor) -> None:
     assert editor.columns("diffusion", colours(editor)["diffusion_loss"]) == 0
     assert editor.label("diffusion") == "Training chart of the diffusion stage: running"
     editor.train(node, "diffusion", records("diffusion", 2), run="new")
-    assert "step 2 of 2" in editor.label("diffusion")
+    assert "update 2 of 2" in editor.label("diffusion")
 
 
 def test_logarithmic_axis_by_keyboard(editor: Editor) -> None:
@@ -201,7 +261,7 @@ def test_a_node_in_a_subgraph_gets_its_curve(classic: Editor) -> None:
     classic.page.evaluate("() => app.canvas.setGraph(app.rootGraph.nodes[0].subgraph)")
     classic.chart("diffusion").wait_for()
     classic.next_frame()
-    assert "step 6 of 6" in classic.label("diffusion")
+    assert "update 6 of 6" in classic.label("diffusion")
     assert classic.columns("diffusion", colours(classic)["diffusion_loss"]) > 0.45
     classic.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 
@@ -211,3 +271,26 @@ def test_the_wheel_zooms_over_the_chart(editor: Editor) -> None:
     editor.chart("diffusion").hover(position={"x": 150, "y": 60})
     editor.page.mouse.wheel(0, -200)
     editor.page.wait_for_function("() => app.canvas.ds.scale > 1.01")
+
+
+def test_the_right_button_opens_the_nodes_menu(editor: Editor) -> None:
+    editor.add("diffusion")
+    editor.chart("diffusion").click(button="right", position={"x": 150, "y": 60})
+    # In LiteGraph's menu as in that of Nodes 2.0.
+    editor.page.get_by_text("Bypass", exact=True).first.wait_for()
+    editor.page.keyboard.press("Escape")
+    editor.page.mouse.click(5, 500)
+
+
+def test_the_middle_button_moves_the_view(editor: Editor) -> None:
+    editor.add("diffusion")
+    before = editor.page.evaluate("() => app.canvas.ds.offset[0]")
+    box = editor.chart("diffusion").bounding_box()
+    assert box is not None
+    editor.page.mouse.move(box["x"] + 100, box["y"] + 60)
+    editor.page.mouse.down(button="middle")
+    editor.page.mouse.move(box["x"] + 130, box["y"] + 60, steps=4)
+    editor.page.mouse.move(box["x"] + 160, box["y"] + 60, steps=4)
+    editor.page.mouse.up(button="middle")
+    editor.next_frame()
+    assert abs(editor.page.evaluate("() => app.canvas.ds.offset[0]") - before) > 30

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fluxduel.tests.browser.editor import SCRIPTS, Editor
+from fluxduel.training.evidence.smoothing import smoothed, window
 
 
 @pytest.fixture
@@ -26,17 +27,16 @@ def call(classic: Editor) -> Any:
     return run
 
 
-def test_smoothing_is_the_debiased_running_mean(call: Any) -> None:
-    values = [4.0, 1.0, 3.0, 2.0]
-    decay, total, weight, expected = 0.8, 0.0, 0.0, []
-    for value in values:
-        total = decay * total + (1 - decay) * value
-        weight = decay * weight + (1 - decay)
-        expected.append(total / weight)
-    assert call("curves.js", "smooth", values, 5) == pytest.approx(expected)
-    assert call("curves.js", "smooth", values, 1) == values
-    assert call("curves.js", "smooth", [7.0] * 50, 20) == pytest.approx([7.0] * 50)
-    assert call("curves.js", "smooth", [], 20) == []
+@pytest.mark.parametrize("width", [1.0, 7.5, 100.0])
+def test_smoothing_is_that_of_the_plots(call: Any, width: float) -> None:
+    """The page and Plot Training Log draw the same line through the same numbers, with gaps and without."""
+    steps = [step for step in range(400) if step % 7 and not 100 < step < 160]
+    values = [math.sin(step / 30) + 0.3 * math.sin(step * step) for step in steps]
+    assert call("smoothing.js", "smooth", steps, values, width) == pytest.approx(smoothed(steps, values, width))
+    assert call("smoothing.js", "smooth", [], [], width) == []
+    assert [call("smoothing.js", "smoothingWindow", total) for total in (0, 10, 300, 10**5)] == [
+        window(total) for total in (0, 10, 300, 10**5)
+    ]
 
 
 def test_decimation_keeps_each_column_s_extremes_and_ends(call: Any) -> None:
@@ -126,15 +126,24 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
     record = classic.page.evaluate(
         """async path => {
             const { RunRecord, valueAt } = await import(path);
-            const step = (n, loss) => ({ step: n, total: 9, scalars: { diffusion_loss: loss }, seconds_per_step: 2 });
-            const live = new RunRecord("r");
-            [[2, 0.8], [5, 0.5], [6, 0.4]].forEach(([n, loss]) => live.addStep(step(n, loss)));
+            const step = (n, loss, facts) => (
+                { step: n, total: 9, scalars: { diffusion_loss: loss }, seconds_per_step: 2, facts }
+            );
+            const live = new RunRecord("r", 7);
+            live.addStep(step(2, 0.8, { images: 2, best_step: 1 }));
+            live.addStep(step(5, 0.5, {}));
+            live.addStep(step(6, 0.4, { images: 6 }));
             const gaps = live.hasGaps;
-            live.setState({ state: "running", message: "", notes: [[5, "a"], [6, "b"]] });
-            // A server of an earlier version sends no notes; those that are known stay.
-            live.setState({ state: "finished", message: "" });
+            const state = (state, before, notes) => (
+                { state, message: "", notes_before: before, notes, records: 3 }
+            );
+            live.setState(state("running", 0, [[5, "a", false]]));
+            live.setState(state("running", 1, [[6, "b", true]]));
+            const whole = live.whole;
+            live.setState(state("finished", 2, []));
             const merged = RunRecord.fromHistory({
-                run: "r", stage: "diffusion", state: "running", message: "", total: 9, notes: [[5, "a"]],
+                run: "r", sitting: 7, stage: "diffusion", state: "running", message: "", total: 9,
+                facts: { images: 5, best_step: 4 }, notes: [[5, "a", false]],
                 records: [
                     { step: 0, held_out_loss: 1.5 },
                     ...[1, 2, 3, 4, 5].map(n => ({ step: n, diffusion_loss: 1 - n / 10, seconds_per_step: 2 })),
@@ -142,8 +151,11 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
                 ],
             });
             merged.absorb(live);
+            // A message whose predecessors never came.
+            live.setState(state("finished", 5, [[9, "f", false]]));
             return {
-                gaps, hasGaps: merged.hasGaps, steps: merged.steps, state: merged.state, pace: merged.secondsPerStep,
+                whole, lacking: !live.whole, facts: merged.facts, gaps,
+                hasGaps: merged.hasGaps, steps: merged.steps, state: merged.state, pace: merged.secondsPerStep,
                 losses: [1, 5, 6].map(n => valueAt(merged.columns.diffusion_loss, n)),
                 heldOut: valueAt(merged.columns.held_out_loss, 0), notes: merged.notes,
                 unknown: valueAt(merged.columns.diffusion_loss, 7) === undefined,
@@ -152,6 +164,9 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
         f"{SCRIPTS}/run_record.js",
     )
     assert record == {
+        "whole": True,
+        "lacking": True,
+        "facts": {"images": 6, "best_step": 1},
         "gaps": True,
         "hasGaps": False,
         "steps": [0, 1, 2, 3, 4, 5, 6],
@@ -159,6 +174,51 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
         "pace": 2,
         "losses": [0.9, 0.5, 0.4],
         "heldOut": 1.5,
-        "notes": [[5, "a"], [6, "b"]],
+        "notes": [[5, "a", False], [6, "b", True]],
         "unknown": True,
     }
+
+
+def test_a_hundred_thousand_points_do_not_slow_the_page(classic: Editor, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an event of a long run costs: its step is kept, and the chart drawn anew."""
+    costs = classic.page.evaluate(
+        """async ([record_path, plot_path]) => {
+            const { RunRecord } = await import(record_path);
+            const { drawPlot } = await import(plot_path);
+            const total = 100000;
+            const record = new RunRecord("r", 1);
+            const names = ["diffusion_loss", "adversarial_loss", "discriminator_loss",
+                "real_accuracy", "fake_accuracy", "pair_accuracy"];
+            const event = step => {
+                const scalars = Object.fromEntries(names.map((name, i) => [name, Math.abs(Math.sin(step * (i + 1)))]));
+                if (step % 500 === 0) Object.assign(scalars, { score: 1 / step, held_out_loss: 1, diversity: 1 });
+                return { step, total, scalars, seconds_per_step: 1, facts: { images: step } };
+            };
+            let from = performance.now();
+            for (let step = 1; step <= total; step++) record.addStep(event(step));
+            const kept = (performance.now() - from) / total;
+            const pen = new OffscreenCanvas(840, 900).getContext("2d");
+            const theme = { text: "#ddd", muted: "#999", grid: "#444", background: "#333" };
+            const view = { logarithmic: false, cursor: undefined, density: 2 };
+            const draw = () => drawPlot(pen, { width: 420, height: 450 }, theme, "adversarial", record, view);
+            for (let i = 0; i < 5; i++) draw();
+            from = performance.now();
+            for (let i = 0; i < 40; i++) draw();
+            const drawn = (performance.now() - from) / 40;
+            const { steps } = record;
+            const gaps = steps.slice(1).map((step, i) => step - steps[i]);
+            return {
+                kept, drawn, points: steps.length, first: steps[0], last: steps[steps.length - 1],
+                widest: Math.max(...gaps), scores: record.columns.score.steps.length,
+            };
+        }""",
+        [f"{SCRIPTS}/run_record.js", f"{SCRIPTS}/plot.js"],
+    )
+    with capsys.disabled():
+        print(f"\nAt 100 000 updates an event costs {costs['kept'] + costs['drawn']:.2f} ms "
+              f"({costs['kept']:.3f} ms to keep it, {costs['drawn']:.2f} ms to draw).")  # fmt: skip
+    # Five of them a second; a frame has 16 ms.
+    assert costs["kept"] + costs["drawn"] < 25
+    # The curve is whole: from the first step to the last, without a gap that a pixel would show, and every measurement.
+    assert (costs["first"], costs["last"], costs["scores"]) == (1, 100_000, 200)
+    assert costs["points"] <= 4000 and costs["widest"] <= 2 * 100_000 / 4000 * 2

@@ -49,7 +49,7 @@ def test_the_page_fetches_what_it_did_not_see(classic: Editor, comfy_host: Comfy
     # Another run takes its place, in the server's memory as in the page's.
     assert failure(comfy_host.wait(comfy_host.queue(graph_of(folder, node, steps=2, seed=12)))) is None
     classic.next_frame()
-    assert "finished, step 2 of 2" in classic.label("diffusion")
+    assert "finished, update 2 of 2" in classic.label("diffusion")
 
     # While it goes on: at its end a page asks anyway for what was sent too densely.
     asked: list[str] = []

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser
 from fluxduel.tests.browser.editor import TRAINING_NODES, Editor
 from fluxduel.tests.browser.test_chart import colours
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
+from fluxduel.training.evidence.glossary import CURVES
 
 WORKFLOW = "two_stage_tiny"
 SCREENSHOT = os.environ.get("FLUXDUEL_SCREENSHOT")
@@ -84,10 +85,10 @@ def check_charts(editor: Editor) -> None:
     steps = {"diffusion": first["steps"], "adversarial": second["steps"] + second.get("discriminator_warmup", 50)}
     for stage, count in steps.items():
         label = editor.label(stage)
-        assert f"finished, step {count} of {count}" in label
-        assert "diffusion loss" in label and "held-out loss" in label
-    for part in ("adversarial loss", "discriminator loss", "accuracy on real", "accuracy on fake", "accuracy on pairs"):
-        assert part in editor.label("adversarial")
+        assert f"finished, update {count} of {count}" in label
+        assert "flow loss" in label and "held-out flow loss" in label
+    for name in ("adversarial_loss", "discriminator_loss", "real_accuracy", "fake_accuracy", "pair_accuracy", "score"):
+        assert CURVES[name].label in editor.label("adversarial")
     # The watch has sampled with the LoRA, and its last note says which state is delivered.
     assert "delivered" in editor.panel("adversarial").inner_text()
     colour = colours(editor)

@@ -8,6 +8,7 @@ Each function below puts plain values into the report; ``test_host_functions.py`
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -255,13 +256,61 @@ def long_history(report: Report) -> None:
     from fluxduel.nodes.run_history import Run
 
     run = Run("r", "diffusion")
-    for step in range(1, 10_001):
-        run.add(step, 10_000, {"diffusion_loss": 1.0} | ({"held_out_loss": 1.0} if step % 100 == 0 else {}))
+    for step in range(1, 100_001):
+        run.add(step, 100_000, {"diffusion_loss": 1.0} | ({"held_out_loss": 1.0} if step % 1000 == 0 else {}))
     report["records"] = len(run.records)
     report["last_record"] = run.records[-1]["step"]
+    report["first_record"] = run.records[0]["step"]
+    report["widest_gap"] = max(b["step"] - a["step"] for a, b in itertools.pairwise(run.records))
     report["measurements"] = sum("held_out_loss" in record for record in run.records)
     steps = [record["step"] for record in run.records]
     report["in_order"] = steps == sorted(set(steps))
+
+
+def going_back(report: Report) -> None:
+    """A run whose card was full goes on from an earlier step."""
+    from fluxduel.nodes.run_history import Run
+
+    run = Run("r", "diffusion")
+    for step in range(1, 6):
+        run.add(step, 9, {"diffusion_loss": 1.0 * step})
+    before = run.sitting
+    run.add(3, 9, {"diffusion_loss": 30.0})
+    report["gone_back"] = run.as_json()
+    report["gone_back"]["before"] = before
+
+
+def reporting(report: Report) -> None:
+    """What a step of stage 2 costs in the reporter, with all its numbers; and what the log says of a long run."""
+    import logging
+    import time
+
+    from fluxduel.nodes import host
+    from fluxduel.training.runs.fingerprints import Fingerprint
+    from fluxduel.training.runs.run_directory import Choice
+
+    lines: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("fluxduel.nodes.host.reporting")
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    choice = Choice(host.runs_folder() / "reporting-1", "A new run.")
+    wanted = Fingerprint("adversarial", {"discriminator_warmup": 0}, 5000)
+    reporter = host.HostReporter("7", wanted, choice, lambda latents: latents)
+    values = {f"number_{i}": 0.1 * i for i in range(40)} | {"diffusion_loss": 0.5, "seconds_per_step": 0.25}
+    seconds = []
+    for step in range(1, 5001):
+        started = time.perf_counter()
+        reporter.scalars("adversarial", step, 5000, values | {"images_seen": float(step)})
+        seconds.append(time.perf_counter() - started)
+        if step == 2000:
+            # As if the first line were due.
+            reporter._line_at = time.monotonic()
+    reporter.finish("finished", "Finished step 5000 of 5000.")
+    logger.removeHandler(listener)
+    report["reporter_seconds"] = sum(seconds) / len(seconds)
+    report["log_lines"] = lines
 
 
 def discriminators(report: Report) -> None:
@@ -398,7 +447,7 @@ def main() -> None:
 
     checks = (
         posterior, colours, tiny_clip, ownership, cancel, device, previews, discriminators, failures,
-        cancelled_at_once, long_history, solvers, schedule,
+        cancelled_at_once, long_history, going_back, reporting, solvers, schedule,
     )  # fmt: skip
     report: Report = {}
     with torch.inference_mode():

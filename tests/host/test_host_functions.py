@@ -114,7 +114,7 @@ def test_any_other_error_ends_the_run_for_the_page_too(report: dict[str, Any]) -
 
 
 def test_notes_are_kept_with_a_run_that_fails(report: dict[str, Any]) -> None:
-    assert report["diverged"]["notes"] == [[1, "the loss is no number"]]
+    assert report["diverged"]["notes"] == [[1, "the loss is no number", True]]
     assert report["refused"]["notes"] == []
 
 
@@ -123,8 +123,34 @@ def test_numbers_that_json_has_no_word_for_are_left_out(report: dict[str, Any]) 
 
 
 def test_a_long_history_is_thinned_evenly(report: dict[str, Any]) -> None:
-    assert report["records"] <= 4000 and report["last_record"] == 10_000
+    assert report["records"] <= 4000 and (report["first_record"], report["last_record"]) == (1, 100_000)
+    # No part of the curve is thinner than the rest: one record of 64 steps at most.
+    assert report["widest_gap"] <= 64
     assert report["measurements"] == 100 and report["in_order"]
+
+
+def test_what_is_made_anew_leaves_the_history(report: dict[str, Any]) -> None:
+    run = report["gone_back"]
+    assert [(record["step"], record["diffusion_loss"]) for record in run["records"]] == [(1, 1), (2, 2), (3, 30)]
+    # By which a page knows that its own later points are void.
+    assert run["sitting"] > run["before"]
+
+
+def test_reporting_costs_less_than_a_hundredth_of_the_shortest_step(
+    report: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny base takes 15 ms and more a step."""
+    with capsys.disabled():
+        print(f"\nReporting a step takes {1e6 * report['reporter_seconds']:.0f} us.")
+    assert report["reporter_seconds"] < 0.01 * 0.015
+
+
+def test_the_log_has_one_line_about_the_progress_now_and_then(report: dict[str, Any]) -> None:
+    assert report["log_lines"] == [
+        "adversarial stage: A new run.",
+        "stage 2, update 2001/5000, flow loss 0.500, 0.25 s/step, ETA 12 min",
+        "adversarial stage: Finished step 5000 of 5000.",
+    ]
 
 
 def test_discriminators_are_listed_newest_first_and_by_run(report: dict[str, Any]) -> None:

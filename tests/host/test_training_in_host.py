@@ -37,6 +37,7 @@ from fluxduel.tests.host.two_stage_graph import (
     write_pictures,
 )
 from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
+from fluxduel.training.evidence.glossary import CURVES
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +116,14 @@ def test_progress_reaches_the_page(
 ) -> None:
     steps, states = first.of("step", node), first.of("state", node)
     assert [event["state"] for event in states] == ["running"] * (len(states) - 1) + ["finished"]
-    assert all(set(event) == {"node", "run", "stage", "state", "message", "notes", "earlier"} for event in states)
+    names = {"node", "run", "sitting", "stage"}
+    assert all(set(event) == names | {"state", "message", "notes_before", "notes", "records"} for event in states)
     for event in steps:
-        assert set(event) == {"node", "run", "stage", "step", "total", "scalars", "seconds_per_step"}
-        assert (event["run"], event["stage"], event["total"]) == (states[0]["run"], stage, total)
+        assert set(event) == names | {"step", "total", "scalars", "seconds_per_step", "facts"}
+        # What the chart does not show is not sent.
+        assert set(event["scalars"]) <= set(CURVES)
+    assert {(e["run"], e["sitting"]) for e in [*states, *steps]} == {(states[0]["run"], states[0]["sitting"])}
+    assert {(event["stage"], event["total"]) for event in steps} == {(stage, total)}
     assert steps[0]["step"] == 0 and "held_out_loss" in steps[0]["scalars"]
     assert steps[-1]["step"] == total and steps[-1]["seconds_per_step"] > 0
     assert steps[-1]["scalars"]["diffusion_loss"] > 0
@@ -131,23 +136,40 @@ def test_progress_reaches_the_page(
     measured = [record["step"] for record in history["records"] if "held_out_loss" in record]
     assert measured == [event["step"] for event in steps if "held_out_loss" in event["scalars"]]
     assert measured == list(range(total + 1))
+    # What has not changed is not sent again.
+    facts: dict[str, float] = {}
+    for event in steps:
+        assert all(facts.get(name) != value for name, value in event["facts"].items())
+        facts |= event["facts"]
+    assert history["facts"] == facts and facts["images"] == (6 if node == STAGE_1 else 2)
+    assert ("best_score" in facts) == (node == STAGE_2)
+    everything = comfy_host.get(f"/fluxduel/history?node={node}&columns=all")["records"]
+    assert {"grad_norm", "learning_rate", "sigma_mean"} <= set(everything[-1])
+    assert [set(record) - {"step", "seconds_per_step"} for record in history["records"]] == [
+        set(record) & set(CURVES) for record in everything
+    ]
 
 
 def test_notes_reach_the_page_one_by_one(comfy_host: ComfyHost, first: Finished) -> None:
     """Stage 2 samples with the LoRA at each validation, so that at least its last note is sure to come."""
     running, finished = first.of("state", STAGE_2)[:-1], first.of("state", STAGE_2)[-1]
-    assert [len(event["notes"]) for event in running] == list(range(len(running)))
-    count = len(finished["notes"])
-    assert count == len(running) - 1 >= 1
-    step, text = finished["notes"][-1]
+    # The first message is before any note, and each after it brings one.
+    assert [(event["notes_before"], len(event["notes"])) for event in running] == [
+        (max(0, number - 1), min(1, number)) for number in range(len(running))
+    ]
+    notes = [note for event in running for note in event["notes"]]
+    count = len(notes)
+    assert count == len(running) - 1 >= 1 and (finished["notes_before"], finished["notes"]) == (count, [])
+    step, text, _ = notes[-1]
     assert step == 3 and "delivered" in text
     assert finished["message"] == f"Finished step 3 of 3, with {count} note{'s' if count > 1 else ''}."
     history = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")
-    assert history["notes"] == finished["notes"] and history["message"] == finished["message"]
+    assert history["notes"] == notes and history["message"] == finished["message"]
     assert f"adversarial stage, step 3: {text}" in comfy_host.log
     # Stage 1 has but one to tell: what its measurements cost.
-    only = first.of("state", STAGE_1)[-1]
-    assert only["message"] == "Finished step 3 of 3, with 1 note." and "measurement" in only["notes"][0][1].lower()
+    (only,) = [note for event in first.of("state", STAGE_1) for note in event["notes"]]
+    assert first.of("state", STAGE_1)[-1]["message"] == "Finished step 3 of 3, with 1 note."
+    assert "measurement" in only[1].lower() and not only[2]
 
 
 def test_the_stage_says_how_to_sample(comfy_host: ComfyHost, first: Finished) -> None:
@@ -157,7 +179,7 @@ def test_the_stage_says_how_to_sample(comfy_host: ComfyHost, first: Finished) ->
     assert first.outputs[SAMPLE]["text"] == [
         "Warning: This LoRA was trained for 4 steps; 1, 2 may spoil it."
     ]
-    assert delivered == first.of("state", STAGE_2)[-1]["notes"][-1][1]
+    assert delivered == first.of("state", STAGE_2)[-2]["notes"][-1][1]
     with safe_open(comfy_host.base / "output" / "loras" / "test_00001_.safetensors", framework="pt") as file:
         metadata = file.metadata()
     assert advice in first.outputs[SAVE]["text"][0]

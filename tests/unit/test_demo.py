@@ -75,7 +75,7 @@ def test_the_table_compares_the_ends_of_both_stages() -> None:
 def test_notes_are_printed_once_and_do_not_restart_the_clock(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each message of a stage's state holds all its notes so far."""
+    """Each message of a stage's state holds the notes that are new."""
     now = 100.0
     monkeypatch.setattr("fluxduel.demo.run.time.monotonic", lambda: now)
     run = Run({})
@@ -87,14 +87,14 @@ def test_notes_are_printed_once_and_do_not_restart_the_clock(
         progress.show("fluxduel.state", {"stage": stage, "run": f"{stage}-1", "state": state, "notes": list(notes)})
 
     state("diffusion", "running")
-    state("diffusion", "running", [3, "one"])
-    state("diffusion", "finished", [3, "one"], [5, "two"])
+    state("diffusion", "running", [3, "one", False])
+    state("diffusion", "finished", [5, "two", True])
     state("adversarial", "running")
-    state("adversarial", "finished", [2, "three"])
+    state("adversarial", "finished", [2, "three", False])
     assert run.folders == {"diffusion": "diffusion-1", "adversarial": "adversarial-1"}
     assert run.seconds == {"diffusion": 20.0, "adversarial": 10.0}
     printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert printed == ["step 3: one", "step 5: two", "step 2: three"]
+    assert printed == ["update 3: one", "update 5: two", "update 2: three"]
 
 
 INFO: dict[str, Any] = {

@@ -58,8 +58,9 @@ class StageWatch:
     def examine(self, values: Mapping[str, float], after_step: Callable[[], None]) -> dict[str, float]:
         """Sample with the weights that would be delivered, let the monitor judge, and do as it says.
 
-        ``values``: what is measured already; what is measured here is returned. Nothing in the warm-up, where the LoRA
-        is still what it was; nor after a start that could not be measured, since there is nothing to compare with.
+        ``values``: what is measured already; what is measured here is returned, with the best step and score by now.
+        Nothing in the warm-up, where the LoRA is still what it was; nor after a start that could not be measured, since
+        there is nothing to compare with.
         """
         stage = self._stage
         if not self.samples or self._begun != bool(self._attempted):
@@ -82,7 +83,9 @@ class StageWatch:
             self._examined = True
             last = self._attempted == stage.config.steps
             self._obey(self.monitor.examine(self._warmup + self._attempted, health, last))
-        return {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
+        measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
+        told = self.monitor.checkups.scalars()
+        return measured | {name: told[name] for name in ("best_step", "best_score")}
 
     @property
     def samples(self) -> bool:

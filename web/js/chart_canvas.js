@@ -1,47 +1,48 @@
 // @ts-check
-/** The chart's element: a line of text, a button and a canvas, redrawn at most once a frame. */
+/** The chart of one training node, redrawn at most once a frame. */
 
+import { buildView, setBlock, setPressed, setText } from "./chart_view.js";
 import { FONT, drawText, readTheme } from "./pen.js";
 import { drawPlot } from "./plot.js";
 import { RunRecord, lowerBound } from "./run_record.js";
-import { spokenSummary, statusLine } from "./run_text.js";
+import { bestLine, noteText, spokenSummary, statusLine } from "./run_text.js";
 
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {import("./panel.js").Panel} Panel */
 
-const MIN_HEIGHT = { diffusion: 230, adversarial: 400 };
+const MIN_HEIGHT = { diffusion: 260, adversarial: 500 };
 /** @type {Record<string, string>} */
 const STATE_COLORS = { running: "#3d8fe0", finished: "#22a07f", stopped: "#d9a21b", failed: "#e0524a" };
 /** Canvas pixels a CSS pixel. The editor's zoom tells nobody when it changes, so some are kept in reserve. */
 const MIN_DENSITY = 2;
 const MAX_DENSITY = 4;
-/** Of what a stage noticed, this many of the latest are shown; all are in the log. */
-const SHOWN_NOTES = 3;
 /** Presses of an arrow key from one end of the chart to the other, about. */
 const KEY_PRESSES = 100;
 
 export class TrainingChart {
-  /**
-   * @param {Stage} stage
-   * @param {(event: WheelEvent) => void} onWheel
-   */
-  constructor(stage, onWheel) {
+  /** @param {Stage} stage */
+  constructor(stage) {
     this.stage = stage;
     this.minHeight = MIN_HEIGHT[stage];
-    this.record = new RunRecord("");
+    this.record = new RunRecord("", 0);
     this.logarithmic = false;
+    this.notesShown = false;
     /** @type {number | undefined} the step under the pointer, or the one chosen with the arrow keys */
     this.cursor = undefined;
     /** @type {Panel | undefined} what was drawn last */
     this.panel = undefined;
     this.frame = 0;
+    this.told = "";
 
     const view = buildView(this.minHeight);
     this.view = view;
     this.element = view.element;
-    view.element.addEventListener("wheel", onWheel, { passive: false });
-    view.button.addEventListener("click", () => {
+    view.logarithmic.addEventListener("click", () => {
       this.logarithmic = !this.logarithmic;
+      this.#schedule();
+    });
+    view.notes.addEventListener("click", () => {
+      this.notesShown = !this.notesShown;
       this.#schedule();
     });
     view.canvas.addEventListener("pointermove", (event) => this.#point(event.offsetX));
@@ -58,25 +59,33 @@ export class TrainingChart {
 
   /** @param {import("./comfy").StepEvent} event */
   addStep(event) {
-    this.#turnTo(event.run);
+    // A page that first hears of a run by one of its steps has missed its beginning.
+    if (this.#turnTo(event)) this.record.whole = false;
     this.record.addStep(event);
-    this.#schedule();
+    this.#changed();
   }
 
   /** @param {import("./comfy").StateEvent} event */
   setState(event) {
-    this.#turnTo(event.run);
+    this.#turnTo(event);
     this.record.setState(event);
-    this.#schedule();
+    this.#changed();
   }
 
-  /** @param {import("./comfy").History} history */
-  merge(history) {
+  /**
+   * @param {import("./comfy").History} history
+   * @param {string} node under whose id it was asked for
+   * @param {number} sittingBefore the sitting that was shown when it was asked for
+   */
+  merge(history, node, sittingBefore) {
     const record = RunRecord.fromHistory(history);
-    if (record.run === this.record.run) record.absorb(this.record);
+    record.node = node;
+    if (record.sitting === this.record.sitting) record.absorb(this.record);
+    // A run that began in the meantime is newer than the answer.
+    else if (this.record.sitting !== sittingBefore && record.sitting < this.record.sitting) return;
     else this.cursor = undefined;
     this.record = record;
-    this.#schedule();
+    this.#changed();
   }
 
   /** The server knows no run of this node: one that seems to be running ended with an earlier server. */
@@ -84,7 +93,8 @@ export class TrainingChart {
     if (this.record.state !== "running") return;
     this.record.state = "stopped";
     this.record.message = "ComfyUI was restarted.";
-    this.#schedule();
+    this.record.whole = true;
+    this.#changed();
   }
 
   dispose() {
@@ -93,11 +103,27 @@ export class TrainingChart {
     this.themeObserver.disconnect();
   }
 
-  /** A new run takes the old one's place. @param {string} run */
-  #turnTo(run) {
-    if (run === this.record.run) return;
-    this.record = new RunRecord(run);
+  /**
+   * A new run takes the old one's place.
+   * @param {{node: string, run: string, sitting: number}} event
+   * @returns {boolean} whether it is one
+   */
+  #turnTo({ node, run, sitting }) {
+    if (sitting === this.record.sitting) return false;
+    this.record = new RunRecord(run, sitting);
+    this.record.node = String(node);
     this.cursor = undefined;
+    return true;
+  }
+
+  #changed() {
+    const { node, run, state } = this.record;
+    const told = JSON.stringify([node, run, state]);
+    if (told !== this.told) {
+      this.told = told;
+      this.element.dispatchEvent(new CustomEvent("fluxduel:run", { detail: { node, run, state } }));
+    }
+    this.#schedule();
   }
 
   /** @param {number} x in the canvas's own CSS pixels, whatever the zoom of the editor */
@@ -136,17 +162,22 @@ export class TrainingChart {
   #describe() {
     const { record, view } = this;
     setText(view.status, statusLine(record));
-    // What a run that went well has to say is in the line above it.
-    const end = record.state === "failed" || record.state === "stopped" ? [record.message] : [];
+    setText(view.best, bestLine(record));
+    // What a run that went well has to say is in the lines above.
+    setBlock(view.message, record.state === "failed" || record.state === "stopped" ? record.message : "");
+    const warnings = record.notes.filter(([, , warning]) => warning);
+    const latest = warnings.at(-1);
+    const more = warnings.length > 1 ? ` (${warnings.length - 1} more)` : "";
+    setBlock(view.warning, latest && !this.notesShown ? `⚠ ${noteText(latest)}${more}` : "");
     // The latest first: there is room for a few lines, and the rest scrolls.
-    const notes = record.notes.slice(-SHOWN_NOTES).reverse();
-    const message = [...end, ...notes.map(([step, text]) => `Step ${step}: ${text}`)].join("\n");
-    setText(view.message, message);
-    view.message.style.display = message ? "" : "none";
+    const lines = record.notes.map((note) => `${note[2] ? "⚠ " : ""}${noteText(note)}`).reverse();
+    setBlock(view.list, this.notesShown ? lines.join("\n") : "");
+    view.notes.textContent = `notes ${record.notes.length}`;
+    view.notes.style.display = record.notes.length > 0 ? "" : "none";
+    for (const button of [view.copy, view.logarithmic]) button.style.display = record.steps.length > 0 ? "" : "none";
     view.dot.style.background = STATE_COLORS[record.state] ?? "var(--descrip-text)";
-    view.button.setAttribute("aria-pressed", String(this.logarithmic));
-    view.button.style.background = this.logarithmic ? "var(--input-text)" : "transparent";
-    view.button.style.color = this.logarithmic ? "var(--comfy-input-bg)" : "var(--input-text)";
+    setPressed(view.logarithmic, this.logarithmic);
+    setPressed(view.notes, this.notesShown);
     view.canvas.setAttribute("aria-label", spokenSummary(this.stage, record));
   }
 
@@ -173,62 +204,9 @@ export class TrainingChart {
     }
     this.panel = undefined;
     const waiting = record.state === "running";
-    const note = waiting ? "Waiting for the first step" : "The losses appear here while this node trains";
+    const note = waiting ? "Waiting for the first update" : "The losses appear here while this node trains";
     drawText(pen, note, width / 2, height / 2, theme.muted, "center");
   }
-}
-
-/**
- * Both of the editor's renderers give the element a size only if it asks for all of it, with its minimum in CSS.
- * @param {number} minHeight
- */
-function buildView(minHeight) {
-  const element = make("div", `position:relative;width:100%;height:100%;min-height:${minHeight}px;`);
-  // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
-  element.className = "widget-expands";
-  const column = make(
-    "div",
-    "position:absolute;inset:0;display:flex;flex-direction:column;box-sizing:border-box;padding:6px 2px 2px;" +
-      `border-radius:6px;background:color-mix(in srgb, var(--comfy-input-bg) 55%, transparent);color:var(--input-text);font:${FONT};`,
-  );
-  const header = make("div", "display:flex;align-items:center;gap:6px;padding:0 6px 4px;flex:none;");
-  const dot = make("span", "flex:none;width:8px;height:8px;border-radius:50%;");
-  const status = make("span", "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;");
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = "log";
-  button.title = "Logarithmic axis for the losses";
-  button.style.cssText =
-    "flex:none;padding:1px 8px;border-radius:4px;border:1px solid var(--border-color);cursor:pointer;font:inherit;";
-  header.append(dot, status, button);
-  const message = make(
-    "div",
-    "flex:none;padding:0 6px;margin-bottom:4px;max-height:75px;overflow:auto;line-height:15px;" +
-      "white-space:pre-line;overflow-wrap:anywhere;",
-  );
-  const canvasBox = make("div", "flex:1;min-height:0;position:relative;");
-  const canvas = document.createElement("canvas");
-  canvas.style.cssText = "position:absolute;inset:0;width:100%;height:100%;";
-  canvas.tabIndex = 0;
-  canvas.setAttribute("role", "img");
-  canvasBox.append(canvas);
-  column.append(header, message, canvasBox);
-  element.append(column);
-  return { element, dot, status, button, message, canvasBox, canvas };
-}
-
-/** @param {string} tag @param {string} style */
-function make(tag, style) {
-  const element = document.createElement(tag);
-  element.style.cssText = style;
-  return element;
-}
-
-/** @param {HTMLElement} element @param {string} text */
-function setText(element, text) {
-  if (element.textContent === text) return;
-  element.textContent = text;
-  element.title = text;
 }
 
 /** The step in `steps` nearest to `position`. @param {number[]} steps @param {number} position */

@@ -31,35 +31,54 @@ export interface GraphNode {
 export type Stage = "diffusion" | "adversarial";
 export type RunState = "running" | "finished" | "stopped" | "failed";
 
+/** Step, text, and whether it is a warning. */
+export type Note = [number, string, boolean];
+
 export interface StepEvent {
   node: string;
   run: string;
+  /** Grows with each run and each going back of one: other numbers are other curves. */
+  sitting: number;
   stage: Stage;
   step: number;
   total: number;
   scalars: Record<string, number>;
   seconds_per_step: number;
+  /** Those that have changed: images, peak_memory (bytes), best_step, best_score. */
+  facts: Record<string, number>;
 }
 
 export interface StateEvent {
   node: string;
   run: string;
+  sitting: number;
   stage: Stage;
   state: RunState;
   message: string;
-  notes?: Array<[number, string]>;
-  /** Number of records of earlier sittings, which the page has to fetch. */
-  earlier?: number;
+  /** How many notes were sent before these. */
+  notes_before: number;
+  notes: Note[];
+  /** How many steps the server has of this run: a page that has none of them fetches them. */
+  records: number;
 }
 
 export interface History {
   run: string;
+  sitting: number;
   stage: Stage;
   state: RunState;
   message: string;
   total: number;
+  facts: Record<string, number>;
   records: Array<Record<string, number>>;
-  notes?: Array<[number, string]>;
+  notes: Note[];
+}
+
+/** What the chart's element tells of its run, as the detail of a "fluxduel:run" event, whenever that changes. */
+export interface ShownRun {
+  node: string;
+  run: string;
+  state: RunState | "";
 }
 
 export interface Extension {

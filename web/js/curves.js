@@ -1,26 +1,5 @@
 // @ts-check
-/** The arithmetic of the chart: smoothing, thinning, axis ranges, ticks, numbers as text. No DOM in here. */
-
-/**
- * Running mean with exponentially falling weights, corrected for its start (divided by the sum of the weights, as
- * Adam's moments are), so that the first values are not drawn towards 0.
- *
- * @param {ArrayLike<number>} values
- * @param {number} window about how many values the mean spans; 1 returns the values
- * @returns {Float64Array}
- */
-export function smooth(values, window) {
-  const decay = 1 - 1 / Math.max(1, window);
-  const result = new Float64Array(values.length);
-  let sum = 0;
-  let weight = 0;
-  for (let i = 0; i < values.length; i++) {
-    sum = decay * sum + (1 - decay) * values[i];
-    weight = decay * weight + (1 - decay);
-    result[i] = sum / weight;
-  }
-  return result;
-}
+/** The arithmetic of the chart: thinning, axis ranges, ticks, numbers as text. No DOM in here. */
 
 /**
  * Which points to draw when there are more of them than pixels: of each pixel column the first, the lowest, the
@@ -162,4 +141,10 @@ export function formatDuration(seconds) {
 export function formatPace(seconds) {
   if (seconds < 0.1) return `${Math.round(seconds * 1000)} ms/step`;
   return `${seconds.toFixed(seconds < 10 ? 2 : 0)} s/step`;
+}
+
+/** 840 MiB, 11.2 GiB. @param {number} bytes */
+export function formatMemory(bytes) {
+  const gib = bytes / 2 ** 30;
+  return gib < 1 ? `${Math.round(gib * 1024)} MiB` : `${gib.toFixed(1)} GiB`;
 }

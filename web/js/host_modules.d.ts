@@ -4,7 +4,10 @@ declare module "*/scripts/app.js" {
   export const app: {
     rootGraph: import("./comfy").Graph;
     canvas: { canvas: HTMLCanvasElement };
-    extensionManager: { setting: { get(id: string): unknown } };
+    extensionManager: {
+      setting: { get(id: string): unknown };
+      toast: { add(toast: { severity: string; summary: string; detail: string; life: number }): void };
+    };
     registerExtension(extension: import("./comfy").Extension): void;
   };
 }

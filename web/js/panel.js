@@ -1,11 +1,14 @@
 // @ts-check
 /** One pair of axes with its legend and curves. */
 
-import { decimate, formatTick, formatValue, linearTicks, logTicks, smooth, valueRange } from "./curves.js";
-import { diamond, disc, drawText, line } from "./pen.js";
+import { decimate, formatTick, formatValue, linearTicks, logTicks, valueRange } from "./curves.js";
+import { diamond, disc, drawText, line, ring } from "./pen.js";
+import { valueAt } from "./run_record.js";
+import { smooth, smoothingWindow } from "./smoothing.js";
 
 /** @typedef {import("./pen.js").Theme} Theme */
 /** @typedef {import("./series.js").Series} Series */
+/** @typedef {import("./series.js").PanelPlan} PanelPlan */
 /** @typedef {import("./run_record.js").Column} Column */
 /** @typedef {import("./run_record.js").RunRecord} RunRecord */
 /** @typedef {{left: number, top: number, width: number, height: number}} Box in CSS pixels of the canvas */
@@ -13,46 +16,55 @@ import { diamond, disc, drawText, line } from "./pen.js";
 const LEGEND_LINE = 15;
 /** Room to the right of the axes, and below them for the steps. */
 export const MARGIN = Object.freeze({ right: 10, bottom: 18 });
+/** Diamonds nearer to each other than this, in CSS pixels, would be a smear. */
+const MARKER_GAP = 8;
 
 export class Panel {
   /**
    * @param {RunRecord} record
-   * @param {Series[]} series
-   * @param {number} window of the running mean, in steps
+   * @param {PanelPlan} plan
    */
-  constructor(record, series, window) {
-    this.series = series.filter(({ name }) => record.columns[name].steps.length > 0);
+  constructor(record, plan) {
+    this.plan = plan;
+    this.series = plan.series.filter(({ name }) => record.columns[name].steps.length > 0);
     /** @type {Record<string, Column>} */
     this.raw = {};
     /** @type {Record<string, ArrayLike<number>>} */
     this.smoothed = {};
-    for (const { name, markers } of this.series) {
-      const column = record.columns[name];
-      this.raw[name] = column;
-      // Where only every k-th step is known, the mean over as many steps spans fewer records.
-      const stride = (column.steps[column.steps.length - 1] - column.steps[0]) / Math.max(1, column.steps.length - 1);
-      this.smoothed[name] = markers ? column.values : smooth(column.values, window / Math.max(1, stride));
+    const width = smoothingWindow(record.total);
+    for (const { name, markers, relative } of this.series) {
+      const { steps, values } = record.columns[name];
+      this.raw[name] = { steps, values: relative && values[0] > 0 ? values.map((value) => value / values[0]) : values };
+      this.smoothed[name] = markers ? this.raw[name].values : smooth(steps, values, width);
     }
+    const startColumn = plan.start === undefined ? undefined : record.columns[plan.start];
+    /** What the LoRA was worth before the stage, where that was measured. */
+    this.start = startColumn && valueAt(startColumn, 0);
+    const { best_step } = record.facts;
+    /** The best state's step and score. */
+    this.best = plan.best ? { step: best_step, value: valueAt(record.columns.score, best_step) } : undefined;
     /** @type {Box} */
     this.box = { left: 0, top: 0, width: 1, height: 1 };
     /** @type {[number, number]} */
     this.steps = [0, 1];
     /** @type {[number, number]} */
-    this.range = [0, 1];
+    this.range = plan.range ?? [0, 1];
     /** @type {number[]} */
-    this.ticks = [];
+    this.ticks = plan.ticks ?? [];
     this.logarithmic = false;
     /** Whether a logarithmic axis leaves values out. */
     this.hidesValues = false;
   }
 
   /**
-   * Fit the value axis to the curves.
+   * Fit the value axis to the curves, unless it is fixed.
    * @param {boolean} logarithmic
    * @param {number} count of ticks, about
    */
   fitRange(logarithmic, count) {
-    const lines = this.series.map(({ name }) => this.smoothed[name]);
+    if (this.plan.range) return;
+    const levels = [this.start, this.plan.level].filter((value) => value !== undefined);
+    const lines = [...this.series.map(({ name }) => this.smoothed[name]), levels];
     const clouds = this.series.map(({ name }) => this.raw[name].values);
     const above = (/** @type {ArrayLike<number>} */ values) => Array.from(values).filter((value) => value > 0);
     const range = logarithmic ? valueRange(lines.map(above), clouds.map(above)) : valueRange(lines, clouds);
@@ -65,17 +77,11 @@ export class Panel {
       this.ticks = logTicks(this.range[0], this.range[1], count);
       return;
     }
-    const margin = (high - low) * 0.05;
+    const margin = (high - low) * (this.plan.losses ? 0.05 : 0.15);
     // Losses are read against 0 where it is near.
-    const floor = low >= 0 && low < high * 0.35 ? 0 : low - margin;
+    const floor = this.plan.losses && low >= 0 && low < high * 0.35 ? 0 : low - margin;
     this.range = [floor, high + margin];
     this.ticks = linearTicks(this.range[0], this.range[1], count);
-  }
-
-  /** @param {[number, number]} range @param {number[]} ticks */
-  setRange(range, ticks) {
-    this.range = range;
-    this.ticks = ticks;
   }
 
   /** @param {Box} box @param {[number, number]} steps at the left and the right edge */
@@ -187,6 +193,8 @@ export class Panel {
   /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} density canvas pixels a CSS pixel */
   drawCurves(pen, theme, density) {
     const { left, top, width, height } = this.box;
+    if (this.plan.level !== undefined) this.#level(pen, theme, this.plan.level, "");
+    if (this.start !== undefined) this.#level(pen, theme, this.start, "start");
     const lines = this.series.filter(({ markers }) => !markers);
     pen.save();
     pen.beginPath();
@@ -197,6 +205,31 @@ export class Panel {
     for (const series of lines) this.#curve(pen, density, series, this.smoothed[series.name], 1, 1.8);
     pen.restore();
     for (const series of this.series) if (series.markers) this.#markers(pen, theme, series);
+    if (this.best) this.#best(pen, theme, this.best);
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} value @param {string} label */
+  #level(pen, theme, value, label) {
+    if (!this.shows(value)) return;
+    const { left, top, width } = this.box;
+    const y = Math.round(this.y(value)) + 0.5;
+    pen.strokeStyle = theme.muted;
+    pen.lineWidth = 1;
+    pen.setLineDash([2, 3]);
+    line(pen, left, y, left + width, y);
+    pen.setLineDash([]);
+    if (label) drawText(pen, label, left + width, y - 7 > top ? y - 7 : y + 8, theme.muted, "right");
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {{step: number, value: number | undefined}} best */
+  #best(pen, theme, { step, value }) {
+    if (value === undefined) return;
+    const [x, y] = [this.x(step), this.y(value)];
+    ring(pen, x, y, 6.5, theme.text);
+    const { left, top, width } = this.box;
+    const half = pen.measureText("best").width / 2;
+    const above = y - 14 > top ? y - 14 : y + 15;
+    drawText(pen, "best", Math.min(Math.max(x, left + half + 2), left + width - half), above, theme.text, "center");
   }
 
   /**
@@ -231,12 +264,12 @@ export class Panel {
     const { steps, values } = this.raw[series.name];
     const shown = steps.map((step, i) => ({ step, value: values[i] })).filter(({ value }) => this.shows(value));
     pen.strokeStyle = series.color;
-    pen.lineWidth = 1;
-    pen.setLineDash([2, 3]);
+    pen.lineWidth = 1.2;
     pen.beginPath();
     for (const { step, value } of shown) pen.lineTo(this.x(step), this.y(value));
     pen.stroke();
     pen.setLineDash([]);
+    if (shown.length * MARKER_GAP > this.box.width) return;
     for (const { step, value } of shown) diamond(pen, this.x(step), this.y(value), series.color, theme.text);
   }
 }

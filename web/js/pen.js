@@ -56,3 +56,12 @@ export function diamond(pen, x, y, stroke, fill) {
   pen.lineWidth = 1.5;
   pen.stroke();
 }
+
+/** @param {CanvasRenderingContext2D} pen @param {number} x @param {number} y @param {number} radius @param {string} color */
+export function ring(pen, x, y, radius, color) {
+  pen.beginPath();
+  pen.arc(x, y, radius, 0, 2 * Math.PI);
+  pen.strokeStyle = color;
+  pen.lineWidth = 1.5;
+  pen.stroke();
+}

@@ -1,11 +1,11 @@
 // @ts-check
-/** The picture of a run: the panel of the losses, that of the accuracies, and the values under the cursor. */
+/** The picture of a run: its panels, one below the other, and the values under the cursor. */
 
 import { formatValue } from "./curves.js";
 import { MARGIN, Panel } from "./panel.js";
 import { disc, drawText, line } from "./pen.js";
 import { valueAt } from "./run_record.js";
-import { ACCURACIES, LOSSES_OF } from "./series.js";
+import { PANELS } from "./series.js";
 
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {import("./panel.js").Box} Box */
@@ -30,31 +30,33 @@ const GAP = 4;
 export function drawPlot(pen, size, theme, stage, record, view) {
   const first = record.steps[0];
   const last = Math.max(record.steps[record.steps.length - 1], first + 1);
-  // The running mean spans a fixed share of the planned steps, so that the curve's past does not change its shape.
-  const window = Math.min(100, Math.max(1, record.total / 20));
-  const losses = new Panel(record, LOSSES_OF[stage], window);
-  const panels = stage === "adversarial" ? [losses, new Panel(record, ACCURACIES, window)] : [losses];
+  const made = PANELS[stage].map((plan) => new Panel(record, plan));
+  // The losses always have a place; what is not measured in this run has none.
+  const panels = made.filter((panel) => panel.plan.losses || panel.series.length > 0);
   const legends = panels.map((panel) => panel.layOutLegend(pen, size.width - 12));
   const free = size.height - MARGIN.bottom - legends.reduce((sum, { height }) => sum + height + 2 * GAP, 0);
-  const heights = panels.length === 1 ? [free] : [0.66 * free, 0.34 * free];
-  losses.fitRange(view.logarithmic, Math.max(2, Math.round(heights[0] / 32)));
-  panels[1]?.setRange([-0.03, 1.03], [0, 0.5, 1]);
+  const weights = panels.reduce((sum, panel) => sum + panel.plan.weight, 0);
+  const heights = panels.map((panel) => Math.max(1, (free * panel.plan.weight) / weights));
+  panels.forEach((panel, i) => {
+    panel.fitRange(view.logarithmic && panel.plan.losses === true, Math.max(2, Math.round(heights[i] / 32)));
+  });
   const left = Math.ceil(Math.max(...panels.map((panel) => panel.tickWidth(pen)))) + 12;
 
   let top = 0;
   panels.forEach((panel, i) => {
     const width = Math.max(1, size.width - left - MARGIN.right);
-    panel.place({ left, top: top + legends[i].height + GAP, width, height: Math.max(1, heights[i]) }, [first, last]);
+    panel.place({ left, top: top + legends[i].height + GAP, width, height: heights[i] }, [first, last]);
     panel.drawLegend(pen, theme, top, legends[i]);
     panel.drawGrid(pen, theme, i === panels.length - 1);
     panel.drawCurves(pen, theme, view.density);
     top = panel.bottom + GAP;
   });
+  const [losses] = panels;
   if (losses.hidesValues) {
     drawText(pen, "values of 0 and below are not shown", left + 4, losses.box.top + 8, theme.muted, "left");
   }
   if (stage === "adversarial") drawWarmup(pen, theme, record, panels);
-  if (view.cursor !== undefined) drawReadout(pen, theme, record, panels, view.cursor);
+  if (view.cursor !== undefined) drawReadout(pen, theme, panels, view.cursor);
   return losses;
 }
 
@@ -80,10 +82,9 @@ function drawWarmup(pen, theme, record, panels) {
 
 /**
  * A line at the cursor's step, and a box with every value measured there.
- * @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {RunRecord} record @param {Panel[]} panels
- * @param {number} step
+ * @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {Panel[]} panels @param {number} step
  */
-function drawReadout(pen, theme, record, panels, step) {
+function drawReadout(pen, theme, panels, step) {
   const x = panels[0].x(step);
   const { left, top, width } = panels[0].box;
   pen.strokeStyle = theme.muted;
@@ -93,14 +94,14 @@ function drawReadout(pen, theme, record, panels, step) {
   const rows = [];
   for (const panel of panels) {
     for (const { name, label, color } of panel.series) {
-      const value = valueAt(record.columns[name], step);
+      const value = valueAt(panel.raw[name], step);
       if (value === undefined) continue;
       rows.push({ label, value: formatValue(value), color });
       pen.fillStyle = color;
       if (panel.shows(value)) disc(pen, x, panel.y(value), 3);
     }
   }
-  const title = `step ${step}`;
+  const title = `update ${step}`;
   const widest = (/** @type {string[]} */ texts) => Math.max(0, ...texts.map((text) => pen.measureText(text).width));
   const labels = widest(rows.map((row) => row.label));
   const values = widest(rows.map((row) => row.value));

@@ -1,51 +1,61 @@
 // @ts-check
-/** What the page knows of one training run: its state and, for each scalar, a column of steps and values. */
+/** What the page knows of one training run: its state and, for each curve, a column of steps and values. */
+
+import { GLOSSARY } from "./glossary.js";
 
 /** @typedef {import("./comfy").StepEvent} StepEvent */
 /** @typedef {import("./comfy").StateEvent} StateEvent */
 /** @typedef {import("./comfy").History} History */
 /** @typedef {import("./comfy").RunState} RunState */
+/** @typedef {import("./comfy").Note} Note */
 /** @typedef {{steps: number[], values: number[]}} Column steps ascending; values are finite */
 
-export const SCALARS = Object.freeze([
-  "diffusion_loss",
-  "adversarial_loss",
-  "discriminator_loss",
-  "held_out_loss",
-  "real_accuracy",
-  "fake_accuracy",
-  "pair_accuracy",
-]);
-
+/** Measured at few of the steps. */
+const MEASURED = Object.freeze(["held_out_loss", "score", "diversity", "high_frequency"]);
 /** The pace is the mean over this many steps: one slow step must not double the remaining time. */
 const PACE_STEPS = 20;
+/** More points than a chart has pixels. Of more, evenly spread ones are kept, as in the server's own memory. */
+const MOST_POINTS = 4000;
 
 export class RunRecord {
-  /** @param {string} run the server's id of the run; "" stands for "not run yet" */
-  constructor(run) {
+  /**
+   * @param {string} run the server's id of the run; "" stands for "not run yet"
+   * @param {number} sitting the server's number of it: records of different numbers are not of one curve
+   */
+  constructor(run, sitting) {
     this.run = run;
+    this.sitting = sitting;
+    /** Under which id the server runs the node. */
+    this.node = "";
+    /** Whether all of its past is here. */
+    this.whole = true;
     /** @type {RunState | ""} */
     this.state = "";
     this.message = "";
-    /** @type {[number, string][]} what the stage noticed and did, by step */
+    /** @type {Note[]} what the stage noticed and did */
     this.notes = [];
+    /** @type {Record<string, number>} images, peak_memory (bytes), best_step, best_score, as far as they are known */
+    this.facts = {};
     this.step = 0;
     this.total = 0;
-    /** @type {number[]} every step that was reported, ascending */
+    /** @type {number[]} the steps that were reported, ascending */
     this.steps = [];
+    /** Of so many steps side by side one is kept. */
+    this.stride = 1;
     /** @type {Record<string, Column>} */
     this.columns = {};
-    for (const name of SCALARS) this.columns[name] = { steps: [], values: [] };
+    for (const name of Object.keys(GLOSSARY)) this.columns[name] = { steps: [], values: [] };
     /** @type {Column} */
     this.pace = { steps: [], values: [] };
   }
 
   /** @param {History} history the server's record of a run */
   static fromHistory(history) {
-    const record = new RunRecord(history.run);
+    const record = new RunRecord(history.run, history.sitting);
     record.state = history.state;
     record.message = history.message;
-    record.notes = history.notes ?? [];
+    record.notes = history.notes;
+    record.facts = history.facts;
     record.total = history.total;
     for (const values of history.records) record.#store(values.step, values);
     return record;
@@ -55,6 +65,7 @@ export class RunRecord {
   addStep(event) {
     if (this.state === "") this.state = "running";
     this.total = event.total;
+    Object.assign(this.facts, event.facts);
     this.#store(event.step, { ...event.scalars, seconds_per_step: event.seconds_per_step });
   }
 
@@ -62,12 +73,15 @@ export class RunRecord {
   setState(event) {
     this.state = event.state;
     this.message = event.message;
-    this.notes = event.notes ?? this.notes;
+    // A message brings the new notes alone.
+    if (event.notes_before > this.notes.length) this.whole = false;
+    else this.notes = [...this.notes.slice(0, event.notes_before), ...event.notes];
+    if (event.records > 0 && this.steps.length === 0) this.whole = false;
   }
 
   /**
    * Add what arrived by events while this record was on its way from the server.
-   * @param {RunRecord} live of the same run
+   * @param {RunRecord} live of the same sitting
    */
   absorb(live) {
     if (live.state !== "" && live.state !== "running") {
@@ -75,10 +89,12 @@ export class RunRecord {
       this.message = live.message;
     }
     if (live.notes.length > this.notes.length) this.notes = live.notes;
+    this.facts = live.step > this.step ? { ...this.facts, ...live.facts } : { ...live.facts, ...this.facts };
     this.step = Math.max(this.step, live.step);
     for (const step of live.steps) insert(this.steps, step);
-    for (const name of SCALARS) putAll(this.columns[name], live.columns[name]);
+    for (const name of Object.keys(this.columns)) putAll(this.columns[name], live.columns[name]);
     putAll(this.pace, live.pace);
+    this.#thin();
   }
 
   /** Whether steps between the first and the last are missing: the server sends at most five a second. */
@@ -97,9 +113,45 @@ export class RunRecord {
   #store(step, values) {
     this.step = Math.max(this.step, step);
     insert(this.steps, step);
-    for (const name of SCALARS) put(this.columns[name], step, values[name]);
+    for (const name of Object.keys(this.columns)) put(this.columns[name], step, values[name]);
     // The measurement before the first update is no step and took no time.
     if (values.seconds_per_step > 0) put(this.pace, step, values.seconds_per_step);
+    this.#thin();
+  }
+
+  /** Of so many steps side by side the first is kept, and besides the last of all and what was measured. */
+  #thin() {
+    const { steps } = this;
+    const last = steps.length - 1;
+    if (this.stride > 1 && last > 1 && !this.#isKept(steps[last - 1], steps[last - 2])) this.#leaveOut([steps[last - 1]]);
+    while (this.steps.length > MOST_POINTS) {
+      const before = this.steps.length;
+      this.stride *= 2;
+      this.#leaveOut(this.steps.filter((step, i) => i > 0 && i < last && !this.#isKept(step, this.steps[i - 1])));
+      // Measurements alone are never too many to draw.
+      if (this.steps.length === before) return;
+    }
+  }
+
+  /** @param {number} step @param {number} before the step before it */
+  #isKept(step, before) {
+    const isFirst = Math.floor(step / this.stride) !== Math.floor(before / this.stride);
+    return isFirst || MEASURED.some((name) => valueAt(this.columns[name], step) !== undefined);
+  }
+
+  /** @param {number[]} unwanted ascending */
+  #leaveOut(unwanted) {
+    if (unwanted.length === 0) return;
+    const gone = new Set(unwanted);
+    for (const column of [...Object.values(this.columns), this.pace]) {
+      const from = lowerBound(column.steps, unwanted[0]);
+      const kept = column.steps.slice(from).map((step, i) => /** @type {const} */ ([step, column.values[from + i]]));
+      const left = kept.filter(([step]) => !gone.has(step));
+      column.steps.splice(from, Infinity, ...left.map(([step]) => step));
+      column.values.splice(from, Infinity, ...left.map(([, value]) => value));
+    }
+    const from = lowerBound(this.steps, unwanted[0]);
+    this.steps.splice(from, Infinity, ...this.steps.slice(from).filter((step) => !gone.has(step)));
   }
 }
 

@@ -4,6 +4,9 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { TrainingChart } from "./chart_canvas.js";
+import { copyText } from "./clipboard.js";
+import { curveTable } from "./curve_table.js";
+import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
@@ -17,13 +20,75 @@ const STAGE_OF = {
 };
 const NODE_WIDTH = 420;
 
-/** @type {Map<GraphNode, TrainingChart>} */
+class NodeChart {
+  /** @param {GraphNode} node @param {Stage} stage */
+  constructor(node, stage) {
+    this.node = node;
+    this.chart = new TrainingChart(stage);
+    this.asking = false;
+    this.askAgain = false;
+    forwardToEditor(this.chart.element);
+    this.chart.view.copy.addEventListener("click", () => this.#copy());
+  }
+
+  /** Whatever the chart lacks, the server remembers. */
+  complete() {
+    if (!this.chart.record.whole) this.refresh();
+  }
+
+  /** Fetch the run that the server remembers for the node: after a reload, or to fill in what was not sent. */
+  async refresh() {
+    this.askAgain = this.asking;
+    if (this.asking) return;
+    this.asking = true;
+    try {
+      await this.#ask();
+    } catch (error) {
+      // The next message of a run that is not whole asks again, and so does a connection that is back.
+      console.warn("FluxDuel: the run so far could not be fetched.", error);
+    } finally {
+      this.asking = false;
+    }
+    if (this.askAgain) await this.refresh();
+  }
+
+  async #ask() {
+    const { chart } = this;
+    const sittingBefore = chart.record.sitting;
+    const ids = executionIds(app.rootGraph, this.node);
+    const answers = await Promise.all(ids.map(async (id) => ({ id, history: await fetchHistory(id, "") })));
+    // A node inside a subgraph that is used several times has several runs.
+    let latest;
+    for (const { id, history } of answers) {
+      if (history?.stage === chart.stage && !(latest && latest.history.sitting > history.sitting)) latest = { id, history };
+    }
+    if (latest) chart.merge(latest.history, latest.id, sittingBefore);
+    else if (ids.length > 0 && chart.record.sitting === sittingBefore) chart.forgetRunning();
+  }
+
+  async #copy() {
+    const { copy } = this.chart.view;
+    try {
+      const history = await fetchHistory(this.chart.record.node, "&columns=all");
+      if (!history) throw new Error("The server does not remember this run. Its numbers are in its folder, in stats.jsonl.");
+      await copyText(curveTable(history.records));
+      copy.textContent = "copied";
+      setTimeout(() => (copy.textContent = "copy"), 1500);
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      app.extensionManager.toast.add({ severity: "error", summary: "The curve is not copied", detail, life: 8000 });
+    }
+  }
+}
+
+/** @type {Map<GraphNode, NodeChart>} */
 const charts = new Map();
 
 /** @param {GraphNode} node @param {Stage} stage */
 function addChart(node, stage) {
-  const chart = new TrainingChart(stage, forwardWheel);
-  charts.set(node, chart);
+  const entry = new NodeChart(node, stage);
+  const { chart } = entry;
+  charts.set(node, entry);
   const widget = node.addDOMWidget("fluxduel_chart", "FLUXDUEL_CHART", chart.element, {
     serialize: false,
     hideOnZoom: false,
@@ -40,63 +105,38 @@ function addChart(node, stage) {
   };
 }
 
-/**
- * The classic editor does not see the wheel over an HTML element: without this, zooming stops over the chart.
- * In Nodes 2.0 the event reaches the editor by itself.
- * @param {WheelEvent} event
- */
-function forwardWheel(event) {
-  if (app.extensionManager.setting.get("Comfy.VueNodes.Enabled")) return;
-  event.preventDefault();
-  event.stopPropagation();
-  app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
-}
-
-/** @param {string} executionId */
-function chartOf(executionId) {
+/** @param {{node: string, stage: Stage}} event */
+function chartOf({ node: executionId, stage }) {
   const node = findNode(app.rootGraph, executionId);
-  return node && charts.get(node);
+  const entry = node && charts.get(node);
+  return entry?.chart.stage === stage ? entry : undefined;
 }
 
-/**
- * Fetch the run that the server remembers for a node: after a reload, or to fill in what was sent too densely.
- * @param {GraphNode} node
- * @param {TrainingChart} chart
- */
-async function refresh(node, chart) {
-  const runBefore = chart.record.run;
-  const ids = executionIds(app.rootGraph, node);
-  const answers = await Promise.all(ids.map(fetchHistory));
-  // A run that began in the meantime is newer than any answer.
-  if (chart.record.run !== runBefore) return;
-  const histories = answers.filter((answer) => answer !== undefined && answer.stage === chart.stage);
-  const history = histories.find((candidate) => candidate?.state === "running") ?? histories.at(-1);
-  if (history) chart.merge(history);
-  else if (ids.length > 0) chart.forgetRunning();
-}
-
-/** @param {string} executionId @returns {Promise<History | undefined>} undefined when the node has not run */
-async function fetchHistory(executionId) {
-  const answer = await api.fetchApi(`/fluxduel/history?node=${encodeURIComponent(executionId)}`);
+/** @param {string} executionId @param {string} more @returns {Promise<History | undefined>} undefined when the node has not run */
+async function fetchHistory(executionId, more) {
+  const answer = await api.fetchApi(`/fluxduel/history?node=${encodeURIComponent(executionId)}${more}`);
   return answer.status === 200 ? answer.json() : undefined;
 }
 
 function refreshAll() {
-  for (const [node, chart] of charts) refresh(node, chart);
+  for (const entry of charts.values()) entry.refresh();
 }
 
 app.registerExtension({
   name: "FluxDuel.TrainingChart",
   setup() {
-    api.addEventListener("fluxduel.step", ({ detail }) => chartOf(detail.node)?.addStep(detail));
+    api.addEventListener("fluxduel.step", ({ detail }) => {
+      const entry = chartOf(detail);
+      entry?.chart.addStep(detail);
+      entry?.complete();
+    });
     api.addEventListener("fluxduel.state", ({ detail }) => {
-      const node = findNode(app.rootGraph, detail.node);
-      const chart = node && charts.get(node);
-      if (!chart) return;
-      chart.setState(detail);
-      // A run that goes on has a past that was never sent to this page.
-      const over = detail.state !== "running";
-      if (detail.earlier || (over && chart.record.hasGaps)) refresh(node, chart);
+      const entry = chartOf(detail);
+      if (!entry) return;
+      entry.chart.setState(detail);
+      // At its end, what was sent too densely.
+      if (detail.state !== "running" && entry.chart.record.hasGaps) entry.chart.record.whole = false;
+      entry.complete();
     });
     api.addEventListener("reconnected", refreshAll);
   },

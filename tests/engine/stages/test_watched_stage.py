@@ -181,6 +181,9 @@ def test_measurements_and_notes_reach_everyone(start, data, monkeypatch, tmp_pat
     scores = {r["step"]: (r["score"], r["high_frequency"], r["diversity"]) for r in lines if "score" in r}
     assert scores == {0: (1, 1, 1), 2: (0.5, 1, 1), 4: (0.1, 5, 1), 6: (1, 1, 1), 8: (1, 1, 1)}
     assert [r["roll_backs"] for r in lines if "roll_backs" in r] == [0] * 4 + [1] * 4
+    # A measurement tells at once whether its state is the best.
+    best = {r["step"]: (r["best_step"], r["best_score"]) for r in lines if "score" in r}
+    assert best == {0: (0, 1), 2: (2, 0.5), 4: (2, 0.5), 6: (2, 0.5), 8: (2, 0.5)}
 
 
 def test_a_reporter_may_stop_the_sampling(start, data):

@@ -1,0 +1,20 @@
+"""Which of a stage's notes are warnings, and which only tell how things stand."""
+
+from __future__ import annotations
+
+import re
+
+# How each sentence begins that asks nothing of the reader. All else that a stage notes is a warning.
+_PLAIN = re.compile(
+    r"The base is held in |\d+ of \d+ blocks are streamed, |Memory[ :(]|By the base alone a step takes "
+    r"|Measurements take about |Up to step \d+ the discriminator learns alone |The state of step \d+ is delivered"
+    r"|Loss, diversity and sharpness are within their limits|\d+ pictures have masks: "
+    r"|Score \S+ is below \S+ of (?:step \d+|the start) |Pair accuracy averages .*: the discriminator sees again"
+)
+# What makes one of these a warning all the same.
+_ALL_THE_SAME = re.compile(r"so that copies of the rest are slow|adversarial weight is lowered")
+
+
+def is_warning(note: str) -> bool:
+    """Whether the user should know of ``note``, a sentence of a stage, without having asked."""
+    return not _PLAIN.match(note) or bool(_ALL_THE_SAME.search(note))

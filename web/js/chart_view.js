@@ -1,0 +1,100 @@
+// @ts-check
+/** The chart's elements: lines of text, buttons, room for more buttons, and a canvas. */
+
+import { FONT } from "./pen.js";
+
+/** Of a message that is longer, the rest scrolls. */
+const MESSAGE_HEIGHT = 75;
+const BUTTON =
+  "flex:none;padding:1px 7px;border-radius:4px;border:1px solid var(--border-color);background:transparent;" +
+  "color:var(--input-text);cursor:pointer;font:inherit;";
+
+/**
+ * Both of the editor's renderers give the element a size only if it asks for all of it, with its minimum in CSS.
+ * @param {number} minHeight
+ */
+export function buildView(minHeight) {
+  const element = make("div", `position:relative;width:100%;height:100%;min-height:${minHeight}px;`);
+  // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
+  element.className = "widget-expands";
+  const column = make(
+    "div",
+    "position:absolute;inset:0;display:flex;flex-direction:column;box-sizing:border-box;padding:6px 2px 2px;" +
+      `border-radius:6px;background:color-mix(in srgb, var(--comfy-input-bg) 55%, transparent);color:var(--input-text);font:${FONT};`,
+  );
+  const dot = make("span", "flex:none;width:8px;height:8px;border-radius:50%;");
+  const status = make("span", "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;");
+  const header = row([dot, status]);
+  const best = make("span", "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;");
+  const notes = makeButton("notes", "What the stage has noticed so far");
+  const logarithmic = makeButton("log", "Logarithmic axis for the losses");
+  const copy = makeButton("copy", "Copy all numbers of this run as a table, for a spreadsheet");
+  const tools = row([best, notes, logarithmic, copy]);
+  const message = textBlock();
+  const warning = textBlock();
+  const list = textBlock();
+  // Others put their buttons here; without any it takes no room.
+  const slot = make("div", "flex:none;display:flex;flex-wrap:wrap;gap:6px;padding:0 6px;");
+  slot.className = "fluxduel-buttons";
+  const canvasBox = make("div", "flex:1;min-height:0;position:relative;margin-top:4px;");
+  const canvas = document.createElement("canvas");
+  canvas.style.cssText = "position:absolute;inset:0;width:100%;height:100%;";
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  canvasBox.append(canvas);
+  column.append(header, tools, message, warning, list, slot, canvasBox);
+  element.append(column);
+  return { element, dot, status, best, notes, logarithmic, copy, message, warning, list, canvasBox, canvas };
+}
+
+/** @param {HTMLElement} element @param {string} text shown, and read whole where it is cut off */
+export function setText(element, text) {
+  if (element.textContent === text) return;
+  element.textContent = text;
+  element.title = text;
+}
+
+/** @param {HTMLElement} element @param {string} text without one it takes no room */
+export function setBlock(element, text) {
+  setText(element, text);
+  element.style.display = text ? "" : "none";
+}
+
+/** @param {HTMLButtonElement} button @param {boolean} pressed */
+export function setPressed(button, pressed) {
+  button.setAttribute("aria-pressed", String(pressed));
+  button.style.background = pressed ? "var(--input-text)" : "transparent";
+  button.style.color = pressed ? "var(--comfy-input-bg)" : "var(--input-text)";
+}
+
+/** @param {string} tag @param {string} style */
+function make(tag, style) {
+  const element = document.createElement(tag);
+  element.style.cssText = style;
+  return element;
+}
+
+/** @param {HTMLElement[]} content */
+function row(content) {
+  const element = make("div", "display:flex;align-items:center;gap:6px;padding:0 6px 3px;flex:none;min-height:18px;");
+  element.append(...content);
+  return element;
+}
+
+/** @param {string} text @param {string} title */
+function makeButton(text, title) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.title = title;
+  button.style.cssText = BUTTON;
+  return button;
+}
+
+function textBlock() {
+  return make(
+    "div",
+    `display:none;flex:none;padding:0 6px;margin-bottom:3px;max-height:${MESSAGE_HEIGHT}px;overflow:auto;` +
+      "line-height:15px;white-space:pre-line;overflow-wrap:anywhere;",
+  );
+}
