@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..training.evidence.picture_files import save_preview, side_by_side
-from ..training.failure_words import reason
+from ..training.evidence.picture_files import side_by_side
+from ..training.evidence.preview_sheet import Row, save_preview
+from ..training.failure_words import in_words
 from .run_config import RunConfig
 from .stop_signals import StopSignals
 from .terminal import Progress, warn
@@ -50,15 +50,13 @@ class RunReporter:
         self._progress.update(step, total, values)
         self._trackers.scalars(step, values)
 
-    def preview(self, step: int, latents: Tensor) -> None:
-        try:
-            picture = side_by_side(self._decode(latents))
-            save_preview(picture, self._folder, step)
-        except (OSError, torch.OutOfMemoryError) as error:
-            # A picture less is no reason to end a run.
-            self.note(step, f"The preview could not be made or written: {reason(error)}.")
-            return
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+        picture = side_by_side(self._decode(latents))
         self._trackers.picture(step, picture)
+        try:
+            save_preview(picture, rows, self._folder, step)
+        except OSError as error:
+            self.note(step, f"The preview is not kept. {in_words(error)}")
 
     def note(self, step: int, text: str) -> None:
         warn(f"{self._name}, step {step}: {text}")
@@ -87,7 +85,7 @@ class QuietReporter:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         pass
 
-    def preview(self, step: int, latents: Tensor) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
         pass
 
     def note(self, step: int, text: str) -> None:

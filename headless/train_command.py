@@ -78,7 +78,7 @@ def train(config: RunConfig) -> Path:
         if config.start.diffusion:
             print_ = run_directory.fingerprint("diffusion", lora, data, config.diffusion, ranks=place.ranks.count)
             stage = partial(train_diffusion_stage, lora, data, config.diffusion, load=shelf)
-            lora = run.stage(print_, lora, stage, encoders.decode).lora
+            lora = run.stage(print_, lora, stage, encoders).lora
             path = run.save(lora, f"{config.output.name}-stage1")
         if config.start.adversarial:
             print_ = run_directory.fingerprint(
@@ -99,7 +99,7 @@ def train(config: RunConfig) -> Path:
                 discriminator_weights=discriminator,
                 load=shelf,
             )
-            result = run.stage(print_, lora, stage, encoders.decode)
+            result = run.stage(print_, lora, stage, encoders)
             path = run.save(result.lora, config.output.name)
             news = [text for text in delivered(result.log) if text not in run.told]
             run.say("\n".join([advice_of(result.lora.provenance)[0], *news]))
@@ -271,7 +271,7 @@ class _Run:
         wanted: Fingerprint,
         start: FluxLoRA,
         train_stage: Callable[..., StageResult],
-        decode: Callable[[Tensor], Tensor],
+        encoders: Encoders,
     ) -> StageResult:
         """Run one stage from ``start`` in its folder.
 
@@ -282,6 +282,14 @@ class _Run:
         self.say(f"{STAGE_NAMES[name]}: {choice.text} Folder: {choice.folder}")
         reporter: RunReporter | QuietReporter = QuietReporter(self.stop)
         if ranks.first:
+
+            def decode(latents: Tensor) -> Tensor:
+                try:
+                    return encoders.decode(latents)
+                finally:
+                    # Its weights have no place beside what the training was planned with.
+                    encoders.free()
+
             reporter = RunReporter(name, choice.folder, self.config, decode, self.stop, self.told)
         try:
             result = train_stage(device=self.place.device, reporter=reporter, run_folder=choice.folder, ranks=ranks)

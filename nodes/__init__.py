@@ -41,4 +41,5 @@ class FluxDuelExtension(ComfyExtension):
         # Not in on_load, which the oldest supported hosts do not call.
         host.register_routes()
         host.register_dataset_routes()
+        host.register_preview_routes()
         return NODES

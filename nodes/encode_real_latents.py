@@ -118,11 +118,12 @@ class EncodeRealLatents(io.ComfyNode):
                     "the phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or "
                     "leave few_step_phrase empty and tell the few-step sampler by few_step_guidance."
                 )
-            if config.practice_prompts.strip():
-                raise DataError(
-                    f"{NODE}: practice_prompts are texts, and conditioning holds prompts that are encoded already. "
-                    "Connect clip and captions instead of conditioning, or leave practice_prompts empty."
-                )
+            for name in ("practice_prompts", "preview_prompts"):
+                if getattr(config, name).strip():
+                    raise DataError(
+                        f"{NODE}: {name} are texts, and conditioning holds prompts that are encoded already. "
+                        f"Connect clip and captions instead of conditioning, or leave {name} empty."
+                    )
             texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, count)
         else:
             texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
@@ -146,6 +147,7 @@ class EncodeRealLatents(io.ComfyNode):
                 cache_folder=host.cache_folder(),
                 few_step_phrase=config.few_step_phrase,
                 practice_prompts=config.practice_prompts,
+                preview_prompts=config.preview_prompts,
                 report=progress.update_or_stop,
             )
         folder = training_folder_of(cls.hidden.prompt or {}, str(cls.hidden.unique_id))

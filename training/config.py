@@ -198,6 +198,14 @@ class DataConfig(Config):
         "trains stage 2 alone anew. Empty: none.",
         lines=True,
     )
+    preview_prompts: str = option(
+        "",
+        "Prompts of the preview pictures of both stages, one a line, 16 at most. A change of them trains nothing anew. "
+        "Empty: two captions, of held-out pictures where there are any.",
+        advanced=True,
+        shapes_result=False,
+        lines=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,10 +306,16 @@ class StageConfig(Config):
         shapes_result=False,
     )
     preview_every: int = option(
-        0, "Updates between two preview pictures. 0: none.", low=0, high=1_000_000, shapes_result=False
+        -1,
+        "Updates between two previews, the first of which shows the start and the last what is delivered. -1: as often "
+        "as 2 % of the training's time allow, at most ten. 0: none.",
+        low=-1, high=1_000_000, shapes_result=False,
     )
     preview_steps: int = option(
-        8, "Sampling steps of a preview picture.", low=1, high=100, advanced=True, shapes_result=False
+        8,
+        "Sampling steps of a preview in stage 1. Stage 2 shows what it trains for, target_steps with euler; of two "
+        "samplers the ordinary one takes these steps.",
+        low=1, high=100, advanced=True, shapes_result=False,
     )
     validate_every: int = option(
         100,
@@ -335,7 +349,7 @@ class StageConfig(Config):
     )
     preview_sampler: str = option(
         "euler",
-        "The sampler of preview pictures, by ComfyUI's name.",
+        "The sampler of previews, by ComfyUI's name, where preview_steps counts.",
         choices=SAMPLERS,
         advanced=True,
         shapes_result=False,
@@ -359,6 +373,16 @@ class StageConfig(Config):
         "The most of the card's memory, in GiB, that this stage is planned to take, to leave room for others. 0: all "
         "that is free.",
         low=0.0, high=4096.0, step=0.5, advanced=True, shapes_result=False,
+    )
+    preview_seed: int = option(
+        0,
+        "Seed of the noise that previews are drawn from, the same for each prompt and at each step.",
+        low=0, high=2**63 - 1, advanced=True, shapes_result=False,
+    )
+    preview_guidance: float = option(
+        0.0,
+        "Value of FLUX-dev's guidance embedding in previews. 0: that of training, or the usual 3.5 where that is 1.",
+        low=0.0, high=100.0, step=0.1, advanced=True, shapes_result=False,
     )
 
     def check_streaming(self, where: str = "") -> None:

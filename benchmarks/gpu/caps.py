@@ -22,6 +22,7 @@ from fluxduel.training.config import (
     DiscriminatorConfig,
     StageConfig,
 )
+from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.runs.planned import run_planned
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
@@ -142,7 +143,7 @@ class _Sitting:
         if "seconds_per_step" in values:
             self._seconds.append(values["seconds_per_step"])
 
-    def preview(self, step: int, latents: Tensor) -> None: ...
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None: ...
 
     def note(self, step: int, text: str) -> None:
         if step == 0 and not self._notes and self._on_gpu:

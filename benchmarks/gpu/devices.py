@@ -30,6 +30,7 @@ from fluxduel.training.config import (
     LoRAConfig,
 )
 from fluxduel.training.data.real_latents import RealLatents
+from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
 from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
@@ -48,7 +49,7 @@ class Sitting:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         self._done = step
 
-    def preview(self, step: int, latents: Tensor) -> None: ...
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None: ...
 
     def note(self, step: int, text: str) -> None: ...
 

@@ -14,7 +14,7 @@ from fluxduel.benchmarks.plain_loop import plain_loop
 from fluxduel.benchmarks.step import mean_operations
 from fluxduel.training.base import compiling
 from fluxduel.training.evidence import metrics
-from fluxduel.training.runs import stage_loop
+from fluxduel.training.stages import previews
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.overfitting import OVERFITTING_EVERY
 from fluxduel.training.stages.stage import Stage
@@ -61,7 +61,7 @@ def stage_1(subject: Subject, pixels: int) -> dict[str, Any]:
         "tflop": round(operations / 1e12, 3),
         "tflops": round(operations / 1e12 / seconds, 3),
         "held_out_loss": subject.cost(lambda: _held_out_loss(stage))[1],
-        "preview": subject.cost(lambda: stage_loop._preview(stage, lambda: None))[1],
+        "preview": subject.cost(lambda: previews.draw(stage, lambda: None))[1],
     }
 
 

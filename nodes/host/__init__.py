@@ -31,6 +31,7 @@ from .folders import (
 from .memory import interrupted, raise_interruption, stop_if_interrupted, with_device
 from .model_lora import apply_lora
 from .pictures import image_tensor, picture_decoder, preview_decoder
+from .preview_routes import register_preview_routes
 from .progress import Progress, show_text, text_ui
 from .reporting import HostReporter, history, register_routes
 from .vae_checks import check_vae, doubt_of
@@ -65,6 +66,7 @@ __all__ = [
     "preview_decoder",
     "raise_interruption",
     "register_dataset_routes",
+    "register_preview_routes",
     "register_routes",
     "runs_folder",
     "show_text",

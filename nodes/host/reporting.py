@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import comfy.model_management as memory
 from aiohttp import web
 from PIL import Image
 from server import PromptServer
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from ...training.evidence.glossary import CURVES, MEASURED
 from ...training.evidence.note_kinds import is_warning
-from ...training.evidence.picture_files import save_preview
-from ...training.failure_words import reason
+from ...training.evidence.preview_sheet import Row, save_preview
+from ...training.failure_words import in_words
 from ...training.runs.fingerprints import Fingerprint
 from ...training.runs.run_directory import Choice
 from ..run_history import Run, RunHistory, noted, progress_line
@@ -93,13 +94,20 @@ class HostReporter:
             self._line_at = now + LINE_EVERY
             log.info("%s", progress_line(self._run))
 
-    def preview(self, step: int, latents: Tensor) -> None:
-        picture = self._decode(latents)
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+        try:
+            picture = self._decode(latents)
+        except memory.InterruptProcessingException:
+            # The decoder's own check took Cancel down; the loop, which loses nothing, still has to see it.
+            memory.interrupt_current_processing(True)
+            return
         self._progress.update(step, self._run.total, picture)
         try:
-            save_preview(picture, self._folder, step)
+            save_preview(picture, rows, self._folder, step)
         except OSError as error:
-            log.warning("The preview of step %d is not kept: %s.", step, reason(error))
+            self.note(step, f"The preview is not kept. {in_words(error)}")
+            return
+        PromptServer.instance.send_sync("fluxduel.preview", {"node": self._node, "run": self._run.run, "step": step})
 
     def note(self, step: int, text: str) -> None:
         self._run.notes.append((step, text))

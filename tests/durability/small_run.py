@@ -22,6 +22,7 @@ from fluxduel.training.config import (
     LoRAConfig,
 )
 from fluxduel.training.data.real_latents import RealLatents
+from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
 from fluxduel.training.runs.fingerprints import Fingerprint, fingerprint
@@ -50,7 +51,7 @@ class Noted:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         self.new_steps.append(step)
 
-    def preview(self, step: int, latents: Tensor) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
         pass
 
     def resumed(

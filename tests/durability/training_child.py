@@ -24,6 +24,7 @@ from fluxduel.training.config import (
     LoRAConfig,
 )
 from fluxduel.training.data import real_latents
+from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 
@@ -98,7 +99,7 @@ class Told:
         self._asked = 0
         self._write(f"{stage} {step}", (STAGES.index(stage), step))
 
-    def preview(self, step: int, latents: Tensor) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
         pass
 
     def note(self, step: int, text: str) -> None:

@@ -13,6 +13,7 @@ from diffusers import FluxTransformer2DModel
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import LoRAConfig
 from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
+from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.lora.adapter import FluxLoRA, create
 
 CONTEXT, POOLED, LENGTH = 24, 12, 5
@@ -142,6 +143,7 @@ class Recorder:
     def __init__(self, stop_before: int | None = None) -> None:
         self.records: list[dict[str, float]] = []
         self.previews: list[torch.Tensor] = []
+        self.shown: list[tuple[int, tuple[Row, ...]]] = []
         self.notes: list[tuple[int, str]] = []
         self.earlier: list[dict[str, float]] = []
         self._stop_before = stop_before
@@ -150,8 +152,9 @@ class Recorder:
     def scalars(self, stage: str, step: int, total: int, values: dict[str, float]) -> None:
         self.records.append({"stage": stage, "step": step, "total": total, **values})
 
-    def preview(self, step: int, latents: torch.Tensor) -> None:
+    def preview(self, step: int, latents: torch.Tensor, rows: Sequence[Row]) -> None:
         self.previews.append(latents)
+        self.shown.append((step, tuple(rows)))
 
     def note(self, step: int, text: str) -> None:
         self.notes.append((step, text))

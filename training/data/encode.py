@@ -11,7 +11,14 @@ from ..base.families import flux1
 from .alike import alike
 from .buckets import Bucket, buckets, fit
 from .dataset_report import describe_dataset
-from .encoding_checks import check_counts, check_phrase, check_posterior, check_prompt, check_widths
+from .encoding_checks import (
+    check_counts,
+    check_phrase,
+    check_posterior,
+    check_previews,
+    check_prompt,
+    check_widths,
+)
 from .encodings import MOST_IN_MEMORY, Encodings
 from .known_files import KnownFiles
 from .latent_cache import LatentCache, digest, digest_all
@@ -44,6 +51,7 @@ def encode(
     cache_folder: Path | None,
     few_step_phrase: str = "",
     practice_prompts: str = "",
+    preview_prompts: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
     most_in_memory: int = MOST_IN_MEMORY,
 ) -> tuple[RealLatents, str]:
@@ -56,8 +64,9 @@ def encode(
     takes a caption and gives (L, D) and (P,). ``vae_key`` and ``text_key`` name the weights behind the two, for the
     disk cache in ``cache_folder`` (``None``: no disk cache). ``report`` is called with (encodings done, encodings in
     all); what it raises ends the work, and the next call goes on from the cache. ``few_step_phrase`` has each caption,
-    and the empty prompt, encoded ``with_phrase`` as well; empty: it has not. ``practice_prompts`` are prompts without
-    pictures, one a line. More than ``most_in_memory`` bytes of encodings are left in the cache and read from there.
+    and the empty prompt, encoded ``with_phrase`` as well; empty: it has not. ``practice_prompts`` and
+    ``preview_prompts`` are prompts without pictures, one a line, the latter ``with_phrase`` as well. More than
+    ``most_in_memory`` bytes of encodings are left in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures, and
@@ -70,6 +79,8 @@ def encode(
     if not 0.0 <= held_out_share <= MAX_HELD_OUT_SHARE:
         raise ValueError(f"held_out_share must be from 0 to {MAX_HELD_OUT_SHARE:g}, got {held_out_share!r}.")
     check_counts(images, captions, names, masks)
+    practice, shown = lines_of(practice_prompts), lines_of(preview_prompts)
+    check_previews(shown)
     cache = LatentCache(cache_folder)
     cache.remove_leftovers()
     store = Encodings(cache, most_in_memory)
@@ -79,8 +90,9 @@ def encode(
         small_masks = latent_masks(pictures, masks, store, known, remarks, report)
     phrase = few_step_phrase.strip()
     plain = [*dict.fromkeys(captions), ""]
-    practice = list(dict.fromkeys(line.strip() for line in practice_prompts.splitlines() if line.strip()))
-    captions_once = list(dict.fromkeys([*plain, *(with_phrase(phrase, caption) for caption in plain), *practice]))
+    few_step_shown = [with_phrase(phrase, caption) for caption in shown] if phrase else []
+    few_step_all = [with_phrase(phrase, caption) for caption in plain]
+    captions_once = list(dict.fromkeys([*plain, *few_step_all, *practice, *shown, *few_step_shown]))
     distinct = {picture.identity: index for index, picture in enumerate(pictures)}
     ways = (False, True) if flip else (False,)
     total = len(captions_once) + len(distinct) * len(ways)
@@ -123,9 +135,16 @@ def encode(
         few_step_phrase=phrase,
         practice_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in practice),
         practice_fingerprint=digest(*(by_caption[caption].content for caption in practice)) if practice else "",
+        preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in shown),
+        few_step_preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in few_step_shown),
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
     return data, describe_dataset(data, pictures, captions, kin, remarks, held_out_share, cached)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines that have words, each once."""
+    return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
 
 
 class _Maker:

@@ -12,6 +12,8 @@ from .data_error import DataError, quoted
 from .real_latents import with_phrase
 from .stored_latents import Encoding
 
+MOST_PREVIEWS = 16
+
 
 def check_counts(
     images: Sequence[Tensor], captions: Sequence[str], names: Sequence[str], masks: Sequence[Tensor | None] | None
@@ -29,6 +31,14 @@ def check_counts(
         raise DataError(
             f"There are {len(images)} pictures and {len(masks)} masks. Give one mask for each picture, in the order of "
             "the pictures, or none at all."
+        )
+
+
+def check_previews(prompts: Sequence[str]) -> None:
+    if len(prompts) > MOST_PREVIEWS:
+        raise DataError(
+            f"preview_prompts has {len(prompts)} prompts, and a preview has room for {MOST_PREVIEWS}. Leave some out: "
+            "each is drawn at every preview. Sample FLUX LoRA draws any other after the training."
         )
 
 

@@ -91,6 +91,9 @@ class RealLatents:
 
     ``practice_prompts`` have no pictures. Stage 1 does not look at them: they have a ``practice_fingerprint`` of their
     own, empty without any.
+
+    ``preview_prompts`` are for pictures to look at, and no training notices them: no fingerprint has them. With a
+    phrase, ``few_step_preview_prompts`` are the same with it at their front.
     """
 
     samples: tuple[LatentSample | StoredSample, ...]
@@ -103,6 +106,8 @@ class RealLatents:
     few_step_phrase: str = ""
     practice_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     practice_fingerprint: str = ""
+    preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
+    few_step_preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
 
     @functools.cached_property
     def training(self) -> tuple[int, ...]:

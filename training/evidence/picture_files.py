@@ -9,8 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-PREVIEWS = "previews"
-
 
 def side_by_side(pictures: Tensor) -> Image.Image:
     """(n, H, W, 3) in [0, 1] as one picture of all n in a row."""
@@ -20,14 +18,6 @@ def side_by_side(pictures: Tensor) -> Image.Image:
 def single_pictures(pictures: Tensor) -> list[Image.Image]:
     """(n, H, W, 3) in [0, 1] as n pictures."""
     return [_picture(picture) for picture in pictures]
-
-
-def save_preview(picture: Image.Image, run_folder: Path, step: int) -> Path:
-    """Write ``previews/step-000100.png`` into the run's folder. Raises ``OSError``."""
-    path = run_folder / PREVIEWS / f"step-{step:06}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-    return path
 
 
 def free_path(path: Path) -> Path:

@@ -11,6 +11,8 @@ from ..config import AdversarialStageConfig
 FEW_STEPS = 8
 # What an ordinary sampler takes, where the LoRA serves two and target_steps is the few-step one's.
 ORDINARY_STEPS = 25
+# What FLUX.1-dev is sampled at, where a LoRA was not trained for another value.
+USUAL_GUIDANCE = 3.5
 # Stage 2 trains steps as Euler takes them, between the levels of FLUX's schedule; both by ComfyUI's names.
 TRAINED_SAMPLER, TRAINED_SCHEDULER = "euler", "simple"
 
@@ -55,6 +57,11 @@ def _guided(config: AdversarialStageConfig) -> bool:
 
 def _steps(count: int) -> str:
     return f"{count} {'step' if count == 1 else 'steps'}"
+
+
+def sampled_guidance(trained: float) -> float:
+    """The guidance that a LoRA trained at ``trained`` is sampled at: training at 1 keeps what a user is used to."""
+    return USUAL_GUIDANCE if trained == 1 else trained
 
 
 def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

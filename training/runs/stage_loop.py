@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -10,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save as serialise
-from torch import Tensor
 
-from ..base import sampler
 from ..evidence.training_log import TrainingLog
 from ..failure_words import reason
 from ..lora import files as lora_files
 from ..lora.adapter import FluxLoRA, LoRAError
+from ..stages import previews
 from ..stages.measurements import Stopped, share_of_time
 from ..stages.optimiser import NonFiniteError
 from ..stages.stage import Reporter, Stage, StageFailure, StageResult
@@ -26,8 +26,6 @@ from .run_directory import RESULT, RunDirectory
 from .stats import Stats, parsed
 
 log = logging.getLogger(__name__)
-
-PREVIEW_PICTURES = 2
 
 
 def run(stage: Stage, reporter: Reporter, directory: RunDirectory | None = None) -> StageResult:
@@ -66,6 +64,7 @@ class Loop:
         self.pending: dict[str, float] | None = {} if stage.config.validate_every else None
         self.score: float | None = None
         self.saved_at: int | None = None
+        self._preview_every, self._preview_cut_off = previews.interval(stage), False
         self.stats = Stats(*self._restored(again))
         # An earlier sitting went for fewer steps, and has told the cost of their measurements.
         self._extended = bool(self.stats.records) and self.stats.records[-1]["total"] != stage.total
@@ -81,6 +80,8 @@ class Loop:
         try:
             if self.pending is not None:
                 self._complete(self.pending)
+            if (self.step == 0 and self._preview_every) or self._preview_cut_off:
+                self._preview()
             if self._extended and not self.stage.ended:
                 self._tell_cost(self.step + 1, "the time from here on")
                 self._tell()
@@ -108,6 +109,7 @@ class Loop:
             raise StageFailure(self._message(error), self._result(stopped=True)) from error
         result = self._result(stopped=False)
         self._finish(result)
+        self._preview_the_end()
         return result
 
     def _complete(self, values: dict[str, float], seconds: float | None = None) -> None:
@@ -177,15 +179,49 @@ class Loop:
             raise Stopped
 
     def _preview_if_due(self) -> None:
-        every = self.stage.config.preview_every
-        if not every or self.step % every:
-            return
-        latents = self.stage.measurements.take(
-            "preview", lambda: _preview(self.stage, self._stop_if_asked), "set preview_every to 0"
-        )
+        stage = self.stage
+        # The last one is of what is delivered; and as long as the LoRA is still the start there is nothing to see.
+        on_the_way = self.step < stage.total and not stage.ended and stage.lora_updates
+        if on_the_way and self._preview_every and self.step % self._preview_every == 0:
+            self._preview()
+
+    def _preview(self) -> None:
+        """Show what the LoRA draws now. Whatever goes wrong with it costs the pictures alone."""
+        self._preview_cut_off = True
+        self._show(self._stop_if_asked)
+        self._preview_cut_off = False
         self._tell()
-        if latents is not None:
-            self.reporter.preview(self.step, latents)
+
+    def _preview_the_end(self) -> None:
+        """Show what is delivered. The run is finished by now: a stop leaves the pictures out, and nothing else."""
+        if not self._preview_every:
+            return
+        with contextlib.suppress(Stopped):
+            self._show(self._stop_if_asked)
+        # The statistics are closed.
+        for text in self.stage.take_notes():
+            self.reporter.note(self.step, text)
+
+    def _show(self, after_step: Callable[[], None]) -> None:
+        stage = self.stage
+        try:
+            latents = stage.measurements.take(
+                "preview", lambda: previews.draw(stage, after_step), "set preview_every to 0"
+            )
+        except Stopped:
+            raise
+        except Exception as error:
+            # Other ranks wait within a pass that this one has left.
+            if stage.ranks.count > 1:
+                raise
+            stage.measurements.notes.append(_without_preview(error))
+            return
+        if latents is None:
+            return
+        try:
+            self.reporter.preview(self.step, latents, previews.rows_of(stage))
+        except Exception as error:
+            stage.measurements.notes.append(_without_preview(error))
 
     def _restored(self, again: Snapshot | None) -> tuple[Path | None, str]:
         """Bring the stage to where its last checkpoint was. Returns the path and the text of its statistics."""
@@ -199,6 +235,8 @@ class Loop:
         if snapshot is None:
             return path, ""
         self.stage.restore(snapshot.tensors, snapshot.numbers["stage"])
+        # Of an earlier version's checkpoint it is not known.
+        self._preview_cut_off = snapshot.numbers.get("preview_cut_off", False)
         self.step, self.pending, self.score = snapshot.step, snapshot.numbers["pending"], snapshot.score
         self.saved_at = None if self.directory is None else self.step
         return path, snapshot.stats
@@ -229,7 +267,7 @@ class Loop:
         return Snapshot(
             self.step,
             tensors,
-            {"stage": numbers, "pending": self.pending},
+            {"stage": numbers, "pending": self.pending, "preview_cut_off": self._preview_cut_off},
             self.stats.text,
             unmeasured=self.pending is not None,
             score=self.score,
@@ -279,21 +317,5 @@ class Loop:
         return message
 
 
-def _preview(stage: Stage, after_step: Callable[[], None]) -> Tensor:
-    shown = stage.data.samples[(stage.data.held_out or stage.data.training)[0]]
-    prompt = stage.data.prompts[shown.prompt]
-    with stage.delivered_weights():
-        latents = sampler.sample(
-            stage.base,
-            prompt.prompt_embeds,
-            prompt.pooled_prompt_embeds,
-            height=shown.shape[-2],
-            width=shown.shape[-1],
-            steps=stage.config.preview_steps,
-            seeds=range(PREVIEW_PICTURES),
-            guidance=stage.config.guidance,
-            batch_size=stage.config.batch_size,
-            solver=stage.config.preview_sampler,
-            after_step=after_step,
-        )
-    return latents.cpu()
+def _without_preview(error: Exception) -> str:
+    return f"No preview this time: {reason(error) or type(error).__name__}. Training goes on without it."

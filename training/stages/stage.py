@@ -24,6 +24,7 @@ from ..data.batches import Batch, micro_batches
 from ..data.fits import check_fits
 from ..data.real_latents import RealLatents
 from ..evidence import metrics
+from ..evidence.preview_sheet import Row
 from ..evidence.training_log import TrainingLog
 from ..lora import adapter as lora
 from ..lora.adapter import FluxLoRA
@@ -46,8 +47,9 @@ class Reporter(Protocol):
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         """After each step; ``step`` counts from 1 to ``total``."""
 
-    def preview(self, step: int, latents: Tensor) -> None:
-        """Sampled latents (n, 16, h, w) in model space, on the CPU."""
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+        """Sampled latents (n, 16, h, w) in model space, on the CPU, and what each of the n is. What it raises costs the
+        preview alone."""
 
     def note(self, step: int, text: str) -> None:
         """What the stage noticed and did about it, in a sentence for the user."""

@@ -18,6 +18,7 @@ from fluxduel.training.base.base_model import BaseReference, load_base
 from fluxduel.training.config import DiffusionStageConfig, LoRAConfig
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.evidence import latent_metrics, metrics
+from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.evidence.random_features import FeatureSpace
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
@@ -61,7 +62,7 @@ class Quiet:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         pass
 
-    def preview(self, step: int, latents: Tensor) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
         pass
 
     def note(self, step: int, text: str) -> None:

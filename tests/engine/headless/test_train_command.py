@@ -25,6 +25,7 @@ from fluxduel.headless.command_line import main
 from fluxduel.tests.engine.flux_encoders import T5_KIND, T5_SIZES, make_folder
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import TINY_BASE, LoRAConfig
+from fluxduel.training.evidence.preview_sheet import previews
 from fluxduel.training.lora import adapter as adapters
 from fluxduel.training.runs.run_lock import held
 
@@ -143,12 +144,20 @@ def test_both_stages_have_the_base_from_one_load(
 
 
 def test_the_previews_are_pictures_in_the_runs_folder(finished: Done) -> None:
-    for stage, steps in (("diffusion", [12, 24]), ("adversarial", [10, 20])):
-        files = sorted(only(finished.output, f"{stage}-*").glob("previews/*.png"))
-        assert [file.name for file in files] == [f"step-{step:06}.png" for step in steps]
-        pixels = np.asarray(Image.open(files[-1]), np.float32)
-        assert pixels.shape == (SIDE, 2 * SIDE, 3)
-        assert pixels.std() > 5  # neither grey nor black
+    for stage, steps, how in (
+        ("diffusion", [0, 12, 24], "2 steps, euler, seed 0"), ("adversarial", [0, 10, 20], "4 steps, euler, seed 0")
+    ):  # fmt: skip
+        run_folder = only(finished.output, f"{stage}-*")
+        columns, rows = previews(run_folder)
+        assert [column.step for column in columns] == steps and [row.how for row in rows] == [how] * 2
+        assert all(row.prompt.startswith("round shape") for row in rows) and rows[0].prompt != rows[1].prompt
+        names = {"sheet.png", *(f"step-{step:06}.png" for step in steps)}
+        assert {path.name for path in (run_folder / "previews").iterdir()} == names
+        drawn = [np.asarray(Image.open(column.path), np.float32) for column in columns]
+        assert drawn[0].shape == (SIDE, 2 * SIDE, 3)
+        assert drawn[-1].std() > 5  # neither grey nor black
+        # The same noise at each step: it is the LoRA that makes the difference.
+        assert 0 < np.abs(drawn[-1] - drawn[0]).mean() < 60
 
 
 def test_the_same_command_uses_what_is_finished(finished: Done, config_file: Path) -> None:
@@ -226,7 +235,7 @@ def test_trackers_get_every_step_once_when_a_run_goes_on(config_file: Path, tmp_
     events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     assert [event.step for event in events.Scalars("diffusion/diffusion_loss")] == list(range(1, 25))
-    assert [event.step for event in events.Images("diffusion/preview")] == [12, 24]
+    assert [event.step for event in events.Images("diffusion/preview")] == [0, 12, 24]
 
 
 def broken_lora(path: Path) -> Path:

@@ -65,29 +65,33 @@ def test_the_judge_lies_beside_the_lora_as_it_was_at_the_end(start, data, tmp_pa
 
 
 @pytest.mark.parametrize(("held_out", "solver"), [((6, 7), "heun"), ((), "euler")])
-def test_a_preview_is_for_the_first_held_out_caption(
+def test_a_preview_is_for_the_first_held_out_captions(
     start, data, tmp_path: Path, held_out: tuple[int, ...], solver: str
 ) -> None:
-    """Or for the first that is trained on, where none is held out."""
+    """Or for the first that are trained on, where none is held out."""
     data = dataclasses.replace(data, held_out=held_out)
     recorder = Recorder()
     shown = {"preview_every": 3, "preview_steps": 2, "preview_sampler": solver}
     result = train(start, data, tmp_path, recorder, ema_decay=0.0, **shown)
     base = load_base(start.base, DEVICE)
     adapter.attach(base, result.lora)
-    prompt = data.prompts[data.samples[6 if held_out else 0].prompt]
-    expected = sampler.sample(
-        base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=2,
-        seeds=range(len(recorder.previews[0])), guidance=SHORT.guidance, solver=solver,
-    )  # fmt: skip
-    torch.testing.assert_close(recorder.previews[0], expected.cpu(), rtol=1e-4, atol=1e-4)
+    assert [len(latents) for latents in recorder.previews] == [2, 2]
+    for place, latents in enumerate(recorder.previews[1]):
+        prompt = data.prompts[data.samples[(6 if held_out else 0) + place].prompt]
+        # What a LoRA that was trained at guidance 1 is sampled at.
+        expected = sampler.sample(
+            base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=2, seeds=[0],
+            guidance=3.5, solver=solver,
+        )  # fmt: skip
+        torch.testing.assert_close(latents[None], expected.cpu(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_preview_can_be_stopped_in_its_midst(start, data, tmp_path: Path) -> None:
-    """Asked before each step and after each evaluation of the model: the fourth time is within the first preview."""
-    recorder = Recorder(stop_before=4)
+@pytest.mark.parametrize(("polls", "step"), [(4, 0), (2 * 6 + 1 + 4, 1)])
+def test_a_preview_can_be_stopped_in_its_midst(start, data, tmp_path: Path, polls: int, step: int) -> None:
+    """Asked before each step and after each evaluation of the model, of which two pictures take six each."""
+    recorder = Recorder(stop_before=polls)
     result = train(start, data, tmp_path, recorder, preview_every=1, preview_steps=6)
-    assert result.stopped and result.goes_on_from == 1 and recorder.previews == []
+    assert result.stopped and result.goes_on_from == step and [at for at, _ in recorder.shown] == [*range(step)]
 
 
 def test_a_preview_takes_no_more_pictures_at_once_than_training_does(start, data, tmp_path: Path, monkeypatch) -> None:

@@ -182,7 +182,8 @@ def test_the_log_is_the_reports_and_the_file(start, data, tmp_path):
     assert all("seconds_per_step" in record for record in recorder.records[1:])
     untimed = [{k: v for k, v in r.items() if k not in ("stage", "seconds_per_step")} for r in recorder.records]
     assert untimed == lines
-    assert [tuple(latents.shape) for latents in recorder.previews] == [(2, 16, 4, 4)]
+    assert [tuple(latents.shape) for latents in recorder.previews] == [(2, 16, 4, 4)] * 3
+    assert [step for step, _ in recorder.shown] == [0, 3, 4]
     assert result.log.path == str(tmp_path / "run" / "stats.jsonl")
 
 
@@ -198,7 +199,8 @@ def test_stopping_keeps_what_was_trained(start, data):
 def test_stopping_within_a_measurement_keeps_the_trained_weights(start, data, watched):
     """Not the average, which holds the adapter's place in the meantime, and not a half-way state of the exchange."""
     config = dataclasses.replace(CONFIG, ema_decay=0.9, **watched)
-    polls = 4 if "preview_every" in watched else 8
+    # Two pictures of the start are complete.
+    polls = 2 * 4 + 4 if "preview_every" in watched else 8
     stopped = train_diffusion_stage(start, data, config, device=DEVICE, reporter=Recorder(stop_before=polls))
     assert stopped.stopped and stopped.lora.provenance[0]["steps_done"] == 1
     # A record is written with its measurement or not at all: who goes on makes both.

@@ -18,7 +18,7 @@ from fluxduel.training.evidence import metrics
 from fluxduel.training.evidence.metrics import held_out_flow_loss
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA
-from fluxduel.training.runs.stage_loop import PREVIEW_PICTURES, run
+from fluxduel.training.runs.stage_loop import run
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
 from fluxduel.training.stages.health import Examiner
@@ -35,7 +35,7 @@ JUDGE = DiscriminatorConfig(architecture="cnn", width=8, depth=1)
 def made(start, data, kind: str) -> DiffusionStage | AdversarialStage:
     if kind == "diffusion":
         return DiffusionStage(start, data, DiffusionStageConfig(**OPTIONS), device=DEVICE)
-    config = AdversarialStageConfig(**OPTIONS, discriminator_warmup=0, watch=False)
+    config = AdversarialStageConfig(**OPTIONS, target_steps=2, discriminator_warmup=0, watch=False)
     return AdversarialStage(start, data, JUDGE, config, device=DEVICE)
 
 
@@ -63,16 +63,21 @@ def test_the_preview_is_of_what_is_delivered(start, data, kind: str) -> None:
     stage, recorder = made(start, data, kind), Recorder()
     result = run(stage, recorder)
     raw = dataclasses.replace(result.lora, tensors=lora.snapshot(stage.base))
-    prompt = data.prompts[data.samples[data.held_out[0]].prompt]
+    prompts = [data.prompts[data.samples[index].prompt] for index in data.held_out]
 
     def sampled(of: FluxLoRA, guidance: float) -> torch.Tensor:
-        latents = sampler.sample(
-            on_base(of), prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=2,
-            seeds=range(PREVIEW_PICTURES), guidance=guidance,
-        )  # fmt: skip
-        return latents.cpu()
+        base = on_base(of)
+        latents = [
+            sampler.sample(
+                base, prompt.prompt_embeds, prompt.pooled_prompt_embeds, height=4, width=4, steps=2, seeds=[0],
+                guidance=guidance,
+            )
+            for prompt in prompts
+        ]  # fmt: skip
+        return torch.cat(latents).cpu()
 
-    (preview,) = recorder.previews
+    at_start, preview = recorder.previews
+    torch.testing.assert_close(at_start, sampled(start, GUIDANCE), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(preview, sampled(result.lora, GUIDANCE), rtol=1e-4, atol=1e-4)
     for other, guidance in ((raw, GUIDANCE), (result.lora, 1.0)):
         assert not torch.allclose(preview, sampled(other, guidance), rtol=1e-2, atol=1e-2)

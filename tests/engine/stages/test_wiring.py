@@ -113,8 +113,8 @@ OF_THE_JUDGE: Cases = {
 }  # fmt: skip
 # What leaves the result as it is. Each has a test of its own below.
 NO_RESULT = {
-    "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "checkpoint_every", "keep_last",
-    "keep_every", "streamed_share", "compile_blocks", "memory_limit_gb",
+    "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "preview_seed", "preview_guidance",
+    "checkpoint_every", "keep_last", "keep_every", "streamed_share", "compile_blocks", "memory_limit_gb",
 }  # fmt: skip
 
 
@@ -258,7 +258,7 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         "checkpoint_every": ({"checkpoint_every": 2, "keep_last": 9}, lambda _, kept: kept == ["2", "4"]),
         "keep_last": ({"checkpoint_every": 2, "keep_last": 1}, lambda _, kept: kept == ["4"]),
         "keep_every": ({"checkpoint_every": 1, "keep_last": 1, "keep_every": 3}, lambda _, kept: kept == ["3", "4"]),
-        "preview_every": ({"preview_every": 2, "preview_steps": 1}, lambda seen, _: len(seen.previews) == 2),
+        "preview_every": ({"preview_every": 2, "preview_steps": 1}, lambda seen, _: len(seen.previews) == 3),
         "gradient_checkpointing": ({"gradient_checkpointing": True}, lambda seen, _: len(seen.records) == 4),
         "streamed_share": (
             {"gradient_checkpointing": True, "streamed_share": 0.5}, lambda seen, _: len(seen.records) == 4
@@ -269,19 +269,20 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         ),
         "memory_limit_gb": ({"memory_limit_gb": 1.0}, lambda seen, _: seen.notes[0][1].startswith("Memory: ")),
     }
-    assert set(changes) | {"preview_steps", "preview_sampler"} == NO_RESULT
+    assert set(changes) | {"preview_steps", "preview_sampler", "preview_seed", "preview_guidance"} == NO_RESULT
     for name, (change, as_wanted) in changes.items():
         lora, seen, kept = in_folder(start, data, tmp_path / name, **{"checkpoint_every": 0, **change})
         assert as_wanted(seen, kept), (name, kept)
         for key in plain:
             torch.testing.assert_close(lora[key], plain[key], rtol=0, atol=1e-5)
+    usual = {"preview_every": 4, "preview_steps": 2}
     pictures = [
-        in_folder(
-            start, data, tmp_path / f"{steps}-{solver}", preview_every=4, preview_steps=steps, preview_sampler=solver
-        )[1].previews[0]
-        for steps, solver in ((1, "euler"), (2, "euler"), (2, "heun"))
+        in_folder(start, data, tmp_path / str(number), **usual | change)[1].previews[0]
+        for number, change in enumerate(
+            ({}, {"preview_steps": 1}, {"preview_sampler": "heun"}, {"preview_seed": 1}, {"preview_guidance": 1.0})
+        )
     ]
-    assert not torch.allclose(pictures[0], pictures[1]) and not torch.allclose(pictures[1], pictures[2])
+    assert not any(torch.allclose(pictures[0], other) for other in pictures[1:])
 
 
 @pytest.mark.parametrize("wanted", [True, False])

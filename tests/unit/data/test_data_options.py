@@ -11,6 +11,7 @@ import torch
 
 from fluxduel.tests.unit.data.test_real_latents import Encoders, picture, run
 from fluxduel.training.config import DataConfig
+from fluxduel.training.data.data_error import DataError
 from fluxduel.training.data.real_latents import Prompt, RealLatents
 from fluxduel.training.data.stored_latents import StoredPrompt
 
@@ -24,6 +25,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "bucket_step": (64, lambda data: {sample.shape for sample in data.samples}),
     "few_step_phrase": ("fast", lambda data: len(data.few_step_prompts)),
     "practice_prompts": ("a cat\na dog", lambda data: len(data.practice_prompts)),
+    "preview_prompts": ("a cat\na dog", lambda data: len(data.preview_prompts)),
 }
 
 
@@ -43,7 +45,8 @@ def test_every_option_changes_the_dataset_and_tells_it_apart(option: str) -> Non
     one, other = encoded(SMALL), encoded(dataclasses.replace(SMALL, **{option: value}))
     assert seen(one) != seen(other)
     # Stage 1 does not look at practice prompts, and need not be trained anew for them.
-    assert (one.fingerprint != other.fingerprint) == (option != "practice_prompts")
+    # Nor has any stage to be trained anew for other preview prompts.
+    assert (one.fingerprint != other.fingerprint) == (option not in ("practice_prompts", "preview_prompts"))
     assert (one.practice_fingerprint != other.practice_fingerprint) == (option == "practice_prompts")
     again = encoded(SMALL)
     assert again.fingerprint == one.fingerprint and seen(again) == seen(one)
@@ -73,6 +76,31 @@ def test_practice_prompts_are_lines(tmp_path: Path, in_memory: bool) -> None:
     other, _ = run(images, practice_prompts="a dog\na cat\ncaption 1")
     assert other.practice_fingerprint not in ("", data.practice_fingerprint)
     assert data.practice_groups == ((0, 1, 2),)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_preview_prompts_are_lines_with_and_without_the_phrase(tmp_path: Path, in_memory: bool) -> None:
+    encoders, images = Encoders(), [picture(seed) for seed in range(2)]
+    data, report = run(
+        images, encoders=encoders, preview_prompts="\n a cat \ncaption 1\na cat\n", few_step_phrase="fast",
+        cache_folder=tmp_path, most_in_memory=2**30 if in_memory else 0,
+    )  # fmt: skip
+    assert [prompt.caption for prompt in data.preview_prompts] == ["a cat", "caption 1"]
+    assert [prompt.caption for prompt in data.few_step_preview_prompts] == ["fast, a cat", "fast, caption 1"]
+    for prompt in (*data.preview_prompts, *data.few_step_preview_prompts):
+        torch.testing.assert_close(prompt.prompt_embeds, Encoders().prompt(prompt.caption)[0])
+    assert len(encoders.prompts) == len(set(encoders.prompts))
+    assert "Preview prompts: 2, such as 'a cat'." in report
+    plain, _ = run(images, preview_prompts="a cat")
+    assert plain.few_step_preview_prompts == () and "Preview prompts" not in run(images)[1]
+
+
+def test_more_preview_prompts_than_a_preview_has_room_for_are_refused() -> None:
+    images, encoders = [picture(0)], Encoders()
+    assert len(run(images, preview_prompts="\n".join(f"prompt {n}" for n in range(16)))[0].preview_prompts) == 16
+    with pytest.raises(DataError, match="preview_prompts has 17 prompts, and a preview has room for 16"):
+        run(images, encoders=encoders, preview_prompts="\n".join(f"prompt {n}" for n in range(17)))
+    assert encoders.prompts == []
 
 
 def test_practice_prompts_beside_masks_are_warned_of() -> None:
