@@ -15,6 +15,7 @@ from server import PromptServer
 from ...training.evidence.preview_sheet import PREVIEWS, SHEET, Column, Row, previews
 from .folders import runs_folder
 from .reporting import history
+from .same_origin import from_this_host
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,15 @@ def register_preview_routes() -> None:
 
     ``GET /fluxduel/preview?node=<id>&step=<n>&version=<v>``: the pictures of one step side by side, as the first answer
     names them. ``GET /fluxduel/preview_sheet?node=<id>``: the whole sheet. No name of a file comes from outside: a node
-    is looked up among those that were trained since the host started, and a step among the previews of its run.
+    is looked up among those that were trained since the host started, and a step among the previews of its run. Another
+    site's page is refused (403).
     """
     routes = PromptServer.instance.routes
 
     @routes.get("/fluxduel/previews")
     async def list_previews(request: web.Request) -> web.Response:
+        if not from_this_host(request):
+            return _foreign()
         found = await _of(request)
         if found is None:
             return web.Response(status=204)
@@ -49,6 +53,8 @@ def register_preview_routes() -> None:
 
     @routes.get("/fluxduel/preview")
     async def show_preview(request: web.Request) -> web.Response:
+        if not from_this_host(request):
+            return _foreign()
         found = await _of(request)
         _, columns, rows = found or ("", [], ())
         asked = request.query.get("step", ""), request.query.get("version", "")
@@ -66,6 +72,8 @@ def register_preview_routes() -> None:
 
     @routes.get("/fluxduel/preview_sheet")
     async def show_sheet(request: web.Request) -> web.StreamResponse:
+        if not from_this_host(request):
+            return _foreign()
         found = await _of(request)
         sheet = None if found is None else runs_folder() / found[0] / PREVIEWS / SHEET
         if sheet is None or not sheet.is_file():
@@ -93,6 +101,10 @@ def _small(path: Path, count: int) -> bytes:
     content = io.BytesIO()
     small.save(content, "JPEG", quality=QUALITY)
     return content.getvalue()
+
+
+def _foreign() -> web.Response:
+    return _refusal(403, "Previews are shown to this host's own pages.")
 
 
 def _refusal(status: int, text: str) -> web.Response:

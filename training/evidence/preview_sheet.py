@@ -84,7 +84,7 @@ def previews(run_folder: Path, last: int | None = None) -> tuple[list[Column], t
 
 
 def sheet(columns: Sequence[Column], rows: Sequence[Row]) -> Image.Image:
-    """Steps across, in bands where they are many, and prompts down. Raises ``OSError`` for a picture that is damaged."""
+    """Steps across, in bands where they are many, and prompts down. Raises ``OSError`` for a damaged picture."""
     chosen = list(columns)
     if len(chosen) > MOST_COLUMNS:
         places = [round(place * (len(chosen) - 1) / (MOST_COLUMNS - 1)) for place in range(MOST_COLUMNS)]

@@ -145,8 +145,9 @@ def test_both_stages_have_the_base_from_one_load(
 
 def test_the_previews_are_pictures_in_the_runs_folder(finished: Done) -> None:
     for stage, steps, how in (
-        ("diffusion", [0, 12, 24], "2 steps, euler, seed 0"), ("adversarial", [0, 10, 20], "4 steps, euler, seed 0")
-    ):  # fmt: skip
+        ("diffusion", [0, 12, 24], "2 steps, euler, guidance 3.5, seed 0"),
+        ("adversarial", [0, 10, 20], "4 steps, euler, guidance 3.5, seed 0"),
+    ):
         run_folder = only(finished.output, f"{stage}-*")
         columns, rows = previews(run_folder)
         assert [column.step for column in columns] == steps and [row.how for row in rows] == [how] * 2

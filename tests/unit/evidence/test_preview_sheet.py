@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fluxduel.training.evidence.lettering import UNKNOWN, drawable, font, lines
-from fluxduel.training.evidence.preview_sheet import (
-    MOST_COLUMNS,
-    PREVIEWS,
-    SHEET,
-    Row,
-    previews,
-    save_preview,
-    sheet,
-)
+from fluxduel.training.evidence import preview_sheet
+from fluxduel.training.evidence.preview_sheet import MOST_COLUMNS, PREVIEWS, SHEET, Row, previews, save_preview
+from fluxduel.training.evidence.sheet import Group, Sheet
 
 ROWS = (Row("a cat", "4 steps, euler, seed 0"), Row("a dog", "4 steps, euler, seed 0"))
 
@@ -36,33 +30,30 @@ def later(path: Path, seconds: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + seconds * 10**9))
 
 
-def centres(page: Image.Image, columns: int, rows: int, size: tuple[int, int] = (64, 48)) -> list[list[tuple]]:
-    """The colour in the middle of each picture, row by row, counted from the sheet's right lower corner."""
-    gap, margin = 6, 16
-    return [
-        [
-            page.getpixel(
-                (
-                    page.width - margin - (columns - column) * (size[0] + gap) + gap + size[0] // 2,
-                    page.height - margin - (rows - row) * (size[1] + gap) + gap + size[1] // 2,
-                )
-            )
-            for column in range(columns)
-        ]
-        for row in range(rows)
-    ]
+def boxes(page: Image.Image, colours: set[tuple]) -> list[list[tuple]]:
+    """Fields of these colours on a sheet, row by row from left to right, each by its colour."""
+    pixels = page.convert("RGB").load()
+    found: list[tuple[int, int, tuple]] = []
+    for y in range(page.height):
+        for x in range(page.width):
+            here = pixels[x, y]
+            # A field's upper left corner.
+            if here in colours and pixels[x - 1, y] != here and pixels[x, y - 1] != here:
+                found.append((y, x, here))
+    return [[each[2] for each in row] for _, row in itertools.groupby(found, key=lambda each: each[0])]
 
 
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
+RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)
+ALL = {RED, GREEN, BLUE, YELLOW}
 
 
 def test_steps_go_across_and_prompts_down(tmp_path: Path) -> None:
     # Not in their order: a run that goes on from an earlier checkpoint comes back to a step.
-    for step, colours in ((100, ("blue", "white")), (0, ("red", "green")), (100, ("blue", "white"))):
+    for step, colours in ((100, ("blue", "yellow")), (0, ("red", "green")), (100, ("blue", "yellow"))):
         path = save_preview(strip(*colours), ROWS, tmp_path, step)
         assert path == tmp_path / PREVIEWS / f"step-{step:06}.png"
     page = Image.open(tmp_path / PREVIEWS / SHEET)
-    assert centres(page, 2, 2) == [[RED, BLUE], [GREEN, WHITE]]
+    assert boxes(page, ALL) == [[RED, BLUE], [GREEN, YELLOW]]
     assert [path.name for path in sorted((tmp_path / PREVIEWS).iterdir())] == [
         SHEET, "step-000000.png", "step-000100.png"
     ]  # fmt: skip
@@ -90,7 +81,7 @@ def test_columns_after_the_step_that_is_drawn_are_not_on_the_sheet(tmp_path: Pat
     for step in (0, 10, 20):
         save_preview(strip("red", "green"), ROWS, tmp_path, step)
     save_preview(strip("blue", "blue"), ROWS, tmp_path, 10)
-    assert centres(Image.open(tmp_path / PREVIEWS / SHEET), 2, 2) == [[RED, BLUE], [GREEN, BLUE]]
+    assert boxes(Image.open(tmp_path / PREVIEWS / SHEET), ALL) == [[RED, BLUE], [GREEN, BLUE]]
 
 
 def test_a_file_written_anew_has_another_version(tmp_path: Path) -> None:
@@ -120,45 +111,38 @@ def test_files_of_others_are_passed_over(tmp_path: Path) -> None:
 
 def test_a_long_run_shows_an_even_choice_of_its_steps(tmp_path: Path) -> None:
     for step in range(0, 30 * 10, 10):
-        save_preview(strip("white", "red" if step in (0, 290) else "blue"), ROWS, tmp_path, step)
-    second = centres(Image.open(tmp_path / PREVIEWS / SHEET), MOST_COLUMNS, 2)[1]
-    assert second == [RED, *[BLUE] * (MOST_COLUMNS - 2), RED]
+        save_preview(strip("green", "red" if step in (0, 290) else "blue"), ROWS, tmp_path, step)
+    # In two bands: beside each other their labels would be too small to read.
+    half = MOST_COLUMNS // 2
+    found = boxes(Image.open(tmp_path / PREVIEWS / SHEET), ALL)
+    first, *between, last = [colour for row in found[1::2] for colour in row]
+    assert [len(row) for row in found] == [half] * 4 and found[0] == found[2] == [GREEN] * half
+    assert (first, last) == (RED, RED) and set(between) == {BLUE}
 
 
-@pytest.mark.parametrize("size", [(2048, 1024), (512, 1536), (8, 8)])
+@pytest.mark.parametrize("size", [(2048, 1024), (512, 1536)])
 def test_large_pictures_are_made_small_in_their_shape(tmp_path: Path, size: tuple[int, int]) -> None:
-    save_preview(strip("red", "blue", size=size), ROWS, tmp_path, 0)
-    scale = min(1, 256 / max(size))
-    small = round(size[0] * scale), round(size[1] * scale)
-    page = Image.open(tmp_path / PREVIEWS / SHEET)
-    assert centres(page, 1, 2, small) == [[RED], [BLUE]]
+    path = save_preview(strip("red", "blue", size=size), ROWS, tmp_path, 0)
+    page = Image.open(tmp_path / PREVIEWS / SHEET).convert("RGB")
+    counted = {colour: count for count, colour in page.getcolors(1 << 24)}
+    for colour in (RED, BLUE):
+        assert counted[colour] == pytest.approx(256**2 / max(size) ** 2 * size[0] * size[1], rel=0.02)
+    assert Image.open(path).size == (2 * size[0], size[1])
 
 
-def test_the_sheet_has_words_beside_and_above_the_pictures(tmp_path: Path) -> None:
-    for step in (0, 100):
-        save_preview(strip("white", "white", size=(256, 256)), ROWS, tmp_path, step)
-    page = sheet(*previews(tmp_path)).convert("L")
-    left = page.width - 16 - 2 * (256 + 6) + 6
-    head, labels = page.crop((left, 0, page.width, 36)), page.crop((0, 36, left - 6, page.height))
-    assert min(head.getextrema()) < 60 and min(labels.getextrema()) < 60
-    assert min(labels.crop((0, 0, labels.width, 256)).getextrema()) < 60
+def test_what_all_rows_have_in_common_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple] = []
+    original = preview_sheet.draw_sheet
 
+    def told(rows: list[str], groups: list[Group], title: str) -> Sheet:
+        drawn.append((rows, [group.columns for group in groups], title))
+        return original(rows, groups, title)
 
-# Words
-
-
-def test_letters_that_the_font_has_not_are_marked_once_a_run() -> None:
-    assert drawable("Привет, ναι, café…") == "Привет, ναι, café…"
-    assert drawable("a 猫猫 here\tnow") == f"a {UNKNOWN} here now"
-    assert drawable("") == ""
-
-
-def test_lines_fit_and_end_with_an_ellipsis_where_there_are_more() -> None:
-    text = "an alarm clock in the style of a children's book with " + "o" * 60
-    broken = lines(text, 15, 120, 9)
-    assert all(font(15).getlength(line) <= 120 for line in broken) and len(broken) > 4
-    assert "".join(broken).replace(" ", "") == text.replace(" ", "")
-    short = lines(text, 15, 120, 2)
-    assert len(short) == 2 and short[0] == broken[0] and short[1].endswith("…")
-    assert all(font(15).getlength(line) <= 120 for line in short)
-    assert lines("", 15, 120, 2) == []
+    monkeypatch.setattr(preview_sheet, "draw_sheet", told)
+    save_preview(strip("red", "blue"), ROWS, tmp_path, 0)
+    other = (Row("a cat", "4 steps, euler, seed 0"), Row("", "8 steps, heun, seed 0"))
+    later(save_preview(strip("red", "blue"), other, tmp_path, 50), 9)
+    assert drawn == [
+        (["a cat", "a dog"], [("start",)], "4 steps, euler, seed 0"),
+        (["a cat\n4 steps, euler, seed 0", "(no prompt)\n8 steps, heun, seed 0"], [("step 50",)], ""),
+    ]
