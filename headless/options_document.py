@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from ..training.themes import THEMES
 from .option_flags import ALIASES, aliases_of, shown_value
 from .run_config import RunConfig
+from .workflow_graph import OPTIONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "OPTIONS.md"
 COMMAND = "python -m fluxduel.headless.options_document"
@@ -109,10 +111,17 @@ def _row(option: str, field: dataclasses.Field) -> str:
         _range(field),
         f"`{shown_value(field.default)}`" if field.default != "" else "empty",
         effect,
-        EXCEPTIONS.get(option, NODES[section]),
+        EXCEPTIONS.get(option) or _option_node(section, name) or NODES[section],
         flags,
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _option_node(section: str, name: str) -> str | None:
+    """The node of an option that its stage has no widget for."""
+    if section not in ("diffusion", "adversarial"):
+        return None
+    return next((title for title, names in zip(OPTIONS.values(), THEMES.values(), strict=True) if name in names), None)
 
 
 def _range(field: dataclasses.Field) -> str:

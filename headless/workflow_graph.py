@@ -22,6 +22,16 @@ ADVERSARIAL = "FluxDuelTrainAdversarialStage"
 SAVE = "FluxDuelSaveLoRA"
 TINY_ENCODERS = "FluxDuelLoadTinyFluxEncoders"
 STAGES = (DIFFUSION, ADVERSARIAL)
+OPTIONS = {
+    "FluxDuelOptimiserOptions": "Optimiser Options",
+    "FluxDuelNoiseOptions": "Noise Level Options",
+    "FluxDuelAdversarialOptions": "Adversarial Options",
+    "FluxDuelJudgedSampleOptions": "Judged Sample Options",
+    "FluxDuelWatchOptions": "Watch Options",
+    "FluxDuelPreviewOptions": "Preview Options",
+    "FluxDuelMemoryOptions": "Memory Options",
+    "FluxDuelSavingOptions": "Saving Options",
+}
 
 NAMES = {
     LOAD: "Load FLUX LoRA",
@@ -31,6 +41,7 @@ NAMES = {
     DISCRIMINATOR: "Latent Discriminator",
     ADVERSARIAL: "Train Adversarial Stage",
     SAVE: "Save FLUX LoRA",
+    **OPTIONS,
 }
 _PRIMITIVE, _REROUTE = "PrimitiveNode", "Reroute"
 _MUTED, _BYPASSED = 2, 4

@@ -18,7 +18,7 @@ from ..training.config import (
     LoRAConfig,
 )
 from .run_config import BaseConfig, ImagesConfig, OutputConfig
-from .workflow_graph import ADVERSARIAL, DIFFUSION, DISCRIMINATOR, ENCODE, IMAGES, LOAD, SAVE, Graph, Node
+from .workflow_graph import ADVERSARIAL, DIFFUSION, DISCRIMINATOR, ENCODE, IMAGES, LOAD, OPTIONS, SAVE, Graph, Node
 
 # The options that are widgets of each node, and the widgets that become something else.
 _OPTIONS: dict[str, tuple[type[Config], ...]] = {
@@ -29,6 +29,7 @@ _OPTIONS: dict[str, tuple[type[Config], ...]] = {
     DISCRIMINATOR: (DiscriminatorConfig,),
     ADVERSARIAL: (AdversarialStageConfig,),
     SAVE: (OutputConfig,),
+    **dict.fromkeys(OPTIONS, (AdversarialStageConfig,)),
 }
 _OTHER_WIDGETS = {"lora", "continue_from", "prefix"}
 
@@ -48,14 +49,28 @@ class Reading:
         return None if node is None or name not in node.sources else self.graph.get(node.sources[name][0])
 
     def options(self, node: Node | None, config: type[ConfigType]) -> dict[str, Any]:
-        """The values of those widgets of ``node`` that are options of ``config``, wired ones included."""
+        """The values of those widgets of ``node`` that are options of ``config``, wired ones included.
+
+        What a training node has no widget for is taken from the option nodes before it.
+        """
         if node is None:
             return {}
-        found = {}
+        found = self._from_option_nodes(node, config)
         for each in dataclasses.fields(config):
             if each.name in node.values or each.name in node.sources:
                 found[each.name] = _fitted(self.value(node, each.name, each.default), each.default)
         return found
+
+    def _from_option_nodes(self, node: Node, config: type[ConfigType]) -> dict[str, Any]:
+        before = self.source(node, "options")
+        if before is None:
+            if "options" in node.sources:
+                self.notes.append(f"{node.label}: its options come from a node that does not run.")
+            return {}
+        if before.kind in OPTIONS:
+            return self.options(before, config)
+        self.notes.append(f"{node.label}: its options come from {before.label}, which is not followed.")
+        return {}
 
     def value(self, node: Node, name: str, default: Any) -> Any:
         """The value of a widget, from the node that is wired to it where there is one."""

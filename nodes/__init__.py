@@ -12,6 +12,14 @@ from .latent_discriminator import LatentDiscriminator
 from .load_flux_lora import LoadFluxLoRA
 from .load_tiny_flux_encoders import LoadTinyFluxEncoders
 from .load_training_images import LoadTrainingImages
+from .options.adversarial_options import AdversarialOptions
+from .options.judged_sample_options import JudgedSampleOptions
+from .options.memory_options import MemoryOptions
+from .options.noise_options import NoiseOptions
+from .options.optimiser_options import OptimiserOptions
+from .options.preview_options import PreviewOptions
+from .options.saving_options import SavingOptions
+from .options.watch_options import WatchOptions
 from .plot_training_log import PlotTrainingLog
 from .sample_flux_lora import SampleFluxLoRA
 from .save_lora import SaveLoRA
@@ -31,6 +39,14 @@ NODES: list[type[io.ComfyNode]] = [
     SampleFluxLoRA,
     EvaluateFluxLoRA,
     PlotTrainingLog,
+    OptimiserOptions,
+    NoiseOptions,
+    AdversarialOptions,
+    JudgedSampleOptions,
+    WatchOptions,
+    PreviewOptions,
+    MemoryOptions,
+    SavingOptions,
 ]
 
 
@@ -42,4 +58,5 @@ class FluxDuelExtension(ComfyExtension):
         host.register_routes()
         host.register_dataset_routes()
         host.register_preview_routes()
+        host.register_prompt_handler()
         return NODES

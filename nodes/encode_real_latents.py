@@ -71,9 +71,7 @@ class EncodeRealLatents(io.ComfyNode):
                     force_input=True,
                     tooltip="The pictures' names, for messages. From Load Training Images.",
                 ),
-                # In order of declaration, advanced or not: a saved graph keeps values by their place, so that a new
-                # option may only come after the old ones.
-                *widgets(DataConfig, first=[field.name for field in dataclasses.fields(DataConfig)]),
+                *widgets(DataConfig, [field.name for field in dataclasses.fields(DataConfig)], folded=["bucket_step"]),
             ],
             outputs=[
                 RealLatentsSocket.Output(

@@ -15,17 +15,22 @@ from .values import DiscriminatorValue, outside_inference_mode
 from .widgets import configuration, supported, widgets
 
 NEW = "new"
-# The widgets of version 0.1.0, which graphs saved with it hold by position.
-RELEASED = (
+# Before continue_from, and after it: an option that is new one day takes the place of no other.
+FIRST = (
     "architecture", "loss", "width", "learning_rate", "seed", "depth", "spectral_norm", "gradient_penalty", "beta1",
     "beta2", "weight_decay", "max_grad_norm",
 )  # fmt: skip
+THEN = (
+    "r1", "r2", "penalty_sigma", "penalty_share", "centring", "lecam", "augmentation", "augmentation_probability",
+    "mismatched_share", "replay_share", "taps",
+)  # fmt: skip
+SHOWN = ("architecture", "loss", "learning_rate", "seed", "r1", "augmentation")
+FOLDED = tuple(name for name in (*FIRST, *THEN) if name not in SHOWN)
 
 
 class LatentDiscriminator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        options = widgets(DiscriminatorConfig, first=RELEASED)
         return io.Schema(
             node_id="FluxDuelLatentDiscriminator",
             display_name="Latent Discriminator",
@@ -33,16 +38,16 @@ class LatentDiscriminator(io.ComfyNode):
             description="The judge of the adversarial stage. It looks at latents, before any VAE decodes them, and is "
             "trained by the stage it is connected to, from scratch or from where an earlier run left it.",
             inputs=[
-                *options[: len(RELEASED)],
+                *widgets(DiscriminatorConfig, FIRST, FOLDED, optional=True),
                 io.Combo.Input(
                     "continue_from",
                     options=[NEW, *host.discriminator_files()],
                     default=NEW,
+                    optional=True,
                     tooltip="The discriminator that an earlier run of stage 2 left, to go on with. Architecture, "
                     "width, depth, spectral_norm and taps must be those of that run.",
                 ),
-                # Last, so that an option that is new one day takes the place of no other.
-                *options[len(RELEASED) :],
+                *widgets(DiscriminatorConfig, THEN, FOLDED, optional=True),
             ],
             outputs=[
                 DiscriminatorSocket.Output(

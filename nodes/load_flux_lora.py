@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 class LoadFluxLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        *plain, target_regex = widgets(LoRAConfig, first=["rank", "alpha", "targets", "seed"])
         return io.Schema(
             node_id="FluxDuelLoadFluxLoRA",
             display_name="Load FLUX LoRA",
@@ -48,7 +47,7 @@ class LoadFluxLoRA(io.ComfyNode):
                     "GB for FLUX.1. int8: 12 GB, with a scale for each row; int8_convrot: the same, with inputs "
                     "rotated so that outliers cost less. fp32 is for the tiny base and for comparisons.",
                 ),
-                *plain,
+                *widgets(LoRAConfig, ["rank", "alpha", "targets", "seed"]),
                 io.Combo.Input(
                     "lora",
                     options=[NO_LORA, *host.lora_files()],
@@ -56,7 +55,7 @@ class LoadFluxLoRA(io.ComfyNode):
                     tooltip="A LoRA file to continue from, in this pack's, diffusers' or kohya's format. Rank, alpha "
                     "and target layers then come from the file, and those widgets are ignored.",
                 ),
-                target_regex,
+                *widgets(LoRAConfig, ["target_regex"], folded=["target_regex"]),
             ],
             outputs=[
                 FluxLoRASocket.Output(

@@ -15,23 +15,13 @@ from ..training.runs.train_stages import train_adversarial_stage
 from ..training.stages.discriminator_files import DiscriminatorFileError
 from ..training.stages.stage import StageResult
 from . import host
+from .options.chain import stage_options
 from .sockets import DiscriminatorSocket, FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
-from .values import DiscriminatorValue
+from .values import DiscriminatorValue, OptionsValue
 from .widgets import configuration, supported, widgets
 
-# Graphs hold widgets by position, in the order in which they came to be: an option that is new comes last.
-RELEASED = (
-    "steps", "learning_rate", "objective", "adversarial_weight", "diffusion_weight", "adversarial_schedule",
-    "discriminator_updates", "discriminator_warmup", "renoise", "batch_size", "gradient_accumulation", "seed",
-    "preview_every", "timestep_sampling", "timestep_mean", "timestep_std", "guidance", "caption_dropout",
-    "lr_schedule", "lr_warmup_steps", "weight_decay", "max_grad_norm", "ema_decay", "gradient_checkpointing",
-    "preview_steps", "validate_every", "adversarial_weight_end", "diffusion_weight_end", "diffusion_schedule",
-    "renoise_mean", "renoise_std", "beta1", "beta2", "target_steps", "target", "few_step_guidance", "jump_steps",
-    "balance", "gradient_ratio", "adversarial_ramp", "discriminator_ratio", "watch", "watch_pictures",
-    "jump_renoise_mean", "step_share", "checkpoint_every", "keep_last", "keep_every", "preview_sampler",
-    "watch_sampler", "anchor", "practice_share",
-)  # fmt: skip
+FOLDED = ("batch_size", "preview_every")
 
 
 class TrainAdversarialStage(io.ComfyNode):
@@ -51,7 +41,13 @@ class TrainAdversarialStage(io.ComfyNode):
                 DiscriminatorSocket.Input(
                     "discriminator", tooltip="The discriminator's settings, from Latent Discriminator."
                 ),
-                *widgets(AdversarialStageConfig, first=RELEASED),
+                *widgets(
+                    AdversarialStageConfig,
+                    ["target", "target_steps", "steps", "adversarial_weight", "learning_rate", "seed", *FOLDED],
+                    folded=FOLDED,
+                    optional=True,
+                ),
+                stage_options(),
             ],
             outputs=[
                 FluxLoRASocket.Output(
@@ -73,9 +69,14 @@ class TrainAdversarialStage(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, flux_lora: FluxLoRA, real_latents: RealLatents, discriminator: DiscriminatorValue, **options: Any
+        cls,
+        flux_lora: FluxLoRA,
+        real_latents: RealLatents,
+        discriminator: DiscriminatorValue,
+        options: OptionsValue | None = None,
+        **own: Any,
     ) -> io.NodeOutput:
-        config = configuration(AdversarialStageConfig, options)
+        config = configuration(AdversarialStageConfig, OptionsValue.joined(options, own).values)
 
         def train(lora: FluxLoRA, data: RealLatents, **run: Any) -> StageResult:
             try:

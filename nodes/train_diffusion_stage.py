@@ -11,16 +11,11 @@ from ..training.data.real_latents import RealLatents
 from ..training.lora.adapter import FluxLoRA
 from ..training.runs.fingerprints import fingerprint
 from ..training.runs.train_stages import train_diffusion_stage
+from .options.chain import stage_options
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
+from .values import OptionsValue
 from .widgets import configuration, supported, widgets
-
-# The widgets of version 0.1.0, which graphs saved with it hold by position.
-RELEASED = (
-    "steps", "learning_rate", "batch_size", "gradient_accumulation", "seed", "preview_every", "timestep_sampling",
-    "timestep_mean", "timestep_std", "guidance", "caption_dropout", "lr_schedule", "lr_warmup_steps", "weight_decay",
-    "max_grad_norm", "ema_decay", "gradient_checkpointing", "preview_steps", "validate_every",
-)  # fmt: skip
 
 
 class TrainDiffusionStage(io.ComfyNode):
@@ -35,7 +30,12 @@ class TrainDiffusionStage(io.ComfyNode):
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from. It is not changed."),
                 RealLatentsSocket.Input("real_latents", tooltip="The encoded training pictures."),
-                *widgets(DiffusionStageConfig, first=RELEASED),
+                *widgets(
+                    DiffusionStageConfig,
+                    ["steps", "learning_rate", "batch_size", "seed", "preview_every"],
+                    optional=True,
+                ),
+                stage_options(),
             ],
             outputs=[
                 FluxLoRASocket.Output(
@@ -50,8 +50,10 @@ class TrainDiffusionStage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, flux_lora: FluxLoRA, real_latents: RealLatents, **options: Any) -> io.NodeOutput:
-        config = configuration(DiffusionStageConfig, options)
+    def execute(
+        cls, flux_lora: FluxLoRA, real_latents: RealLatents, options: OptionsValue | None = None, **own: Any
+    ) -> io.NodeOutput:
+        config = configuration(DiffusionStageConfig, OptionsValue.joined(options, own).values)
         result = run_stage(
             fingerprint("diffusion", flux_lora, real_latents, config),
             flux_lora,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ class DiscriminatorValue:
     config: DiscriminatorConfig
     weights: Mapping[str, Tensor] | None = None
     source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionsValue:
+    """The value on the OPTIONS wire: options of a stage by name, from the option nodes that it came through."""
+
+    values: Mapping[str, Any]
+
+    @staticmethod
+    def joined(before: OptionsValue | None, own: Mapping[str, Any]) -> OptionsValue:
+        """``before`` with ``own`` added, which wins."""
+        return OptionsValue({**(before.values if before else {}), **own})
 
 
 def owned(value: Value) -> Value:

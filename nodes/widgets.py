@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -25,41 +25,46 @@ def supported(accepts: Callable[..., Any], **fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in known}
 
 
-def widget(field: dataclasses.Field) -> io.Input:
-    """The input for one option of a configuration."""
+def widget(field: dataclasses.Field, *, folded: bool = False, optional: bool = False) -> io.Input:
+    """The input for one option of a configuration. ``folded``: hidden until the user asks for all of a node's."""
     metadata = field.metadata
-    common: dict[str, Any] = {"default": field.default, "tooltip": metadata["help"]}
+    # Optional, so that a graph for the API says what differs, and one of an earlier version still has all it needs.
+    common: dict[str, Any] = {"default": field.default, "tooltip": metadata["help"], "optional": optional}
     if metadata["choices"] is not None:
-        return _make(io.Combo.Input, field, common, options=list(metadata["choices"]))
+        return _make(io.Combo.Input, field, common, folded, options=list(metadata["choices"]))
     if isinstance(field.default, bool):
-        return _make(io.Boolean.Input, field, common)
+        return _make(io.Boolean.Input, field, common, folded)
     if isinstance(field.default, str):
-        return _make(io.String.Input, field, common, **({"multiline": True} if metadata["lines"] else {}))
+        return _make(io.String.Input, field, common, folded, **({"multiline": True} if metadata["lines"] else {}))
     common |= {"min": metadata["low"], "max": metadata["high"]}
     if isinstance(field.default, float):
         # Without round=False the page rounds a learning rate of 1e-5 to zero.
-        return _make(io.Float.Input, field, common, step=metadata["step"] or 0.01, round=False)
+        return _make(io.Float.Input, field, common, folded, step=metadata["step"] or 0.01, round=False)
     if field.name == "seed":
         # A control widget would take one more place among a saved graph's values, on some hosts only, and a
         # seed that changes by itself would train again at every queue.
-        return _make(io.Int.Input, field, common, control_after_generate=False)
-    return _make(io.Int.Input, field, common, step=int(metadata["step"] or 1))
+        return _make(io.Int.Input, field, common, folded, control_after_generate=False)
+    return _make(io.Int.Input, field, common, folded, step=int(metadata["step"] or 1))
 
 
-def _make(kind: type[io.Input], field: dataclasses.Field, common: dict[str, Any], **own: Any) -> io.Input:
-    advanced = supported(kind, advanced=True) if field.metadata["advanced"] else {}
-    return kind(field.name, **common, **own, **advanced)
+def _make(kind: type[io.Input], field: dataclasses.Field, common: dict[str, Any], folded: bool, **own: Any) -> io.Input:
+    made = kind(field.name, **common, **own, **(supported(kind, advanced=True) if folded else {}))
+    if folded:
+        # What hosts older than the field hand to the page as it is.
+        made.extra_dict = {**made.extra_dict, "advanced": True}
+    return made
 
 
-def widgets(config: type[Config], first: Iterable[str] = ()) -> list[io.Input]:
-    """One input for every field of ``config``: those named in ``first``, then the others in order of declaration.
+def widgets(
+    config: type[Config], names: Iterable[str], folded: Collection[str] = (), *, optional: bool = False
+) -> list[io.Input]:
+    """One input for each of the options ``names`` of ``config``, in this order, those in ``folded`` hidden at first.
 
-    Saved graphs hold values by position. So ``first`` names what a released version had, in the order it had then;
-    options that are new since come after them, advanced or not.
+    Saved graphs hold values by position: what is new on a node comes after all that a released version had. Hosts put
+    inputs that are ``optional`` after those that are not, so that a node's widgets are all of one sort.
     """
     fields = {field.name: field for field in dataclasses.fields(config)}
-    leading = [fields.pop(name) for name in first]
-    return [widget(field) for field in [*leading, *fields.values()]]
+    return [widget(fields[name], folded=name in folded, optional=optional) for name in names]
 
 
 def configuration(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:

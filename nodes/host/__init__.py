@@ -33,6 +33,7 @@ from .model_lora import apply_lora
 from .pictures import image_tensor, picture_decoder, preview_decoder
 from .preview_routes import register_preview_routes
 from .progress import Progress, show_text, text_ui
+from .prompts import register_prompt_handler
 from .reporting import HostReporter, history, register_routes
 from .vae_checks import check_vae, doubt_of
 
@@ -67,6 +68,7 @@ __all__ = [
     "raise_interruption",
     "register_dataset_routes",
     "register_preview_routes",
+    "register_prompt_handler",
     "register_routes",
     "runs_folder",
     "show_text",

@@ -11,18 +11,26 @@ import pytest
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 
 NODES = [
+    "FluxDuelAdversarialOptions",
     "FluxDuelApplyFluxLoRA",
     "FluxDuelEncodeRealLatents",
     "FluxDuelEvaluateFluxLoRA",
+    "FluxDuelJudgedSampleOptions",
     "FluxDuelLatentDiscriminator",
     "FluxDuelLoadFluxLoRA",
     "FluxDuelLoadTinyFluxEncoders",
     "FluxDuelLoadTrainingImages",
+    "FluxDuelMemoryOptions",
+    "FluxDuelNoiseOptions",
+    "FluxDuelOptimiserOptions",
     "FluxDuelPlotTrainingLog",
+    "FluxDuelPreviewOptions",
     "FluxDuelSampleFluxLoRA",
     "FluxDuelSaveLoRA",
+    "FluxDuelSavingOptions",
     "FluxDuelTrainAdversarialStage",
     "FluxDuelTrainDiffusionStage",
+    "FluxDuelWatchOptions",
 ]
 
 
@@ -37,7 +45,8 @@ def test_the_page_lists_the_node_s_sockets_and_widgets(comfy_host: ComfyHost, no
     info = comfy_host.object_info(node)
     assert page.startswith(f"# {info['display_name']}\n")
     parts = dict(re.findall(r"^## (.+)\n([^#]*)", page, flags=re.MULTILINE))
-    listed = rows(parts["Inputs"]) | rows(parts.get("Advanced inputs", ""))
+    listed = rows(parts["Inputs"], "default") | rows(parts.get("Advanced inputs", ""), "default")
+    meanings = rows(parts["Inputs"], "meaning") | rows(parts.get("Advanced inputs", ""), "meaning")
     inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     assert set(listed) == set(inputs)
     for name, (_, options) in inputs.items():
@@ -45,14 +54,15 @@ def test_the_page_lists_the_node_s_sockets_and_widgets(comfy_host: ComfyHost, no
             assert stated(listed[name]) == pytest.approx(options["default"]), name
         elif options.get("default"):
             assert listed[name] == options["default"], name
-    assert list(rows(parts["Outputs"])) == info["output_name"]
+        assert meanings[name], name
+    assert list(rows(parts["Outputs"], "meaning")) == info["output_name"]
     assert len(parts["Advice"].strip()) > 100
 
 
-def rows(table: str) -> dict[str, str]:
-    """First column -> second column, without code marks, of a Markdown table."""
-    cells = (line.split("|") for line in table.splitlines() if line.startswith("| `"))
-    return {row[1].strip().strip("`"): row[2].strip().strip("`") for row in cells}
+def rows(table: str, column: str) -> dict[str, str]:
+    """First column -> the named one, without code marks, of a Markdown table."""
+    lines = [[cell.strip().strip("`") for cell in line.split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return {row[1]: row[lines[0].index(column)] for row in lines[2:]}
 
 
 def stated(text: str) -> Any:

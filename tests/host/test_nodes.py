@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 from urllib.request import urlopen
 
@@ -45,13 +46,28 @@ NODES = {
     "FluxDuelPlotTrainingLog",
     "FluxDuelEvaluateFluxLoRA",
 }
-CONFIGURED = {
-    "FluxDuelLoadFluxLoRA": LoRAConfig,
+OPTION_NODES = {
+    "FluxDuelOptimiserOptions",
+    "FluxDuelNoiseOptions",
+    "FluxDuelAdversarialOptions",
+    "FluxDuelJudgedSampleOptions",
+    "FluxDuelWatchOptions",
+    "FluxDuelPreviewOptions",
+    "FluxDuelMemoryOptions",
+    "FluxDuelSavingOptions",
+}
+STAGES = {
     "FluxDuelTrainDiffusionStage": DiffusionStageConfig,
     "FluxDuelTrainAdversarialStage": AdversarialStageConfig,
+}
+CONFIGURED = {
+    "FluxDuelLoadFluxLoRA": LoRAConfig,
     "FluxDuelLatentDiscriminator": DiscriminatorConfig,
     "FluxDuelEncodeRealLatents": DataConfig,
+    **STAGES,
+    **dict.fromkeys(sorted(OPTION_NODES), AdversarialStageConfig),
 }
+MOST_WIDGETS = 8
 
 
 @pytest.fixture(scope="session")
@@ -67,22 +83,23 @@ def declared_inputs(info: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_host_has_all_nodes(comfy_host: ComfyHost) -> None:
     info = comfy_host.object_info()
-    assert {name for name in info if name.startswith("FluxDuel")} == NODES
+    assert {name for name in info if name.startswith("FluxDuel")} == NODES | OPTION_NODES
     assert {info[name]["category"] for name in NODES} == {"FluxDuel"}
-    assert all(info[name]["description"] for name in NODES)
+    assert {info[name]["category"] for name in OPTION_NODES} == {"FluxDuel/options"}
+    assert all(info[name]["description"] for name in NODES | OPTION_NODES)
 
 
 def test_every_input_and_output_is_explained(comfy_host: ComfyHost) -> None:
     info = comfy_host.object_info()
     unexplained = [
         f"{name}.{slot}"
-        for name in NODES
+        for name in NODES | OPTION_NODES
         for slot, (_, options) in declared_inputs(info[name]).items()
         if not options.get("tooltip")
     ]
     unexplained += [
         f"{name} -> {output}"
-        for name in NODES
+        for name in NODES | OPTION_NODES
         for output, tooltip in zip(info[name]["output_name"], info[name]["output_tooltips"], strict=True)
         if not tooltip
     ]
@@ -92,7 +109,11 @@ def test_every_input_and_output_is_explained(comfy_host: ComfyHost) -> None:
 @pytest.mark.parametrize("name", CONFIGURED)
 def test_widgets_are_the_configurations_options(comfy_host: ComfyHost, name: str) -> None:
     inputs = declared_inputs(comfy_host.object_info(name))
-    for field in dataclasses.fields(CONFIGURED[name]):
+    fields = {field.name: field for field in dataclasses.fields(CONFIGURED[name])}
+    if name in STAGES or name in OPTION_NODES:
+        fields = {slot: fields[slot] for slot, (_, options) in inputs.items() if "default" in options}
+    assert fields
+    for field in fields.values():
         kind, widget = inputs[field.name]
         assert widget["default"] == field.default, field.name
         assert widget["tooltip"] == field.metadata["help"], field.name
@@ -104,34 +125,31 @@ def test_widgets_are_the_configurations_options(comfy_host: ComfyHost, name: str
             assert widget["round"] is False, f"{field.name} would be rounded by the page"
 
 
-# Widgets of earlier versions, in the order in which graphs saved with them hold their values.
-SAVED = {
-    "FluxDuelTrainDiffusionStage": "steps learning_rate batch_size gradient_accumulation seed preview_every "
-    "timestep_sampling timestep_mean timestep_std guidance caption_dropout lr_schedule lr_warmup_steps weight_decay "
-    "max_grad_norm ema_decay gradient_checkpointing preview_steps validate_every",
-    "FluxDuelTrainAdversarialStage": "steps learning_rate objective adversarial_weight diffusion_weight "
-    "adversarial_schedule discriminator_updates discriminator_warmup renoise batch_size gradient_accumulation seed "
-    "preview_every timestep_sampling timestep_mean timestep_std guidance caption_dropout lr_schedule lr_warmup_steps "
-    "weight_decay max_grad_norm ema_decay gradient_checkpointing preview_steps validate_every adversarial_weight_end "
-    "diffusion_weight_end diffusion_schedule renoise_mean renoise_std beta1 beta2 target_steps target "
-    "few_step_guidance jump_steps balance gradient_ratio adversarial_ramp discriminator_ratio watch watch_pictures "
-    "jump_renoise_mean step_share checkpoint_every keep_last keep_every preview_sampler watch_sampler anchor "
-    "practice_share",
-    "FluxDuelLatentDiscriminator": "architecture loss width learning_rate seed depth spectral_norm gradient_penalty "
-    "beta1 beta2 weight_decay max_grad_norm",
-    "FluxDuelEncodeRealLatents": "resolution flip held_out_share seed bucket_step",
-}
+@pytest.mark.parametrize("name", STAGES)
+def test_every_option_of_a_stage_has_one_place(comfy_host: ComfyHost, name: str) -> None:
+    """On the training node or on one option node."""
+    info = comfy_host.object_info()
+    places = Counter(
+        slot for node in (name, *OPTION_NODES) for slot, (_, options) in declared_inputs(info[node]).items()
+        if "default" in options
+    )  # fmt: skip
+    assert {field.name: places[field.name] for field in dataclasses.fields(STAGES[name])} == {
+        field.name: 1 for field in dataclasses.fields(STAGES[name])
+    }
 
 
-@pytest.mark.parametrize("name", SAVED)
-def test_new_options_come_after_those_that_saved_graphs_hold(comfy_host: ComfyHost, name: str) -> None:
-    inputs = declared_inputs(comfy_host.object_info(name))
-    widgets = [slot for slot, (kind, options) in inputs.items() if "default" in options]
-    saved, fields = SAVED[name].split(), [field.name for field in dataclasses.fields(CONFIGURED[name])]
-    assert widgets[: len(saved)] == saved
-    # Whether an option is advanced does not move it.
-    assert [slot for slot in widgets if slot in fields] == saved + [field for field in fields if field not in saved]
-    assert set(widgets) - set(fields) == ({"continue_from"} if name == "FluxDuelLatentDiscriminator" else set())
+def test_no_node_shows_more_than_a_few_widgets(comfy_host: ComfyHost) -> None:
+    info = comfy_host.object_info()
+    shown = {
+        name: [
+            slot
+            for slot, (_, options) in declared_inputs(info[name]).items()
+            if "default" in options and not options.get("advanced")
+        ]
+        for name in NODES | OPTION_NODES
+    }
+    assert {name: slots for name, slots in shown.items() if len(slots) > MOST_WIDGETS} == {}
+    assert shown["FluxDuelTrainAdversarialStage"][:4] == ["target", "target_steps", "steps", "adversarial_weight"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +158,7 @@ def test_new_options_come_after_those_that_saved_graphs_hold(comfy_host: ComfyHo
         (LORA, "rank", 0),
         (STAGE_1, "learning_rate", 2.0),
         (STAGE_1, "batch_size", 0),
-        (STAGE_2, "discriminator_updates", 101),
+        (STAGE_2, "target_steps", 0),
         (SAMPLE, "width", 8),
         (SAMPLE, "steps", "1, many"),
         (SAMPLE, "steps", "0"),

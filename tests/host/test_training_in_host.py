@@ -227,7 +227,7 @@ def test_a_lora_for_two_samplers_carries_its_phrase(comfy_host: ComfyHost, first
 def kept_discriminator(host: ComfyHost, run: Finished) -> str:
     """What the discriminator node calls the file that a run of stage 2 left."""
     label = f"{run.of('state', STAGE_2)[0]['run']}/discriminator.safetensors"
-    kind, options = host.object_info("FluxDuelLatentDiscriminator")["input"]["required"]["continue_from"]
+    kind, options = host.object_info("FluxDuelLatentDiscriminator")["input"]["optional"]["continue_from"]
     offered = kind if isinstance(kind, list) else options["options"]
     assert offered[0] == "new" and label in offered
     return label

@@ -12,19 +12,30 @@ export interface DomWidget {
   serialize?: boolean;
 }
 
+export interface Widget {
+  name: string;
+  options?: { advanced?: boolean; hidden?: boolean };
+  advanced?: boolean;
+  hidden?: boolean;
+  computeSize?: () => [number, number];
+}
+
 export interface GraphNode {
   id: NodeId;
   comfyClass?: string;
   size: ArrayLike<number>;
   subgraph?: Graph;
+  widgets?: Widget[];
+  showAdvanced?: boolean;
   onRemoved?: () => void;
+  onConfigure?: (data: object) => void;
   computeSize(): ArrayLike<number>;
   setSize(size: [number, number]): void;
   addDOMWidget(
     name: string,
     type: string,
     element: HTMLElement,
-    options: { serialize: boolean; hideOnZoom: boolean; getMinHeight(): number },
+    options: { serialize: boolean; hideOnZoom: boolean; getMinHeight(): number; getMaxHeight?(): number },
   ): DomWidget;
 }
 
@@ -85,5 +96,7 @@ export interface Extension {
   name: string;
   setup?(): void;
   nodeCreated?(node: GraphNode): void;
+  addCustomNodeDefs?(definitions: Record<string, import("./saved_graph").NodeDef>): void;
+  beforeConfigureGraph?(data: import("./saved_graph").SavedGraph): void;
   afterConfigureGraph?(): void;
 }
