@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from .values import outside_inference_mode
 from .widgets import configuration, supported, widgets
 
 NODE = "Encode Real Latents"
+FIRST = ("resolution", "flip", "held_out_share", "seed", "bucket_step", "few_step_phrase", "practice_prompts")
 
 
 class EncodeRealLatents(io.ComfyNode):
@@ -71,7 +71,8 @@ class EncodeRealLatents(io.ComfyNode):
                     force_input=True,
                     tooltip="The pictures' names, for messages. From Load Training Images.",
                 ),
-                *widgets(DataConfig, [field.name for field in dataclasses.fields(DataConfig)], folded=["bucket_step"]),
+                *widgets(DataConfig, FIRST, folded=["bucket_step"]),
+                *widgets(DataConfig, ["preview_prompts"], optional=True),
             ],
             outputs=[
                 RealLatentsSocket.Output(
