@@ -59,4 +59,5 @@ class FluxDuelExtension(ComfyExtension):
         host.register_dataset_routes()
         host.register_preview_routes()
         host.register_prompt_handler()
+        host.register_run_routes()
         return NODES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
 from ..training.runs import run_directory
 from ..training.runs.fingerprints import Fingerprint
-from ..training.runs.run_directory import RunDirectory
+from ..training.runs.run_directory import Choice, RunDirectory
 from ..training.runs.stage_loop import finished_result
 from ..training.stages.stage import StageFailure, StageResult
 from . import host
@@ -31,19 +32,31 @@ MEMORY_ADVICE = (
 def run_stage(
     wanted: Fingerprint, lora: FluxLoRA, data: RealLatents, train: Callable[..., StageResult], *, node: str
 ) -> StageResult:
-    """Run ``train(lora, data, device=, reporter=, run_folder=, load=)`` with the device to itself.
+    """Run ``train(lora, data, device=, reporter=, run_folder=, load=, requests=)`` with the device to itself.
 
     It runs outside inference mode. A run of the same inputs below the host's output folder is gone on with; where it is
     finished, its result is returned at once. When the user cancels, the weights so far are saved and the host's
     interruption is raised; when the stage fails, they are saved and a ``RuntimeError`` says where. Both messages also
-    go to the page as the run's state.
+    go to the page as the run's state. Once it is finished, what was saved so is removed.
     """
     check_fits(lora.base, data)
     try:
         choice = run_directory.choose(host.runs_folder(), wanted)
     except OSError as error:
         raise RuntimeError(f"The runs of earlier stages cannot be looked at. {in_words(error)}") from error
-    reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base))
+    with host.running.open(node, wanted.stage, choice.folder) as requests:
+        reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base))
+        return _run(wanted, lora, data, partial(train, requests=requests), choice, reporter)
+
+
+def _run(
+    wanted: Fingerprint,
+    lora: FluxLoRA,
+    data: RealLatents,
+    train: Callable[..., StageResult],
+    choice: Choice,
+    reporter: host.HostReporter,
+) -> StageResult:
     try:
         done = _finished(choice, wanted, lora, reporter)
         result = done or host.with_device(
@@ -51,6 +64,9 @@ def run_stage(
                 owned(lora), owned(data), device=device, reporter=reporter, run_folder=choice.folder, load=load
             )
         )
+    except host.Interruption:
+        reporter.finish("stopped", f"Cancelled {reporter.place}.")
+        raise
     except StageFailure as failure:
         advice = f"\n{MEMORY_ADVICE}" if isinstance(failure.__cause__, torch.OutOfMemoryError) else ""
         reporter.finish("failed", f"{failure}{advice}\n{_kept(failure.result, lora, choice.folder.name)}")
@@ -67,16 +83,18 @@ def run_stage(
     if result.stopped:
         reporter.finish("stopped", f"Cancelled {reporter.place}. {_kept(result, lora, choice.folder.name)}")
         host.raise_interruption()
+    host.remove_interrupted_file(choice.folder.name)
     if done is not None:
         reporter.finish("finished", choice.text)
     else:
+        early = " early, as asked, after" if "finished_early" in result.lora.provenance[-1] else ""
         noted = f", with {reporter.notes_text}" if reporter.notes_text else ""
-        reporter.finish("finished", f"Finished step {reporter.step} of {wanted.total}{noted}.")
+        reporter.finish("finished", f"Finished{early} step {reporter.step} of {wanted.total}{noted}.")
     return result
 
 
 def _finished(
-    choice: run_directory.Choice, wanted: Fingerprint, lora: FluxLoRA, reporter: host.HostReporter
+    choice: Choice, wanted: Fingerprint, lora: FluxLoRA, reporter: host.HostReporter
 ) -> StageResult | None:
     """The result of a run that is finished already: for it no model has to make room."""
     if not choice.finished:

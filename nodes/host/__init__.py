@@ -23,23 +23,26 @@ from .folders import (
     metadata_allowed,
     next_file,
     prefix_problem,
+    remove_interrupted_file,
     runs_folder,
     training_folder_problem,
     training_folders,
     written_folders,
 )
-from .memory import interrupted, raise_interruption, stop_if_interrupted, with_device
+from .memory import Interruption, interrupted, raise_interruption, stop_if_interrupted, with_device
 from .model_lora import apply_lora
 from .pictures import image_tensor, picture_decoder, preview_decoder
 from .preview_routes import register_preview_routes
 from .progress import Progress, show_text, text_ui
 from .prompts import register_prompt_handler
 from .reporting import HostReporter, history, register_routes
+from .run_routes import register_run_routes, running
 from .vae_checks import check_vae, doubt_of
 
 __all__ = [
     "TINY_BASE_LABEL",
     "HostReporter",
+    "Interruption",
     "Progress",
     "apply_lora",
     "cache_folder",
@@ -70,6 +73,9 @@ __all__ = [
     "register_preview_routes",
     "register_prompt_handler",
     "register_routes",
+    "register_run_routes",
+    "remove_interrupted_file",
+    "running",
     "runs_folder",
     "show_text",
     "stop_if_interrupted",

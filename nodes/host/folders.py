@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,9 @@ from comfy.cli_args import args
 
 from ...training.config import TINY_BASE
 from ...training.data.demo_pictures import DEMO_FOLDER, DEMO_LABEL
+from ...training.failure_words import reason
 
+log = logging.getLogger(__name__)
 TINY_BASE_LABEL = "tiny base (built in)"
 WEIGHT_SUFFIXES = (".safetensors", ".sft")
 # Of the pack that reads such files for the host's own sampling.
@@ -126,7 +129,23 @@ def interrupted_file(run: str) -> Path:
     """Where the LoRA of a run that did not finish goes: a folder whose files the host's LoRA loaders list."""
     folder = Path(folder_paths.get_output_directory()) / "loras"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"fluxduel-interrupted-{run}.safetensors"
+    return folder / interrupted_name(run)
+
+
+def remove_interrupted_file(run: str) -> None:
+    """Remove what ``interrupted_file`` of a run holds that is finished now: people would load it by mistake."""
+    path = Path(folder_paths.get_output_directory()) / "loras" / interrupted_name(run)
+    try:
+        path.unlink()
+        log.info("%s is removed: its run is finished.", path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s is of a run that is finished now, and cannot be removed: %s.", path, reason(error))
+
+
+def interrupted_name(run: str) -> str:
+    return f"fluxduel-interrupted-{run}.safetensors"
 
 
 def prefix_problem(prefix: str) -> str | None:

@@ -53,9 +53,26 @@ def _in_training() -> Iterator[None]:
         memory.in_training = False
 
 
+Interruption = memory.InterruptProcessingException
+"""What the host ends a graph with that was cancelled; an ``Exception`` up to 0.19, and none from 0.20 on."""
+
+
 def interrupted() -> bool:
     """Whether the user pressed Cancel. Unlike the host's own check it leaves the request standing."""
     return memory.processing_interrupted()
+
+
+def unless_interrupted(work: Callable[[], Result]) -> Result | None:
+    """``work()``, which calls models of the host; ``None`` where the user pressed Cancel meanwhile.
+
+    Those ask for Cancel themselves, at each operation, and take the request down. Here it is left standing: a stage
+    ends by it in its own way, and is not torn apart.
+    """
+    try:
+        return work()
+    except Interruption:
+        memory.interrupt_current_processing(True)
+        return None
 
 
 def raise_interruption() -> NoReturn:

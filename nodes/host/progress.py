@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import comfy.model_management as memory
 import comfy.utils
 from PIL import Image
 from server import PromptServer
 
-from .memory import stop_if_interrupted
+from .memory import stop_if_interrupted, unless_interrupted
 
 PREVIEW_SIDE = 512
 
@@ -20,11 +19,7 @@ class Progress:
 
     def update(self, done: int, total: int, picture: Image.Image | None = None) -> None:
         preview = None if picture is None else ("JPEG", picture, PREVIEW_SIDE)
-        try:
-            self._bar.update_absolute(done, total, preview)
-        except memory.InterruptProcessingException:
-            # The bar's own check took the request down; whoever polls for it still has to see it.
-            memory.interrupt_current_processing(True)
+        unless_interrupted(lambda: self._bar.update_absolute(done, total, preview))
 
     def update_or_stop(self, done: int, total: int) -> None:
         """``update``, and then the end of the graph where the user pressed Cancel."""

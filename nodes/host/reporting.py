@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import comfy.model_management as memory
 from aiohttp import web
 from PIL import Image
 from server import PromptServer
@@ -20,7 +19,7 @@ from ...training.failure_words import in_words
 from ...training.runs.fingerprints import Fingerprint
 from ...training.runs.run_directory import Choice
 from ..run_history import Run, RunHistory, noted, progress_line
-from .memory import interrupted
+from .memory import interrupted, unless_interrupted
 from .peak_memory import PeakMemory
 from .progress import Progress
 
@@ -95,11 +94,8 @@ class HostReporter:
             log.info("%s", progress_line(self._run))
 
     def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
-        try:
-            picture = self._decode(latents)
-        except memory.InterruptProcessingException:
-            # The decoder's own check took Cancel down; the loop, which loses nothing, still has to see it.
-            memory.interrupt_current_processing(True)
+        picture = unless_interrupted(lambda: self._decode(latents))
+        if picture is None:
             return
         self._progress.update(step, self._run.total, picture)
         try:

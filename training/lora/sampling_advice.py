@@ -67,8 +67,9 @@ def sampled_guidance(trained: float) -> float:
 def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """The advice for a LoRA and its trigger phrase, from what it says of its stages; empty where there is none."""
     provenance = _effective(provenance)
+    early = _early_ends(provenance)
     if provenance and all(entry.get("stage") == "diffusion" for entry in provenance):
-        return STAGE_1_ADVICE, ""
+        return STAGE_1_ADVICE + early, ""
     config = _last_stage_2(provenance)
     if config is None:
         return "", ""
@@ -76,7 +77,18 @@ def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     told_by_phrase = config.target == "two_samplers" and not config.few_step_guidance
     if told_by_phrase and not phrase:
         return "", ""
-    return sampling_advice(config, phrase), phrase if told_by_phrase else ""
+    return sampling_advice(config, phrase) + early, phrase if told_by_phrase else ""
+
+
+def _early_ends(provenance: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence for each stage that the user had end early."""
+    words = ""
+    for entry in provenance:
+        done, config = entry.get("finished_early"), entry.get("config")
+        if isinstance(done, int) and isinstance(config, Mapping):
+            number = {"diffusion": 1, "adversarial": 2}.get(str(entry.get("stage")), "?")
+            words += f" Stage {number} was finished early, after update {done} of {config.get('steps', '?')}."
+    return words
 
 
 def departures(

@@ -18,6 +18,8 @@ from ..lora.adapter import FluxLoRA
 # version then is not gone on with.
 METHOD = {"diffusion": 2, "adversarial": 2}
 
+_OVER_STEPS = ("lr_schedule", "adversarial_schedule", "diffusion_schedule")
+
 _WORDS = {
     "method": "this version's method",
     "base": "the base",
@@ -92,6 +94,14 @@ def fingerprint(
         parts |= {f"discriminator.{name}": value for name, value in shaping(discriminator).items()}
         parts["discriminator_weights"] = identity(discriminator_weights or {})
     return Fingerprint(stage, parts, steps)
+
+
+def planned_over_steps(options: Mapping[str, Any]) -> list[str]:
+    """The names of those schedules among ``options`` that depend on how many steps are planned.
+
+    Without any, the state after an update is the same for every number of steps.
+    """
+    return [name for name in _OVER_STEPS if options.get(name, "constant") != "constant"]
 
 
 def identity(tensors: Mapping[str, Tensor]) -> str:

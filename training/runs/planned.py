@@ -24,6 +24,7 @@ from ..stages.ranks import Ranks
 from ..stages.stage import Reporter, Stage, StageFailure, StageResult
 from .checkpoints import Snapshot
 from .fingerprints import Fingerprint
+from .requests import Requests
 from .run_directory import RunDirectory
 from .stage_loop import Loop, finished_result
 
@@ -37,17 +38,19 @@ def train(
     run_folder: Path | None,
     settings: Mapping[str, Any],
     ranks: Ranks,
+    requests: Requests | None,
 ) -> StageResult:
     """Run a stage in ``run_folder`` from where an earlier sitting left it; a finished one gives its result at once.
 
     ``settled``: the plan for a precision. ``settings`` are written down in the folder, and so is the precision that was
     settled on: a run goes on in the one that it began in. Without a folder nothing is kept, and every call begins anew.
+    ``requests``: what is asked of the run while it goes on; of one alone, and not of several ``ranks``.
 
     Raises ``RunDirectoryError`` or ``OSError`` where the folder cannot be used, what ``settled`` and ``make_stage``
     raise, and ``StageFailure`` (with the last good weights) after that.
     """
     if run_folder is None:
-        return run_planned(make_stage, settled(start.base.precision), reporter, None, ranks)
+        return run_planned(make_stage, settled(start.base.precision), reporter, None, ranks, requests)
     opened = RunDirectory.opened(run_folder, wanted, settings) if ranks.first else nullcontext()
     with opened as directory:
         done = ranks.from_first(None if directory is None else finished_result(directory, start))
@@ -57,7 +60,7 @@ def train(
         plan = settled(start.base.precision if directory is None else directory.precision)
         if directory is not None:
             directory.settle((plan.plan if isinstance(plan, Chosen) else plan).precision)
-        return run_planned(make_stage, plan, reporter, directory, ranks)
+        return run_planned(make_stage, plan, reporter, directory, ranks, requests)
 
 
 def settle(
@@ -99,6 +102,7 @@ def run_planned(
     reporter: Reporter,
     directory: RunDirectory | None,
     ranks: Ranks,
+    requests: Requests | None = None,
 ) -> StageResult:
     """As ``stage_loop.run``. Where memory runs out all the same, the stage is made anew by a cheaper plan, once, and
     goes on from its last whole state."""
@@ -106,7 +110,7 @@ def run_planned(
 
     def sitting(plan: Plan, told: str, again: Snapshot | None = None) -> StageResult:
         nonlocal loop
-        loop = Loop(make_stage(plan), reporter, directory, again)
+        loop = Loop(make_stage(plan), reporter, directory, again, requests)
         if told:
             loop.stage.remarks[:0] = [told, pace.told(loop.stage, loop.step)]
         return loop.run()

@@ -31,7 +31,7 @@ from ..data.latent_cache import digest
 from ..failure_words import in_words, reason
 from ..lora.adapter import FluxLoRA, LoRAError, load_file
 from .checkpoints import STATS_FILE, Checkpoints
-from .fingerprints import Fingerprint, fingerprint, identity
+from .fingerprints import Fingerprint, fingerprint, identity, planned_over_steps
 from .output_check import RUN_FILES, check_writable
 from .run_lock import LOCK, InUse, held
 
@@ -75,9 +75,11 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
     """
     known = _runs(parent, wanted.stage)
     same = [(folder, manifest) for folder, manifest in known if manifest["parts"] == dict(wanted.parts)]
-    for folder, manifest in same:
-        if manifest["finished"] is not None and manifest["steps"] == wanted.steps:
-            return Choice(folder, f"The same run is finished in {folder.name}; its result is used.", True)
+    answers = [(folder, manifest) for folder, manifest in same if _answers(manifest, wanted)]
+    if answers:
+        # Rather one that went all the way.
+        folder, manifest = max(answers, key=lambda run: _early(run[1]) is None)
+        return Choice(folder, _used(folder, manifest, wanted), True)
     unread = ""
     for folder, manifest in same:
         try:
@@ -88,11 +90,45 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
         if manifest["finished"] is None and furthest <= wanted.total:
             more = "" if manifest["steps"] == wanted.steps else f", now to {wanted.steps} steps"
             return Choice(folder, f"Going on with {folder.name} from step {furthest}{more}.")
-    shorter = [run for run in same if run[1]["finished"] is not None and run[1]["steps"] < wanted.steps]
+    shorter = [run for run in same if run[1]["finished"] is not None and _done(run[1]) < wanted.steps]
     if shorter:
-        folder, manifest = max(shorter, key=lambda run: run[1]["steps"])
-        return Choice(folder, f"Extending {folder.name} from {manifest['steps']} to {wanted.steps} steps.")
+        folder, manifest = max(shorter, key=lambda run: _done(run[1]))
+        return Choice(folder, f"Extending {folder.name} from {_done(manifest)} to {wanted.steps} steps.")
     return Choice(_new_name(parent, wanted.stage), unread or _why_new(known, same, wanted))
+
+
+def _early(manifest: Mapping[str, Any]) -> int | None:
+    """With which update the user has had a finished run end early; ``None`` where that was its last one."""
+    return (manifest["finished"] or {}).get("early")
+
+
+def _done(manifest: Mapping[str, Any]) -> int:
+    """The steps that a finished run has made."""
+    early = _early(manifest)
+    return manifest["steps"] if early is None else early
+
+
+def _answers(manifest: Mapping[str, Any], wanted: Fingerprint) -> bool:
+    """Whether the result of this run is what is ``wanted``, of which all but the number of steps is the same.
+
+    What was finished early is the result for the number of steps that was asked for, and, where no schedule had that in
+    view, for the number that was made.
+    """
+    if manifest["finished"] is None:
+        return False
+    return wanted.steps == manifest["steps"] or (
+        wanted.steps == _early(manifest) and not planned_over_steps(wanted.parts)
+    )
+
+
+def _used(folder: Path, manifest: Mapping[str, Any], wanted: Fingerprint) -> str:
+    early = _early(manifest)
+    if early is None or early == wanted.steps:
+        return f"The same run is finished in {folder.name}; its result is used."
+    return (
+        f"The same run was finished early in {folder.name}, as asked, after {early} of {wanted.steps} steps; its "
+        f"result is used. Any other number of steps above {early} goes on from there, and another seed begins anew."
+    )
 
 
 def _why_new(
@@ -100,7 +136,13 @@ def _why_new(
 ) -> str:
     if same:
         folder, manifest = same[0]
-        return f"A new run: {folder.name} has {manifest['steps']} steps, {wanted.steps} are asked for."
+        if _early(manifest) == wanted.steps:
+            schedules = " and ".join(planned_over_steps(wanted.parts))
+            return (
+                f"A new run: {folder.name} was finished early at {wanted.steps} steps, but its {schedules} had "
+                f"{manifest['steps']} in view."
+            )
+        return f"A new run: {folder.name} has {_done(manifest)} steps, {wanted.steps} are asked for."
     if not known:
         return "A new run."
     # The one that is most alike tells best what was changed.
@@ -197,7 +239,7 @@ class RunDirectory:
                 if directory._manifest["finished"] is None:
                     directory._check()
                 yield directory
-            except Exception:
+            except BaseException:
                 if new:
                     _remove_unbegun(folder)
                 raise
@@ -236,7 +278,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{folder} holds another run. Different are {', '.join(differing)}. Choose another folder."
             )
-        if found is not None and found["steps"] == wanted.steps:
+        if found is not None and (found["steps"] == wanted.steps or _answers(found, wanted)):
             return found
         if found is not None:
             # What was left open is not decided anew.
@@ -269,9 +311,21 @@ class RunDirectory:
             return None
         return Finished(tensors, told["provenance"], stats)
 
-    def finish(self, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any], stats: str) -> None:
-        """Note that the run is finished with this result, whose file lies there already. Raises ``OSError``."""
+    @property
+    def finished_early(self) -> int | None:
+        """The update after which the user has had the run end, where that was before the last one."""
+        return _early(self._manifest)
+
+    def finish(
+        self, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any], stats: str, early: int | None = None
+    ) -> None:
+        """Note that the run is finished with this result, whose file lies there already.
+
+        ``early``: the update that was the last one, because the user asked for that. Raises ``OSError``.
+        """
         told = {"lora": identity(tensors), "provenance": dict(provenance), "stats": digest(stats)}
+        if early is not None:
+            told["early"] = early
         finished = self._manifest | {"finished": told}
         write_whole(self.folder / MANIFEST, _json(finished))
         self._manifest = finished

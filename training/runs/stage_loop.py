@@ -21,19 +21,24 @@ from ..stages.measurements import Stopped, share_of_time
 from ..stages.optimiser import NonFiniteError
 from ..stages.stage import Reporter, Stage, StageFailure, StageResult
 from .checkpoints import STATS_FILE, CheckpointError, Snapshot
+from .fingerprints import planned_over_steps
 from .output_check import scarce_space
+from .requests import Requests
 from .run_directory import RESULT, RunDirectory
 from .stats import Stats, parsed
 
 log = logging.getLogger(__name__)
 
 
-def run(stage: Stage, reporter: Reporter, directory: RunDirectory | None = None) -> StageResult:
+def run(
+    stage: Stage, reporter: Reporter, directory: RunDirectory | None = None, requests: Requests | None = None
+) -> StageResult:
     """Train to the stage's last step, or until the reporter says stop, from the last checkpoint in ``directory``.
 
-    Raises ``StageFailure`` with the last good weights where a step fails, a loss that is not finite included.
+    ``requests``: what is asked of it meanwhile. Raises ``StageFailure`` with the last good weights where a step fails,
+    a loss that is not finite included.
     """
-    return Loop(stage, reporter, directory).run()
+    return Loop(stage, reporter, directory, requests=requests).run()
 
 
 def finished_result(directory: RunDirectory, start: FluxLoRA) -> StageResult | None:
@@ -55,10 +60,17 @@ class Loop:
     """
 
     def __init__(
-        self, stage: Stage, reporter: Reporter, directory: RunDirectory | None, again: Snapshot | None = None
+        self,
+        stage: Stage,
+        reporter: Reporter,
+        directory: RunDirectory | None,
+        again: Snapshot | None = None,
+        requests: Requests | None = None,
     ) -> None:
         """From ``again``, which this very process has left; else from the last checkpoint in ``directory``."""
         self.stage, self.reporter, self.directory = stage, reporter, directory
+        # Ranks are asked for nothing: each has requests of its own.
+        self.requests = requests or Requests()
         self.last_good: Snapshot | None = None
         self.step = 0
         self.pending: dict[str, float] | None = {} if stage.config.validate_every else None
@@ -79,23 +91,28 @@ class Loop:
         whole = self.stage.updates
         try:
             if self.pending is not None:
+                self._end_if_asked()
                 self._complete(self.pending)
             if (self.step == 0 and self._preview_every) or self._preview_cut_off:
                 self._preview()
             if self._extended and not self.stage.ended:
                 self._tell_cost(self.step + 1, "the time from here on")
                 self._tell()
-            while self.step < self.stage.total and not self.stage.ended:
+            while self.step < self.stage.last_step and not self.stage.ended:
                 self._stop_if_asked()
                 started = time.perf_counter()
                 self.pending = self.stage.step(self.step)
                 self.step += 1
                 whole = self.stage.updates
+                # Before the measurement: the last step has one.
+                self._end_if_asked()
                 self._complete(self.pending, time.perf_counter() - started)
                 self._preview_if_due()
                 self._save_if_due()
             # Before it is concluded: a run with more steps goes on from here.
             self._save()
+            if self.stage.finished_early is not None:
+                self.stage.remarks.append(_early_end(self.stage))
             self.stage.conclude()
             self._tell()
         except Stopped:
@@ -140,7 +157,7 @@ class Loop:
 
     def _is_measured(self, step: int) -> bool:
         every = self.stage.config.validate_every
-        return bool(every) and (step % every == 0 or step == self.stage.total)
+        return bool(every) and (step % every == 0 or step == self.stage.last_step)
 
     def _tell_cost(self, first: int, of: str) -> None:
         """Say once what the measurements from step ``first`` on cost, as a share ``of`` some time."""
@@ -178,11 +195,17 @@ class Loop:
         if self.stage.ranks.any(self.reporter.should_stop()):
             raise Stopped
 
+    def _end_if_asked(self) -> None:
+        """Have the stage end with the step that is done, where the user asks for that and the LoRA has an update."""
+        if self.requests.asked("finish") and self.stage.warmup < self.step < self.stage.last_step:
+            self.stage.finish_early(self.step - self.stage.warmup)
+
     def _preview_if_due(self) -> None:
         stage = self.stage
         # The last one is of what is delivered; and as long as the LoRA is still the start there is nothing to see.
-        on_the_way = self.step < stage.total and not stage.ended and stage.lora_updates
-        if on_the_way and self._preview_every and self.step % self._preview_every == 0:
+        on_the_way = self.step < stage.last_step and not stage.ended and stage.lora_updates
+        due = on_the_way and self._preview_every and self.step % self._preview_every == 0
+        if self.requests.take("preview") or due:
             self._preview()
 
     def _preview(self) -> None:
@@ -225,9 +248,13 @@ class Loop:
 
     def _restored(self, again: Snapshot | None) -> tuple[Path | None, str]:
         """Bring the stage to where its last checkpoint was. Returns the path and the text of its statistics."""
+        early = self.stage.ranks.from_first(None if self.directory is None else self.directory.finished_early)
+        if early is not None:
+            # Its result is gone: it is made anew as it was, and not trained on.
+            self.stage.finish_early(early)
         newest, words = again, []
         if again is None and self.directory is not None:
-            newest, words = self.directory.checkpoints.newest(self.stage.total)
+            newest, words = self.directory.checkpoints.newest(self.stage.last_step)
         snapshot = self.stage.ranks.from_first(newest)
         for text in words:
             self.reporter.note(0, text)
@@ -243,8 +270,13 @@ class Loop:
 
     def _save_if_due(self) -> None:
         every = self.stage.config.checkpoint_every
-        if every and self.step % every == 0:
+        asked = self.requests.take("checkpoint")
+        if asked or (every and self.step % every == 0):
             self._save()
+        if asked and self.saved_at == self.step:
+            self.reporter.note(
+                self.step, f"The checkpoint of step {self.step} is written. {RESULT} in it is a LoRA to try."
+            )
 
     def _save(self) -> None:
         """Write a checkpoint. One that cannot be written costs nothing but itself: training goes on without it."""
@@ -299,7 +331,7 @@ class Loop:
         lora_files.save(result.lora, directory.folder / RESULT)
         self.stage.keep(directory.folder)
         self.stats.complete()
-        directory.finish(result.lora.tensors, result.lora.provenance[-1], self.stats.text)
+        directory.finish(result.lora.tensors, result.lora.provenance[-1], self.stats.text, self.stage.finished_early)
 
     def _result(self, stopped: bool) -> StageResult:
         path = "" if self.directory is None else str(self.directory.folder / STATS_FILE)
@@ -319,3 +351,11 @@ class Loop:
 
 def _without_preview(error: Exception) -> str:
     return f"No preview this time: {reason(error) or type(error).__name__}. Training goes on without it."
+
+
+def _early_end(stage: Stage) -> str:
+    done, planned = stage.finished_early, stage.config.steps
+    words = f"Finished early, as asked: the last update was {done} of {planned}."
+    if schedules := planned_over_steps(vars(stage.config)):
+        words += f" {' and '.join(schedules)} had {planned} in view, so that steps = {done} would give another LoRA."
+    return f"{words} Any other number of steps above {done} goes on from here."

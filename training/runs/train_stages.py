@@ -19,6 +19,7 @@ from ..stages.ranks import ALONE, Ranks
 from ..stages.stage import Reporter, StageResult
 from .fingerprints import fingerprint
 from .planned import settings_of, settle, train
+from .requests import Requests
 
 
 def train_diffusion_stage(
@@ -31,12 +32,13 @@ def train_diffusion_stage(
     run_folder: Path | None = None,
     ranks: Ranks = ALONE,
     load: BaseLoader | None = None,
+    requests: Requests | None = None,
 ) -> StageResult:
     """Train ``lora`` on ``data`` with the flow-matching loss; neither is changed.
 
     With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with fewer
     steps is extended, and a finished one gives its result at once.
-    ``load``: where the base comes from, ``load_base`` by default.
+    ``load``: where the base comes from, ``load_base`` by default. ``requests``: what is asked of the run meanwhile.
 
     Raises ``BaseModelError``, ``DataError``, ``RunDirectoryError`` or ``OSError`` before the first step,
     ``StageFailure`` (with the last good weights) after it.
@@ -50,6 +52,7 @@ def train_diffusion_stage(
         run_folder,
         settings_of(lora, diffusion=config),
         ranks,
+        requests,
     )
 
 
@@ -65,13 +68,14 @@ def train_adversarial_stage(
     discriminator_weights: Mapping[str, Tensor] | None = None,
     ranks: Ranks = ALONE,
     load: BaseLoader | None = None,
+    requests: Requests | None = None,
 ) -> StageResult:
     """Train ``lora`` against a discriminator; neither ``lora`` nor ``data`` is changed.
 
     The discriminator is a fresh one, unless ``discriminator_weights`` (see ``discriminator_files``) continue another
     run's. With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with
     fewer steps is extended, and a finished one gives its result at once; what the discriminator has become lies there.
-    ``load``: where the base comes from, ``load_base`` by default.
+    ``load``: where the base comes from, ``load_base`` by default. ``requests``: what is asked of the run meanwhile.
 
     Raises ``BaseModelError``, ``DataError``, ``ValueError``, ``RunDirectoryError`` or ``OSError`` before the first
     step, ``StageFailure`` (with the last good weights) after it.
@@ -95,4 +99,5 @@ def train_adversarial_stage(
         run_folder,
         settings_of(lora, adversarial=config, discriminator=discriminator),
         ranks,
+        requests,
     )

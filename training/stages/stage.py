@@ -137,6 +137,8 @@ class Stage(ABC):
         )
         self.average = RunningAverage(self.optimiser.parameters, config.ema_decay) if config.ema_decay else None
         self.lora_updates = 0
+        self.finished_early: int | None = None
+        """The update of the LoRA that is the last, where the user asks for fewer than were planned."""
         # What is known before the first step, told once.
         held = how_held(self.base, streamer)
         self.remarks: list[str] = [each for each in (held, uncompiled) if each]
@@ -151,6 +153,21 @@ class Stage(ABC):
     def total(self) -> int:
         """Number of calls of ``step()``."""
         return self.config.steps
+
+    @property
+    def warmup(self) -> int:
+        """Calls of ``step()`` before the first that updates the LoRA."""
+        return self.total - self.config.steps
+
+    @property
+    def last_step(self) -> int:
+        """The number of calls of ``step()`` after which it ends: ``total``, or fewer where it is finished early."""
+        return self.total if self.finished_early is None else self.warmup + self.finished_early
+
+    def finish_early(self, update: int) -> None:
+        """End with this update of the LoRA, counted from 1, as if no more had been asked for."""
+        if update < self.config.steps:
+            self.finished_early = update
 
     @property
     def ended(self) -> bool:
@@ -250,13 +267,14 @@ class Stage(ABC):
 
     def provenance(self) -> dict[str, Any]:
         """What a LoRA says of this stage."""
-        return {
+        told = {
             "stage": self.name,
             "config": asdict(self.config),
             "precision": self.plan.precision,
             "steps_done": self.lora_updates,
             "data": self.data.fingerprint,
         }
+        return told if self.finished_early is None else told | {"finished_early": self.finished_early}
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:
         """This rank's data of one update, on the device, in equal parts; for two samplers, half of the whole each."""

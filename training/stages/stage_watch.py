@@ -81,7 +81,7 @@ class StageWatch:
             self._begun = True
         else:
             self._examined = True
-            last = self._attempted == stage.config.steps
+            last = self._warmup + self._attempted == stage.last_step
             self._obey(self.monitor.examine(self._warmup + self._attempted, health, last))
         measured = {"score": health.score, "high_frequency": health.high_frequency, "diversity": health.diversity}
         told = self.monitor.checkups.scalars()

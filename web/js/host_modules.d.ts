@@ -15,6 +15,6 @@ declare module "*/scripts/app.js" {
 declare module "*/scripts/api.js" {
   export const api: {
     addEventListener(type: string, listener: (event: CustomEvent) => void): void;
-    fetchApi(route: string): Promise<Response>;
+    fetchApi(route: string, options?: RequestInit): Promise<Response>;
   };
 }

@@ -8,6 +8,7 @@ import { copyText } from "./clipboard.js";
 import { curveTable } from "./curve_table.js";
 import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
+import { placeButtons } from "./run_buttons.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").History} History */
@@ -95,6 +96,7 @@ function addChart(node, stage) {
     getMinHeight: () => chart.minHeight,
   });
   widget.serialize = false;
+  placeButtons(node, stage, chart.element.firstElementChild ?? chart.element);
   const needed = node.computeSize();
   node.setSize([Math.max(NODE_WIDTH, node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
   const previous = node.onRemoved;
