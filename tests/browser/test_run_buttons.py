@@ -1,0 +1,101 @@
+"""The buttons of a training node in the page: there while it trains, pressed with the mouse and with the keyboard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from playwright.sync_api import Locator
+
+from fluxduel.tests.browser.editor import TRAINING_NODES, Editor
+from fluxduel.tests.browser.test_resumed_run import graph_of, records
+from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.host.test_run_requests import LONG, until
+from fluxduel.tests.host.two_stage_graph import write_pictures
+
+PICTURES = "buttons-test"
+# Where to leave pictures of what was seen, for people.
+SHOTS = os.environ.get("FLUXDUEL_SHOTS")
+
+
+def toolbar(editor: Editor) -> Locator:
+    return editor.page.get_by_role("toolbar", name="The diffusion stage that is training")
+
+
+def button(editor: Editor, text: str) -> Locator:
+    return toolbar(editor).get_by_role("button", name=text, exact=True)
+
+
+def say(editor: Editor, text: str) -> None:
+    """Wait until the row says ``text``."""
+    toolbar(editor).get_by_role("status").filter(has_text=text).wait_for()
+
+
+def test_a_run_is_asked_by_its_buttons(editor: Editor, comfy_host: ComfyHost) -> None:
+    folder = comfy_host.base / "input" / PICTURES
+    if not folder.exists():
+        write_pictures(folder)
+    (node,) = editor.add("diffusion")
+    assert toolbar(editor).count() == 0, "before it trains there is nothing to ask"
+    # A run of its own for each renderer.
+    seed = 41 + len(list((comfy_host.base / "output" / "fluxduel").glob("*")))
+    prompt = comfy_host.queue(graph_of(folder, node, steps=LONG, seed=seed, checkpoint_every=0, preview_steps=1))
+    records(comfy_host, node, 2)
+    toolbar(editor).wait_for()
+    # It is one line, in the node, in both renderers; a reload shows it again.
+    boxes = [button(editor, text).bounding_box() for text in ("finish now", "checkpoint", "preview", "copy folder")]
+    assert all(box is not None and box["height"] >= 14 for box in boxes) and len({box["y"] for box in boxes}) == 1
+
+    (run,) = comfy_host.get("/fluxduel/runs")["runs"]
+    path = comfy_host.base / "output" / "fluxduel" / run["run"]
+    editor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button(editor, "copy folder").click()
+    say(editor, f"Copied: {path}")
+    assert editor.page.evaluate("() => navigator.clipboard.readText()") == str(path)
+    if SHOTS:
+        renderer = "nodes2" if editor.page.locator(f'[data-node-id="{node}"]').count() else "classic"
+        editor.screenshot(Path(SHOTS) / f"buttons-{renderer}.png", TRAINING_NODES["diffusion"])
+
+    button(editor, "checkpoint").focus()
+    editor.page.keyboard.press("Enter")
+    say(editor, "A checkpoint is written after this step.")
+    until(comfy_host, lambda: list(path.glob("checkpoints/step-*")))
+    editor.page.keyboard.press("Tab")
+    editor.page.keyboard.press("Space")
+    say(editor, "A preview is sampled after this step.")
+    until(comfy_host, lambda: list(path.glob("previews/*.png")))
+
+    # Once is not enough to end it, and it is forgotten after a while.
+    button(editor, "finish now").click()
+    button(editor, "sure? finish").wait_for()
+    button(editor, "finish now").wait_for(timeout=8000)
+    assert comfy_host.get(f"/fluxduel/history?node={node}")["state"] == "running"
+    button(editor, "finish now").click()
+    button(editor, "sure? finish").click()
+    assert failure(comfy_host.wait(prompt)) is None
+    toolbar(editor).wait_for(state="detached")
+    told = comfy_host.get(f"/fluxduel/history?node={node}")
+    assert told["message"].startswith("Finished early, as asked, after step ")
+
+
+def test_another_page_shows_the_buttons_of_what_is_going_on(classic: Editor, comfy_host: ComfyHost) -> None:
+    """One that was not there when it began. What is asked in vain it says."""
+    folder = comfy_host.base / "input" / PICTURES
+    if not folder.exists():
+        write_pictures(folder)
+    (node,) = classic.add("diffusion")
+    graph = classic.page.evaluate("() => app.graph.serialize()")
+    prompt = comfy_host.queue(graph_of(folder, node, steps=LONG, seed=71, checkpoint_every=0))
+    records(comfy_host, node, 2)
+    toolbar(classic).wait_for()
+    classic.page.evaluate("() => app.graph.clear()")
+    assert toolbar(classic).count() == 0
+    classic.open(graph)
+    toolbar(classic).wait_for()
+    comfy_host.interrupt()
+    assert failure(comfy_host.wait(prompt)).startswith("interrupted")
+    toolbar(classic).wait_for(state="detached")
+    # As when the page has not heard yet that it is over.
+    classic.send("fluxduel.state", node=node, run="gone", stage="diffusion", state="running", message="")
+    button(classic, "preview").click()
+    say(classic, "No run 'gone' is going on")
