@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fluxduel.tests.comfy_host import ComfyHost, failure
-from fluxduel.tests.host.two_stage_graph import STAGE_1, STAGE_2, two_stage_graph, write_pictures
+from fluxduel.tests.host.test_run_requests import LONG, running
+from fluxduel.tests.host.two_stage_graph import LATENTS, STAGE_1, STAGE_2, two_stage_graph, write_pictures
 
 MOMENTS = 20
 SEED = 12
@@ -29,19 +31,26 @@ def state(host: ComfyHost, stage: str) -> dict[str, str]:
 
 
 def test_no_cancel_is_a_failure(comfy_host: ComfyHost, folder: Path) -> None:
-    """Where both stages preview each step, a half of their time is the host's own VAE."""
+    """Both stages preview each step, so that much of their time is the host's own VAE."""
     print_ = random.Random(SEED)
-    ended: dict[str, int] = {}
+    ended: Counter[str] = Counter()
     for moment in range(MOMENTS):
+        # In turn while pictures are encoded and models loaded, in stage 1 and in stage 2.
+        within = (None, STAGE_1, STAGE_2)[moment % 3]
         graph = two_stage_graph(folder.name, prefix="loras/cancel")
-        often = {"preview_every": 1, "preview_steps": 1, "validate_every": 1}
-        stage_1 = 100_000 if moment % 2 else 2
-        graph[STAGE_1]["inputs"] |= {"steps": stage_1, "seed": 100 + moment, **often}
-        graph[STAGE_2]["inputs"] |= {"steps": 100_000, "watch_pictures": 4, "seed": 100 + moment, **often}
+        graph[LATENTS]["inputs"]["resolution"] = 64 if within else 96 + 16 * moment
+        often = {"preview_every": 1, "preview_steps": 1, "validate_every": 1, "watch_pictures": 4}
+        graph[STAGE_2]["inputs"] |= {"steps": LONG, "seed": 100 + moment, **often}
+        del often["watch_pictures"]
+        if within == STAGE_2:
+            often = {"preview_every": 0, "validate_every": 0}
+        graph[STAGE_1]["inputs"] |= {"steps": 1 if within == STAGE_2 else LONG, "seed": 100 + moment, **often}
         prompt = comfy_host.queue(graph)
-        time.sleep(print_.uniform(0.0, 4.0))
+        if within:
+            running(comfy_host, within, step=0)
+        time.sleep(print_.uniform(0.0, 2.5))
         comfy_host.interrupt()
-        # Where nothing ran yet the host forgets the press: then there is another.
+        # Where nothing runs yet the host forgets the press: then there is another.
         deadline = time.monotonic() + 120
         while prompt not in comfy_host.get(f"/history/{prompt}"):
             assert time.monotonic() < deadline, comfy_host.log_tail()
@@ -49,9 +58,9 @@ def test_no_cancel_is_a_failure(comfy_host: ComfyHost, folder: Path) -> None:
             comfy_host.interrupt()
         end = failure(comfy_host.wait(prompt)) or "went to its end"
         assert end.startswith("interrupted in "), f"moment {moment}: {end}"
-        ended[end] = ended.get(end, 0) + 1
+        ended[end] += 1
         for stage in (STAGE_1, STAGE_2):
             told = state(comfy_host, stage)
             assert told["state"] in ("none", "finished", "stopped"), f"moment {moment}: {told}"
-    print(ended)
-    assert sum(ended.values()) == MOMENTS and "failed" not in comfy_host.log.lower()
+    print(dict(ended))
+    assert "failed" not in comfy_host.log.lower()
