@@ -38,7 +38,7 @@ def train(
     run_folder: Path | None,
     settings: Mapping[str, Any],
     ranks: Ranks,
-    requests: Requests | None,
+    requests: Requests | None = None,
 ) -> StageResult:
     """Run a stage in ``run_folder`` from where an earlier sitting left it; a finished one gives its result at once.
 
