@@ -63,4 +63,4 @@ def test_no_cancel_is_a_failure(comfy_host: ComfyHost, folder: Path) -> None:
             told = state(comfy_host, stage)
             assert told["state"] in ("none", "finished", "stopped"), f"moment {moment}: {told}"
     print(dict(ended))
-    assert "failed" not in comfy_host.log.lower()
+    assert "Exception during processing" not in comfy_host.log
