@@ -81,7 +81,7 @@ def test_finish_now_and_go_on(comfy_host: ComfyHost, folder: Path) -> None:
         ends[stage] = told["records"][-1]["step"]
         assert 3 <= ends[stage] < LONG and told["state"] == "finished"
         assert told["message"].startswith(f"Finished early, as asked, after step {ends[stage]} of ")
-        assert sum("Finished early, as asked: the last update was" in text for _, text in told["notes"]) == 1
+        assert sum("Finished early, as asked: the last update was" in text for _, text, _ in told["notes"]) == 1
     # Stage 2 has a warm-up of one step.
     update = ends[STAGE_2] - 1
     said = entry["outputs"]["20"]["text"][0]
@@ -134,7 +134,7 @@ def test_checkpoint_preview_and_folder(comfy_host: ComfyHost, folder: Path) -> N
     until(comfy_host, lambda: list(path.glob("previews/*.png")))
     step = int(checkpoint.name.removeprefix("step-"))
     noted = until(comfy_host, lambda: history(comfy_host, STAGE_1)["notes"])
-    assert [step, f"The checkpoint of step {step} is written. lora.safetensors in it is a LoRA to try."] in noted
+    assert [step, f"The checkpoint of step {step} is written. lora.safetensors in it is a LoRA to try.", False] in noted
     comfy_host.interrupt()
     assert failure(comfy_host.wait(prompt)) == f"interrupted in FluxDuelTrainDiffusionStage (node {STAGE_1})"
     assert comfy_host.get("/fluxduel/runs") == {"runs": []}

@@ -118,11 +118,11 @@ const placed = new Map();
  *
  * @param {GraphNode} node
  * @param {Stage} stage
- * @param {HTMLElement} chart the chart's element, which may have a place for them
+ * @param {HTMLElement} chart the chart's element, which has a place for them
  */
 export function placeButtons(node, stage, chart) {
-  const slot = /** @type {HTMLElement | null} */ (chart.querySelector(".fluxduel-buttons"));
-  placed.set(node, new RunButtons(stage, slot ?? chart));
+  const slot = /** @type {HTMLElement} */ (chart.querySelector(".fluxduel-buttons"));
+  placed.set(node, new RunButtons(stage, slot));
   const previous = node.onRemoved;
   node.onRemoved = () => {
     previous?.call(node);

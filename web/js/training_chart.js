@@ -96,7 +96,7 @@ function addChart(node, stage) {
     getMinHeight: () => chart.minHeight,
   });
   widget.serialize = false;
-  placeButtons(node, stage, chart.element.firstElementChild ?? chart.element);
+  placeButtons(node, stage, chart.element);
   const needed = node.computeSize();
   node.setSize([Math.max(NODE_WIDTH, node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
   const previous = node.onRemoved;
