@@ -96,6 +96,6 @@ def test_another_page_shows_the_buttons_of_what_is_going_on(classic: Editor, com
     assert failure(comfy_host.wait(prompt)).startswith("interrupted")
     toolbar(classic).wait_for(state="detached")
     # As when the page has not heard yet that it is over.
-    classic.send("fluxduel.state", node=node, run="gone", stage="diffusion", state="running", message="")
+    classic.state(node, "diffusion", run="gone")
     button(classic, "preview").click()
     say(classic, "No run 'gone' is going on")
