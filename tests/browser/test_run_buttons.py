@@ -39,7 +39,8 @@ def test_a_run_is_asked_by_its_buttons(editor: Editor, comfy_host: ComfyHost) ->
     assert toolbar(editor).count() == 0, "before it trains there is nothing to ask"
     # A run of its own for each renderer.
     seed = 41 + len(list((comfy_host.base / "output" / "fluxduel").glob("*")))
-    prompt = comfy_host.queue(graph_of(folder, node, steps=LONG, seed=seed, checkpoint_every=0, preview_steps=1))
+    stage = {"steps": LONG, "checkpoint_every": 0, "preview_every": 0, "preview_steps": 1}
+    prompt = comfy_host.queue(graph_of(folder, node, seed=seed, **stage))
     records(comfy_host, node, 2)
     toolbar(editor).wait_for()
     # It is one line, in the node, in both renderers; a reload shows it again.
@@ -85,7 +86,7 @@ def test_another_page_shows_the_buttons_of_what_is_going_on(classic: Editor, com
         write_pictures(folder)
     (node,) = classic.add("diffusion")
     graph = classic.page.evaluate("() => app.graph.serialize()")
-    prompt = comfy_host.queue(graph_of(folder, node, steps=LONG, seed=71, checkpoint_every=0))
+    prompt = comfy_host.queue(graph_of(folder, node, steps=LONG, seed=71, checkpoint_every=0, preview_every=0))
     records(comfy_host, node, 2)
     toolbar(classic).wait_for()
     classic.page.evaluate("() => app.graph.clear()")

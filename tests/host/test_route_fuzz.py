@@ -113,7 +113,7 @@ def questions(print_: random.Random) -> Iterator[Case]:
         query = print_.choice([f"node={urllib.parse.quote(odd)}", f"node={urllib.parse.quote(odd, safe='%')}",
                                f"node=5&node={urllib.parse.quote(odd)}", f"columns={urllib.parse.quote(odd)}&node=5",
                                urllib.parse.quote(odd), "&&&=", "node", "node[]=5", "%zz=%%"])  # fmt: skip
-        path = print_.choice(["/fluxduel/history", "/fluxduel/runs", "/api/fluxduel/history"])
+        path = print_.choice(["/fluxduel/history", "/fluxduel/runs", "/api/fluxduel/history", "/fluxduel/previews"])
         method = print_.choice(["GET", "GET", "GET", "POST", "PUT", "DELETE"])
         yield Case(method, f"{path}?{query}".replace("\u202e", "x"), good=method == "GET")
 
@@ -122,7 +122,8 @@ def questions(print_: random.Random) -> Iterator[Case]:
 def run(comfy_host: ComfyHost) -> Iterator[dict[str, str]]:
     """A run that goes on all the time."""
     folder = write_pictures(comfy_host.base / "input" / "fuzz-test")
-    graph = training_graph(folder.name, "loras/fuzz", steps=LONG, seed=31, validate_every=0, checkpoint_every=0)
+    stage = {"steps": LONG, "validate_every": 0, "checkpoint_every": 0, "preview_every": 0}
+    graph = training_graph(folder.name, "loras/fuzz", seed=31, **stage)
     prompt = comfy_host.queue(graph)
     yield running(comfy_host)
     comfy_host.interrupt()

@@ -119,9 +119,8 @@ def test_finish_now_and_go_on(comfy_host: ComfyHost, folder: Path) -> None:
 
 
 def test_checkpoint_preview_and_folder(comfy_host: ComfyHost, folder: Path) -> None:
-    graph = training_graph(
-        folder.name, "loras/asked", steps=LONG, seed=22, validate_every=0, checkpoint_every=0, preview_steps=1
-    )
+    stage = {"steps": LONG, "seed": 22, "validate_every": 0, "checkpoint_every": 0, "preview_every": 0}
+    graph = training_graph(folder.name, "loras/asked", preview_steps=1, **stage)
     prompt = comfy_host.queue(graph)
     run = running(comfy_host)
     path = Path(comfy_host.post("/fluxduel/run/folder", run)["message"])
