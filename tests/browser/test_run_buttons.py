@@ -64,7 +64,7 @@ def test_a_run_is_asked_by_its_buttons(editor: Editor, comfy_host: ComfyHost) ->
     editor.page.keyboard.press("Tab")
     editor.page.keyboard.press("Space")
     say(editor, "A preview is sampled after this step.")
-    until(comfy_host, lambda: list(path.glob("previews/*.png")))
+    until(comfy_host, lambda: list(path.glob("previews/step-*.png")))
 
     # Once is not enough to end it, and it is forgotten after a while.
     button(editor, "finish now").click()

@@ -130,14 +130,14 @@ def test_checkpoint_preview_and_folder(comfy_host: ComfyHost, folder: Path) -> N
     (checkpoint,) = until(comfy_host, lambda: list(path.glob("checkpoints/step-*")))
     assert load_file(checkpoint / "lora.safetensors")
     assert comfy_host.post("/fluxduel/run/preview", run)["message"] == "A preview is sampled after this step."
-    until(comfy_host, lambda: list(path.glob("previews/*.png")))
+    until(comfy_host, lambda: list(path.glob("previews/step-*.png")))
     step = int(checkpoint.name.removeprefix("step-"))
     noted = until(comfy_host, lambda: history(comfy_host, STAGE_1)["notes"])
     assert [step, f"The checkpoint of step {step} is written. lora.safetensors in it is a LoRA to try.", False] in noted
     comfy_host.interrupt()
     assert failure(comfy_host.wait(prompt)) == f"interrupted in FluxDuelTrainDiffusionStage (node {STAGE_1})"
     assert comfy_host.get("/fluxduel/runs") == {"runs": []}
-    assert len(list(path.glob("previews/*.png"))) == 1
+    assert len(list(path.glob("previews/step-*.png"))) == 1
 
 
 def test_what_cancel_left_among_the_loras_goes_when_the_run_is_finished(comfy_host: ComfyHost, folder: Path) -> None:
