@@ -42,8 +42,8 @@ def from_workflow(text: str, models: Path | None = None) -> tuple[RunConfig, lis
     graph = read_graph(text)
     if not any(node.kind in STAGES for node in graph.values()):
         raise ValueError(
-            "This workflow has no Train Diffusion Stage and no Train Adversarial Stage that runs (muted and bypassed "
-            "nodes do not), so there is nothing to train."
+            "This workflow has no Stage 1: Train LoRA and no Stage 2: Train LoRA with GAN that runs (muted and "
+            "bypassed nodes do not), so there is nothing to train."
         )
     reading = Reading(graph, models)
     reading.note_unknown()
@@ -138,7 +138,7 @@ def _images(reading: Reading, encode: Node | None) -> ImagesConfig:
         if encode is not None:
             origin = "no node that runs" if node is None else node.label
             reading.notes.append(
-                f"The pictures come from {origin}, not from Load Training Images: fill in the images section."
+                f"The pictures come from {origin}, not from Load Training Dataset: fill in the images section."
             )
         return ImagesConfig()
     options = reading.options(node, ImagesConfig)

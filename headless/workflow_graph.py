@@ -35,11 +35,11 @@ OPTIONS = {
 
 NAMES = {
     LOAD: "Load FLUX LoRA",
-    IMAGES: "Load Training Images",
+    IMAGES: "Load Training Dataset",
     ENCODE: "Encode Real Latents",
-    DIFFUSION: "Train Diffusion Stage",
+    DIFFUSION: "Stage 1: Train LoRA",
     DISCRIMINATOR: "Latent Discriminator",
-    ADVERSARIAL: "Train Adversarial Stage",
+    ADVERSARIAL: "Stage 2: Train LoRA with GAN",
     SAVE: "Save FLUX LoRA",
     **OPTIONS,
 }

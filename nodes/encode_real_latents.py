@@ -33,13 +33,13 @@ class EncodeRealLatents(io.ComfyNode):
             node_id="FluxDuelEncodeRealLatents",
             display_name="Encode Real Latents",
             category="FluxDuel",
-            description="Crop the pictures into buckets of equal area and encode them and their captions. Results are "
-            "kept on disk by content, so that only what changed is encoded again.",
+            description="Make the training dataset: crop the pictures into buckets of equal area, and encode them and "
+            "their captions. Results are kept on disk by content, so that only what changed is encoded again.",
             is_input_list=True,
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="The training pictures, from Load Training Images or any of the host's image loaders: a "
+                    tooltip="The training pictures, from Load Training Dataset or any of the host's image loaders: a "
                     "list of pictures of any size, or a batch.",
                 ),
                 io.Vae.Input("vae", tooltip="FLUX's VAE (ae.safetensors), or the tiny base's."),
@@ -69,7 +69,7 @@ class EncodeRealLatents(io.ComfyNode):
                     "names",
                     optional=True,
                     force_input=True,
-                    tooltip="The pictures' names, for messages. From Load Training Images.",
+                    tooltip="The pictures' names, for messages. From Load Training Dataset.",
                 ),
                 *widgets(DataConfig, FIRST, folded=["bucket_step"]),
                 *widgets(DataConfig, ["preview_prompts"], optional=True),
@@ -167,7 +167,7 @@ def _from_captions(captions: list[str] | None, clip: Any, count: int) -> Prompts
         raise DataError(f"{NODE}: connect clip and captions, or conditioning.")
     if not captions:
         raise DataError(
-            f"{NODE}: there are no captions. Connect the captions of Load Training Images, or one text for all."
+            f"{NODE}: there are no captions. Connect the captions of Load Training Dataset, or one text for all."
         )
     texts = captions * count if len(captions) == 1 else captions
     return texts, host.clip_key(clip), lambda caption: host.encode_prompt(clip, caption)

@@ -35,8 +35,9 @@ class LatentDiscriminator(io.ComfyNode):
             node_id="FluxDuelLatentDiscriminator",
             display_name="Latent Discriminator",
             category="FluxDuel",
-            description="The judge of the adversarial stage. It looks at latents, before any VAE decodes them, and is "
-            "trained by the stage it is connected to, from scratch or from where an earlier run left it.",
+            description="The judge of the adversarial stage, the other half of the GAN. It looks at latents, before "
+            "any VAE decodes them, and is trained by the stage it is connected to, from scratch or from where an "
+            "earlier run left it.",
             inputs=[
                 *widgets(DiscriminatorConfig, FIRST, FOLDED, optional=True),
                 io.Combo.Input(

@@ -27,8 +27,8 @@ class LoadFluxLoRA(io.ComfyNode):
             node_id="FluxDuelLoadFluxLoRA",
             display_name="Load FLUX LoRA",
             category="FluxDuel",
-            description="Choose a FLUX.1 checkpoint and put a LoRA on it: a fresh one, or one from a file to continue "
-            "from. Nothing is loaded into memory here; the training nodes load the base when they start.",
+            description="Choose a FLUX.1 checkpoint and put the LoRA to train on it: a fresh one, or one from a file "
+            "to continue from. Nothing is loaded into memory here; the training nodes load the base when they start.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",

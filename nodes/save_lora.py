@@ -31,8 +31,8 @@ class SaveLoRA(io.ComfyNode):
             node_id="FluxDuelSaveLoRA",
             display_name="Save FLUX LoRA",
             category="FluxDuel",
-            description="Save the LoRA as .safetensors. With the prefix loras/... the host's Load LoRA nodes list the "
-            "file after a refresh of the page.",
+            description="Save the LoRA as .safetensors, with the names of diffusers or of kohya. With the prefix "
+            "loras/... the host's Load LoRA nodes list the file after a refresh of the page.",
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to save."),
                 io.String.Input(

@@ -29,10 +29,11 @@ class TrainAdversarialStage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FluxDuelTrainAdversarialStage",
-            display_name="Train Adversarial Stage",
+            display_name="Stage 2: Train LoRA with GAN",
             category="FluxDuel",
-            description="Stage 2: refine the LoRA against a discriminator that learns to tell real latents from the "
-            "LoRA's. Cancel stops within one step; queue again to go on from there, also after a crash or a restart.",
+            description="The adversarial stage: fine-tune the LoRA further against a discriminator that learns to tell "
+            "real latents from the LoRA's. Cancel stops within one step; queue again to go on from there, also after a "
+            "crash or a restart.",
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from, as a rule stage 1's."),
                 RealLatentsSocket.Input(
@@ -64,7 +65,7 @@ class TrainAdversarialStage(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **supported(io.Schema, search_aliases=["GAN", "discriminator", "stage 2"]),
+            **supported(io.Schema, search_aliases=["train adversarial stage", "discriminator", "fine-tune", "sharpen"]),
         )
 
     @classmethod

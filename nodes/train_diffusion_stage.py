@@ -23,10 +23,10 @@ class TrainDiffusionStage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FluxDuelTrainDiffusionStage",
-            display_name="Train Diffusion Stage",
+            display_name="Stage 1: Train LoRA",
             category="FluxDuel",
-            description="Stage 1: adapt the LoRA to the pictures with the flow-matching loss. Cancel stops within one "
-            "step; queue again to go on from there, also after a crash or a restart.",
+            description="Fine-tune FLUX on your pictures with the flow-matching loss, as for DreamBooth, a style or a "
+            "concept. Cancel stops within one step; queue again to go on from there, also after a crash or a restart.",
             inputs=[
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to start from. It is not changed."),
                 RealLatentsSocket.Input("real_latents", tooltip="The encoded training pictures."),
@@ -46,7 +46,7 @@ class TrainDiffusionStage(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **supported(io.Schema, search_aliases=["train LoRA", "flow matching", "stage 1"]),
+            **supported(io.Schema, search_aliases=["fine-tune", "train diffusion stage", "flow matching"]),
         )
 
     @classmethod

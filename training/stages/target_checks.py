@@ -63,5 +63,5 @@ def check_target(
     elif not data.few_step_prompts:
         raise DataError(
             "two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in Encode Real "
-            "Latents, or few_step_guidance in Train Adversarial Stage."
+            "Latents, or few_step_guidance in Stage 2: Train LoRA with GAN."
         )

@@ -126,7 +126,7 @@ def test_every_option_of_every_node_arrives() -> None:
 
 def test_a_widget_of_a_newer_version_is_named() -> None:
     _, notes = read(api_graph(one={"shininess": 3}))
-    assert "Train Diffusion Stage (node one): there is no option for shininess, which is left out." in notes
+    assert "Stage 1: Train LoRA (node one): there is no option for shininess, which is left out." in notes
 
 
 @pytest.mark.parametrize("name", ["two_stage_tiny.json", "two_stage_flux_dev.json"])
@@ -244,7 +244,7 @@ def test_of_two_stages_the_one_that_is_saved_is_taken() -> None:
     graph = {"another": graph.pop("another"), **graph}
     config, notes = read(graph)
     assert config.adversarial.steps == 301
-    said = "ends at Save FLUX LoRA (node save). Not used: Train Adversarial Stage (node another)"
+    said = "ends at Save FLUX LoRA (node save). Not used: Stage 2: Train LoRA with GAN (node another)"
     assert any(said in note for note in notes)
     graph["save"]["inputs"]["flux_lora"] = ["another", 0]
     assert read(graph)[0].adversarial.steps == 777
@@ -267,7 +267,7 @@ def test_stages_in_a_row_that_one_run_cannot_do_are_named() -> None:
     config, notes = read(graph)
     assert config.diffusion.steps == 5
     text = "\n".join(notes)
-    assert "node again) is taken for stage 1" in text and "Not used: Train Diffusion Stage (node one)" in text
+    assert "node again) is taken for stage 1" in text and "Not used: Stage 1: Train LoRA (node one)" in text
     graph = api_graph(two={"flux_lora": ["load", 0]}, one={"flux_lora": ["two", 0]}, save={"flux_lora": ["one", 0]})
     assert any("stage 2 comes before stage 1" in note for note in read(graph)[1])
 
@@ -381,7 +381,7 @@ def test_values_without_names_are_refused_rather_than_lost() -> None:
     workflow = example("two_stage_tiny.json")
     stage = node_of(workflow, "TrainDiffusionStage")
     stage["inputs"] = [each for each in stage["inputs"] if "widget" not in each]
-    with pytest.raises(ValueError, match=r"Train Diffusion Stage .* has \d+ values and names for 0.*Export"):
+    with pytest.raises(ValueError, match=r"Stage 1: Train LoRA .* has \d+ values and names for 0.*Export"):
         read(workflow)
 
 
@@ -395,9 +395,9 @@ def test_training_nodes_in_a_subgraph_are_pointed_out() -> None:
 
 
 def test_a_value_out_of_range_names_the_node_and_the_option() -> None:
-    with pytest.raises(ValueError, match=r"Train Adversarial Stage \(node two\): .*steps must be at least 1"):
+    with pytest.raises(ValueError, match=r"Stage 2: Train LoRA with GAN \(node two\): .*steps must be at least 1"):
         read(api_graph(two={"steps": 0}))
-    with pytest.raises(ValueError, match=r"Load Training Images \(node images\): .*caption_rule must be one of"):
+    with pytest.raises(ValueError, match=r"Load Training Dataset \(node images\): .*caption_rule must be one of"):
         read(api_graph(images={"caption_rule": "telepathy"}))
     with pytest.raises(ValueError, match=r"Load FLUX LoRA \(node load\): .*precision must be one of"):
         read(api_graph(load={"precision": "fp8"}))
