@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import host
 from .apply_flux_lora import ApplyFluxLoRA
+from .compare_flux_loras import CompareFluxLoRAs
 from .encode_real_latents import EncodeRealLatents
 from .evaluate_flux_lora import EvaluateFluxLoRA
 from .latent_discriminator import LatentDiscriminator
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyFluxLoRA,
     SampleFluxLoRA,
     EvaluateFluxLoRA,
+    CompareFluxLoRAs,
     PlotTrainingLog,
     OptimiserOptions,
     NoiseOptions,

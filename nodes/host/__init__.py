@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .comparisons import show_comparison
 from .dataset_routes import encoded_pictures, register_dataset_routes
 from .encoders import (
     clip_key,
@@ -77,6 +78,7 @@ __all__ = [
     "remove_interrupted_file",
     "running",
     "runs_folder",
+    "show_comparison",
     "show_text",
     "stop_if_interrupted",
     "text_ui",

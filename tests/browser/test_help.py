@@ -13,6 +13,7 @@ from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 NODES = [
     "FluxDuelAdversarialOptions",
     "FluxDuelApplyFluxLoRA",
+    "FluxDuelCompareFluxLoRAs",
     "FluxDuelEncodeRealLatents",
     "FluxDuelEvaluateFluxLoRA",
     "FluxDuelJudgedSampleOptions",

@@ -4,6 +4,7 @@
 export type NodeId = string | number;
 
 export interface Graph {
+  id?: string;
   nodes: GraphNode[];
   getNodeById(id: NodeId): GraphNode | null | undefined;
 }

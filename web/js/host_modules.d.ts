@@ -15,6 +15,7 @@ declare module "*/scripts/app.js" {
 declare module "*/scripts/api.js" {
   export const api: {
     addEventListener(type: string, listener: (event: CustomEvent) => void): void;
+    apiURL(route: string): string;
     fetchApi(route: string, options?: RequestInit): Promise<Response>;
   };
 }

@@ -1,0 +1,95 @@
+// @ts-check
+/** Two pictures of a comparison over each other, with a line between them to drag, in Compare FLUX LoRAs. */
+
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { executionIds, findNode } from "./node_lookup.js";
+import { MIN_HEIGHT, WipeView } from "./wipe_view.js";
+
+/** @typedef {import("./comfy").GraphNode} GraphNode */
+/** @typedef {import("./wipe_view.js").Comparison} Comparison */
+/** @typedef {Record<string, { [OUTPUT]?: Comparison[] }>} Outputs what nodes have shown, by execution id */
+/** @typedef {{ prompt?: any[], outputs?: Outputs }} Run an entry of the host's history */
+
+const NODE = "FluxDuelCompareFluxLoRAs";
+const OUTPUT = "fluxduel_comparison";
+const NODE_WIDTH = 480;
+/** So many runs of the host's history are looked through. */
+const RECENT = 64;
+
+/** @type {Map<GraphNode, WipeView>} */
+const views = new Map();
+
+/** @param {GraphNode} node */
+function addWipe(node) {
+  const view = new WipeView(addressOf, forwardWheel);
+  views.set(node, view);
+  const widget = node.addDOMWidget("fluxduel_wipe", "FLUXDUEL_WIPE", view.element, {
+    serialize: false,
+    hideOnZoom: false,
+    // The classic editor leaves 10 pixels above and below.
+    getMinHeight: () => MIN_HEIGHT + 20,
+  });
+  widget.serialize = false;
+  const needed = node.computeSize();
+  node.setSize([Math.max(NODE_WIDTH, node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
+  const previous = node.onRemoved;
+  node.onRemoved = () => {
+    previous?.call(node);
+    views.delete(node);
+    view.dispose();
+  };
+}
+
+/**
+ * The classic editor does not see the wheel over an HTML element; in Nodes 2.0 the event reaches it by itself.
+ * @param {WheelEvent} event
+ */
+function forwardWheel(event) {
+  if (app.extensionManager.setting.get("Comfy.VueNodes.Enabled")) return;
+  event.preventDefault();
+  event.stopPropagation();
+  app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
+}
+
+/** @param {import("./wipe_view.js").Picture} picture */
+function addressOf(picture) {
+  return api.apiURL(`/view?${new URLSearchParams({ ...picture })}`);
+}
+
+/**
+ * What the node has shown last in a run of the open graph, by the host's history: after a reload, in a second tab.
+ * @param {GraphNode} node
+ * @param {WipeView} view
+ */
+async function refresh(node, view) {
+  const answer = await api.fetchApi(`/history?max_items=${RECENT}`);
+  if (!answer.ok) return;
+  const runs = Object.values(/** @type {Record<string, Run>} */ (await answer.json())).reverse();
+  const ids = executionIds(app.rootGraph, node);
+  for (const run of runs) {
+    if (run.prompt?.[3]?.extra_pnginfo?.workflow?.id !== app.rootGraph.id) continue;
+    const found = ids.map((id) => run.outputs?.[id]?.[OUTPUT]?.[0]).find(Boolean);
+    if (!found) continue;
+    // One that has come in the meantime is newer.
+    if (!view.comparison) view.show(found);
+    return;
+  }
+}
+
+app.registerExtension({
+  name: "FluxDuel.Wipe",
+  setup() {
+    api.addEventListener("executed", ({ detail }) => {
+      const comparison = /** @type {Comparison | undefined} */ (detail.output?.[OUTPUT]?.[0]);
+      const node = comparison && findNode(app.rootGraph, detail.node);
+      if (comparison && node) views.get(node)?.show(comparison);
+    });
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addWipe(node);
+  },
+  afterConfigureGraph() {
+    for (const [node, view] of views) if (!view.comparison) refresh(node, view);
+  },
+});
