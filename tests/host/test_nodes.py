@@ -45,6 +45,7 @@ NODES = {
     "FluxDuelSampleFluxLoRA",
     "FluxDuelPlotTrainingLog",
     "FluxDuelEvaluateFluxLoRA",
+    "FluxDuelCompareFluxLoRAs",
 }
 OPTION_NODES = {
     "FluxDuelOptimiserOptions",
