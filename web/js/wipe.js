@@ -3,12 +3,13 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
 import { MIN_HEIGHT, WipeView } from "./wipe_view.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./wipe_view.js").Comparison} Comparison */
-/** @typedef {Record<string, { [OUTPUT]?: Comparison[] }>} Outputs what nodes have shown, by execution id */
+/** @typedef {Record<string, { fluxduel_comparison?: Comparison[] }>} Outputs what nodes have shown, by execution id */
 /** @typedef {{ prompt?: any[], outputs?: Outputs }} Run an entry of the host's history */
 
 const NODE = "FluxDuelCompareFluxLoRAs";
@@ -22,7 +23,8 @@ const views = new Map();
 
 /** @param {GraphNode} node */
 function addWipe(node) {
-  const view = new WipeView(addressOf, forwardWheel);
+  const view = new WipeView(addressOf);
+  forwardToEditor(view.element);
   views.set(node, view);
   const widget = node.addDOMWidget("fluxduel_wipe", "FLUXDUEL_WIPE", view.element, {
     serialize: false,
@@ -41,39 +43,24 @@ function addWipe(node) {
   };
 }
 
-/**
- * The classic editor does not see the wheel over an HTML element; in Nodes 2.0 the event reaches it by itself.
- * @param {WheelEvent} event
- */
-function forwardWheel(event) {
-  if (app.extensionManager.setting.get("Comfy.VueNodes.Enabled")) return;
-  event.preventDefault();
-  event.stopPropagation();
-  app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
-}
-
 /** @param {import("./wipe_view.js").Picture} picture */
 function addressOf(picture) {
   return api.apiURL(`/view?${new URLSearchParams({ ...picture })}`);
 }
 
-/**
- * What the node has shown last in a run of the open graph, by the host's history: after a reload, in a second tab.
- * @param {GraphNode} node
- * @param {WipeView} view
- */
-async function refresh(node, view) {
+/** After a reload, in a second tab: what each node has shown last in a run of the open graph, by the host's history. */
+async function refresh() {
+  const waiting = [...views].filter(([, view]) => !view.comparison);
+  if (waiting.length === 0) return;
   const answer = await api.fetchApi(`/history?max_items=${RECENT}`);
-  if (!answer.ok) return;
-  const runs = Object.values(/** @type {Record<string, Run>} */ (await answer.json())).reverse();
-  const ids = executionIds(app.rootGraph, node);
-  for (const run of runs) {
-    if (run.prompt?.[3]?.extra_pnginfo?.workflow?.id !== app.rootGraph.id) continue;
-    const found = ids.map((id) => run.outputs?.[id]?.[OUTPUT]?.[0]).find(Boolean);
-    if (!found) continue;
+  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
+  const runs = Object.values(/** @type {Record<string, Run>} */ (await answer.json()));
+  const own = runs.filter((run) => run.prompt?.[3]?.extra_pnginfo?.workflow?.id === app.rootGraph.id).reverse();
+  for (const [node, view] of waiting) {
+    const ids = executionIds(app.rootGraph, node);
+    const found = own.flatMap((run) => ids.map((id) => run.outputs?.[id]?.[OUTPUT]?.[0])).find(Boolean);
     // One that has come in the meantime is newer.
-    if (!view.comparison) view.show(found);
-    return;
+    if (found && !view.comparison) view.show(found);
   }
 }
 
@@ -90,6 +77,7 @@ app.registerExtension({
     if (node.comfyClass === NODE) addWipe(node);
   },
   afterConfigureGraph() {
-    for (const [node, view] of views) if (!view.comparison) refresh(node, view);
+    // The next run shows its pictures all the same.
+    refresh().catch((error) => console.warn("FluxDuel: the last comparison could not be fetched.", error));
   },
 });

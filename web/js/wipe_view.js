@@ -22,18 +22,14 @@ const CAPTION =
   "text-overflow:ellipsis;white-space:nowrap;background:#000a;color:#fff;box-sizing:border-box;";
 
 export class WipeView {
-  /**
-   * @param {(picture: Picture) => string} addressOf
-   * @param {(event: WheelEvent) => void} onWheel
-   */
-  constructor(addressOf, onWheel) {
+  /** @param {(picture: Picture) => string} addressOf */
+  constructor(addressOf) {
     this.addressOf = addressOf;
     /** @type {Comparison | undefined} */
     this.comparison = undefined;
     const view = buildView();
     this.view = view;
     this.element = view.element;
-    view.element.addEventListener("wheel", onWheel, { passive: false });
     for (const side of SIDES) {
       const { row, column, image } = view.sides[side];
       row.addEventListener("change", () => this.#showSide(side));
