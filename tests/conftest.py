@@ -36,12 +36,17 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def comfy_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
-    """One ComfyUI for all host and browser tests of the session."""
+    """One ComfyUI for all host and browser tests of the session.
+
+    ``COMFYUI_FRONT_END``: the ``static`` folder of another frontend than the one that is installed.
+    """
     try:
         host_folder()
     except HostError as error:
         pytest.skip(str(error))
-    with ComfyHost(tmp_path_factory.mktemp("comfyui")) as host:
+    front_end = os.environ.get("COMFYUI_FRONT_END")
+    arguments = ("--front-end-root", front_end) if front_end else ()
+    with ComfyHost(tmp_path_factory.mktemp("comfyui"), arguments=arguments) as host:
         yield host
 
 

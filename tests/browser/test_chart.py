@@ -172,6 +172,25 @@ def test_a_new_run_clears_the_chart(editor: Editor) -> None:
     assert "update 2 of 2" in editor.label("diffusion")
 
 
+def test_a_curve_is_copied_as_a_table(editor: Editor) -> None:
+    """Also where the page has no clipboard of its own, for want of https."""
+    copied = editor.page.evaluate(
+        """async ([copy_path, table_path]) => {
+            const { copyText } = await import(copy_path);
+            const { curveTable } = await import(table_path);
+            const table = curveTable([{ step: 0, held_out_loss: 1.5 }, { diffusion_loss: 0.25, step: 1 }]);
+            Object.defineProperty(navigator, "clipboard", { value: undefined, configurable: true });
+            await copyText(table);
+            delete navigator.clipboard;
+            return table;
+        }""",
+        [f"{SCRIPTS}/clipboard.js", f"{SCRIPTS}/curve_table.js"],
+    )
+    assert copied == "step\theld_out_loss\tdiffusion_loss\n0\t1.5\t\n1\t\t0.25\n"
+    editor.page.context.grant_permissions(["clipboard-read"])
+    assert editor.page.evaluate("() => navigator.clipboard.readText()") == copied
+
+
 def test_logarithmic_axis_by_keyboard(editor: Editor) -> None:
     (node,) = editor.add("diffusion")
     editor.train(node, "diffusion", [{"diffusion_loss": 10.0 ** (-step / 4)} for step in range(12)])

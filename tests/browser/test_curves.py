@@ -179,6 +179,33 @@ def test_history_and_messages_make_one_record(classic: Editor) -> None:
     }
 
 
+def test_what_is_made_anew_does_not_draw_back(classic: Editor) -> None:
+    """A run whose card was full goes on from an earlier step: its later ones are void."""
+    found = classic.page.evaluate(
+        """async path => {
+            const { TrainingChart } = await import(path);
+            const chart = new TrainingChart("diffusion");
+            const told = [];
+            chart.element.addEventListener("fluxduel:run", ({ detail }) => told.push(detail.state));
+            const step = (n, sitting) => chart.addStep({
+                node: 5, run: "r", sitting, stage: "diffusion", step: n, total: 9, facts: {}, seconds_per_step: 1,
+                scalars: { diffusion_loss: n },
+            });
+            const state = { node: 5, run: "r", stage: "diffusion", message: "", notes_before: 0, notes: [] };
+            chart.setState({ ...state, sitting: 1, state: "running", records: 0 });
+            const whole = [chart.record.whole];
+            for (let n = 1; n <= 6; n++) step(n, 1);
+            whole.push(chart.record.whole);
+            step(4, 2);
+            whole.push(chart.record.whole);
+            chart.dispose();
+            return { steps: chart.record.steps, whole, told };
+        }""",
+        f"{SCRIPTS}/chart_canvas.js",
+    )
+    assert found == {"steps": [4], "whole": [True, True, False], "told": ["running"]}
+
+
 def test_a_hundred_thousand_points_do_not_slow_the_page(classic: Editor, capsys: pytest.CaptureFixture[str]) -> None:
     """What an event of a long run costs: its step is kept, and the chart drawn anew."""
     costs = classic.page.evaluate(

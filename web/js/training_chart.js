@@ -85,6 +85,11 @@ class NodeChart {
 /** @type {Map<GraphNode, NodeChart>} */
 const charts = new Map();
 
+/** What a training node's chart shows, for other parts of the page. @param {GraphNode} node */
+export function shownRecord(node) {
+  return charts.get(node)?.chart.record;
+}
+
 /** @param {GraphNode} node @param {Stage} stage */
 function addChart(node, stage) {
   const entry = new NodeChart(node, stage);
