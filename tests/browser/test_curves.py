@@ -225,7 +225,7 @@ def test_a_hundred_thousand_points_do_not_slow_the_page(classic: Editor, capsys:
             for (let step = 1; step <= total; step++) record.addStep(event(step));
             const kept = (performance.now() - from) / total;
             const pen = new OffscreenCanvas(840, 900).getContext("2d");
-            const theme = { text: "#ddd", muted: "#999", grid: "#444", background: "#333" };
+            const theme = { text: "#ddd", muted: "#999", grid: "#444", background: "#333", ground: "#222" };
             const view = { logarithmic: false, cursor: undefined, density: 2 };
             const draw = () => drawPlot(pen, { width: 420, height: 450 }, theme, "adversarial", record, view);
             for (let i = 0; i < 5; i++) draw();

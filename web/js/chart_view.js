@@ -23,7 +23,8 @@ export function buildView(minHeight) {
       `border-radius:6px;background:color-mix(in srgb, var(--comfy-input-bg) 55%, transparent);color:var(--input-text);font:${FONT};`,
   );
   const dot = make("span", "flex:none;width:8px;height:8px;border-radius:50%;");
-  const status = make("span", "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;");
+  // In a narrow node the long line of a running stage takes two.
+  const status = make("span", "flex:1;min-width:0;");
   const header = row([dot, status]);
   const best = make("span", "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;");
   const notes = makeButton("notes", "What the stage has noticed so far");
@@ -76,7 +77,7 @@ function make(tag, style) {
 
 /** @param {HTMLElement[]} content */
 function row(content) {
-  const element = make("div", "display:flex;align-items:center;gap:6px;padding:0 6px 3px;flex:none;min-height:18px;");
+  const element = make("div", "display:flex;align-items:center;gap:6px;padding:0 6px 3px;flex:none;min-height:18px;line-height:15px;");
   element.append(...content);
   return element;
 }

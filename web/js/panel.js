@@ -2,7 +2,7 @@
 /** One pair of axes with its legend and curves. */
 
 import { decimate, formatTick, formatValue, linearTicks, logTicks, valueRange } from "./curves.js";
-import { diamond, disc, drawText, line, ring } from "./pen.js";
+import { diamond, disc, drawLabel, drawText, line, ring } from "./pen.js";
 import { valueAt } from "./run_record.js";
 import { smooth, smoothingWindow } from "./smoothing.js";
 
@@ -14,6 +14,7 @@ import { smooth, smoothingWindow } from "./smoothing.js";
 /** @typedef {{left: number, top: number, width: number, height: number}} Box in CSS pixels of the canvas */
 
 const LEGEND_LINE = 15;
+const GRID_OPACITY = 0.5;
 /** Room to the right of the axes, and below them for the steps. */
 export const MARGIN = Object.freeze({ right: 10, bottom: 18 });
 /** Diamonds nearer to each other than this, in CSS pixels, would be a smear. */
@@ -171,14 +172,16 @@ export class Panel {
     pen.strokeStyle = theme.grid;
     for (const tick of this.ticks) {
       const y = Math.round(this.y(tick)) + 0.5;
+      pen.globalAlpha = GRID_OPACITY;
       line(pen, left, y, left + width, y);
+      pen.globalAlpha = 1;
       drawText(pen, formatTick(tick), left - 6, y, theme.muted, "right");
     }
     const [first, last] = this.steps;
     for (const tick of linearTicks(first, last, Math.max(2, width / 80))) {
       if (!Number.isInteger(tick)) continue;
       const x = Math.round(this.x(tick)) + 0.5;
-      pen.globalAlpha = 0.5;
+      pen.globalAlpha = GRID_OPACITY;
       line(pen, x, top, x, top + height);
       pen.globalAlpha = 1;
       if (!withSteps) continue;
@@ -218,7 +221,7 @@ export class Panel {
     pen.setLineDash([2, 3]);
     line(pen, left, y, left + width, y);
     pen.setLineDash([]);
-    if (label) drawText(pen, label, left + width, y - 7 > top ? y - 7 : y + 8, theme.muted, "right");
+    if (label) drawLabel(pen, theme, label, left + width, y - 7 > top ? y - 7 : y + 8, theme.muted, "right");
   }
 
   /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {{step: number, value: number | undefined}} best */
@@ -229,7 +232,8 @@ export class Panel {
     const { left, top, width } = this.box;
     const half = pen.measureText("best").width / 2;
     const above = y - 14 > top ? y - 14 : y + 15;
-    drawText(pen, "best", Math.min(Math.max(x, left + half + 2), left + width - half), above, theme.text, "center");
+    const middle = Math.min(Math.max(x, left + half + 2), left + width - half);
+    drawLabel(pen, theme, "best", middle, above, theme.text, "center");
   }
 
   /**

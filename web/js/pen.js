@@ -1,7 +1,7 @@
 // @ts-check
 /** Strokes on a canvas, and the colours of the editor's theme. */
 
-/** @typedef {{text: string, muted: string, grid: string, background: string}} Theme */
+/** @typedef {{text: string, muted: string, grid: string, background: string, ground: string}} Theme */
 
 export const FONT = "11px Inter, system-ui, sans-serif";
 
@@ -15,6 +15,7 @@ export function readTheme(element) {
     muted: read("--descrip-text", "#999"),
     grid: read("--border-color", "#4e4e4e"),
     background: read("--comfy-menu-bg", "#353535"),
+    ground: read("--comfy-input-bg", "#222"),
   };
 }
 
@@ -24,6 +25,16 @@ export function drawText(pen, text, x, y, color, align) {
   pen.textAlign = align;
   pen.textBaseline = "middle";
   pen.fillText(text, x, y);
+}
+
+/** Text that lies over curves: with a rim of the ground around it. @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {string} text @param {number} x @param {number} y @param {string} color @param {CanvasTextAlign} align */
+export function drawLabel(pen, theme, text, x, y, color, align) {
+  pen.strokeStyle = theme.ground;
+  pen.lineWidth = 3;
+  pen.textAlign = align;
+  pen.textBaseline = "middle";
+  pen.strokeText(text, x, y);
+  drawText(pen, text, x, y, color, align);
 }
 
 /** @param {CanvasRenderingContext2D} pen @param {number} x0 @param {number} y0 @param {number} x1 @param {number} y1 */

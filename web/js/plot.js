@@ -38,7 +38,7 @@ export function drawPlot(pen, size, theme, stage, record, view) {
   const weights = panels.reduce((sum, panel) => sum + panel.plan.weight, 0);
   const heights = panels.map((panel) => Math.max(1, (free * panel.plan.weight) / weights));
   panels.forEach((panel, i) => {
-    panel.fitRange(view.logarithmic && panel.plan.losses === true, Math.max(2, Math.round(heights[i] / 32)));
+    panel.fitRange(view.logarithmic && panel.plan.losses === true, Math.max(3, Math.round(heights[i] / 32)));
   });
   const left = Math.ceil(Math.max(...panels.map((panel) => panel.tickWidth(pen)))) + 12;
 
