@@ -83,6 +83,8 @@ export class Panel {
     const floor = this.plan.losses && low >= 0 && low < high * 0.35 ? 0 : low - margin;
     this.range = [floor, high + margin];
     this.ticks = linearTicks(this.range[0], this.range[1], count);
+    // A single number says nothing of the scale.
+    if (this.ticks.length < 2) this.ticks = linearTicks(this.range[0], this.range[1], 2 * count);
   }
 
   /** @param {Box} box @param {[number, number]} steps at the left and the right edge */
@@ -196,8 +198,7 @@ export class Panel {
   /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} density canvas pixels a CSS pixel */
   drawCurves(pen, theme, density) {
     const { left, top, width, height } = this.box;
-    if (this.plan.level !== undefined) this.#level(pen, theme, this.plan.level, "");
-    if (this.start !== undefined) this.#level(pen, theme, this.start, "start");
+    for (const level of [this.plan.level, this.start]) if (level !== undefined) this.#level(pen, theme, level);
     const lines = this.series.filter(({ markers }) => !markers);
     pen.save();
     pen.beginPath();
@@ -209,19 +210,21 @@ export class Panel {
     pen.restore();
     for (const series of this.series) if (series.markers) this.#markers(pen, theme, series);
     if (this.best) this.#best(pen, theme, this.best);
+    if (this.start === undefined || !this.shows(this.start)) return;
+    const y = this.y(this.start);
+    drawLabel(pen, theme, "start", left + width, y - 7 > top ? y - 7 : y + 8, theme.muted, "right");
   }
 
-  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} value @param {string} label */
-  #level(pen, theme, value, label) {
+  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} value */
+  #level(pen, theme, value) {
     if (!this.shows(value)) return;
-    const { left, top, width } = this.box;
+    const { left, width } = this.box;
     const y = Math.round(this.y(value)) + 0.5;
     pen.strokeStyle = theme.muted;
     pen.lineWidth = 1;
     pen.setLineDash([2, 3]);
     line(pen, left, y, left + width, y);
     pen.setLineDash([]);
-    if (label) drawLabel(pen, theme, label, left + width, y - 7 > top ? y - 7 : y + 8, theme.muted, "right");
   }
 
   /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {{step: number, value: number | undefined}} best */
