@@ -1,10 +1,13 @@
 # Variables: PYTHON (3.11 or newer), TORCH (what to install for it; TORCH=torch takes the newest, for a GPU),
-# COMFYUI_PATH (a ComfyUI checkout to test against, instead of the one that is fetched), PYTEST_ARGS, ARGS.
+# COMFYUI_PATH (a ComfyUI checkout to test against, instead of the one that is fetched), PYTEST_ARGS, ARGS,
+# WORKERS (processes that tests run in; 0: in this one).
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# Test files are shared out to so many processes, of one thread each.
+WORKERS ?= 2
 # Threads that wait give their core away: without it torch crawls where a second process computes.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -16,7 +19,7 @@ help: ## list these commands
 
 test: host ## all tests, a real ComfyUI and a real browser included; PYTEST_ARGS="-k lora" selects
 	@sh tests/get_chromium.sh
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-durability: host ## runs that are killed, cancelled and starved of disk end as if nothing had happened (minutes)
 	$(PY) -m pytest tests/durability -m durability $(PYTEST_ARGS)

@@ -71,7 +71,7 @@ class EncodeRealLatents(io.ComfyNode):
                     force_input=True,
                     tooltip="The pictures' names, for messages. From Load Training Dataset.",
                 ),
-                *widgets(DataConfig, FIRST, folded=["bucket_step"]),
+                *widgets(DataConfig, FIRST),
                 *widgets(DataConfig, ["preview_prompts"], optional=True),
             ],
             outputs=[

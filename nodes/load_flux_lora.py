@@ -55,7 +55,7 @@ class LoadFluxLoRA(io.ComfyNode):
                     tooltip="A LoRA file to continue from, in this pack's, diffusers' or kohya's format. Rank, alpha "
                     "and target layers then come from the file, and those widgets are ignored.",
                 ),
-                *widgets(LoRAConfig, ["target_regex"], folded=["target_regex"]),
+                *widgets(LoRAConfig, ["target_regex"]),
             ],
             outputs=[
                 FluxLoRASocket.Output(

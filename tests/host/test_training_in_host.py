@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ class Finished:
 
     def __init__(self, host: ComfyHost, graph: Graph) -> None:
         self.events: list[dict[str, Any]] = []
-        entry = asyncio.run(self._run(host, graph))
+        # In a thread of its own: where browser tests came before, this one has a loop that runs.
+        with ThreadPoolExecutor(1) as thread:
+            entry = thread.submit(asyncio.run, self._run(host, graph)).result()
         assert failure(entry) is None, failure(entry)
         self.outputs = entry["outputs"]
         cached = next(data["nodes"] for kind, data in entry["status"]["messages"] if kind == "execution_cached")

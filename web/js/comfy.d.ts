@@ -7,6 +7,7 @@ export interface Graph {
   id?: string;
   nodes: GraphNode[];
   getNodeById(id: NodeId): GraphNode | null | undefined;
+  add?(node: GraphNode): void;
 }
 
 export interface DomWidget {
@@ -19,12 +20,19 @@ export interface Widget {
   advanced?: boolean;
   hidden?: boolean;
   computeSize?: () => [number, number];
+  value?: unknown;
+  callback?: (value: unknown) => void;
 }
 
 export interface GraphNode {
   id: NodeId;
   comfyClass?: string;
   size: ArrayLike<number>;
+  pos: ArrayLike<number>;
+  graph?: Graph | null;
+  inputs?: Array<{ name: string }>;
+  getInputNode?(place: number): GraphNode | null | undefined;
+  connect?(output: number, target: GraphNode, input: number): unknown;
   subgraph?: Graph;
   widgets?: Widget[];
   showAdvanced?: boolean;

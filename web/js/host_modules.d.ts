@@ -3,7 +3,7 @@
 declare module "*/scripts/app.js" {
   export const app: {
     rootGraph: import("./comfy").Graph;
-    canvas: { canvas: HTMLCanvasElement };
+    canvas: { canvas: HTMLCanvasElement; setDirty?(front: boolean, back: boolean): void };
     extensionManager: {
       setting: { get(id: string): unknown };
       toast: { add(toast: { severity: string; summary: string; detail: string; life: number }): void };
@@ -19,3 +19,5 @@ declare module "*/scripts/api.js" {
     fetchApi(route: string, options?: RequestInit): Promise<Response>;
   };
 }
+
+declare const LiteGraph: { createNode(type: string): import("./comfy").GraphNode | null };

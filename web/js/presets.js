@@ -1,0 +1,150 @@
+// @ts-check
+/** A menu of presets in the training nodes: it sets widgets that anybody can see, and adds the option nodes that it needs. */
+
+import { app } from "../../../scripts/app.js";
+import { OPTION_NODES } from "./convert_graph.js";
+import { placeAboveChart } from "./node_rows.js";
+import { GROUPS } from "./preset_values.js";
+
+/** @typedef {import("./comfy").GraphNode} GraphNode */
+/** @typedef {import("./comfy").Stage} Stage */
+/** @typedef {import("./preset_values.js").Preset} Preset */
+/** @typedef {import("./preset_values.js").Values} Values */
+
+/** @type {Record<string, Stage>} */
+const STAGE_OF = { FluxDuelTrainDiffusionStage: "diffusion", FluxDuelTrainAdversarialStage: "adversarial" };
+const GAP = 60;
+/** Of Nodes 2.0: a widget's row, and title and sockets. */
+const ROW = 36;
+const HEAD = 90;
+
+/** @param {GraphNode} node @param {Stage} stage */
+function addMenu(node, stage) {
+  const menu = document.createElement("select");
+  menu.setAttribute("aria-label", "Presets");
+  menu.style.cssText = "width:100%;height:22px;border:0;border-radius:4px;padding:0 6px;font:12px sans-serif;" +
+    "background:var(--comfy-input-bg,#222);color:var(--input-text,#ddd)";
+  menu.append(new Option("preset ...", ""));
+  /** @type {Preset[]} */
+  const offered = [];
+  for (const { title, presets } of GROUPS) {
+    const group = document.createElement("optgroup");
+    group.label = title;
+    for (const preset of presets.filter((each) => each[stage])) {
+      const entry = new Option(preset.name, String(offered.push(preset) - 1));
+      entry.title = preset.about;
+      group.append(entry);
+    }
+    if (group.childElementCount) menu.append(group);
+  }
+  menu.addEventListener("change", () => {
+    const preset = offered[Number(menu.value)];
+    // What a preset has set is in the widgets: which one it was says nothing once they are changed.
+    menu.value = "";
+    if (preset) apply(node, stage, preset);
+  });
+  const widget = node.addDOMWidget("fluxduel_presets", "FLUXDUEL_PRESETS", menu, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => 22,
+    getMaxHeight: () => 22,
+  });
+  widget.serialize = false;
+  placeAboveChart(node, widget);
+}
+
+/** @param {GraphNode} node @param {Stage} stage @param {Preset} preset */
+function apply(node, stage, preset) {
+  const done = [];
+  const missing = [];
+  for (const [type, values] of Object.entries(preset[stage] ?? {})) {
+    const target = type === node.comfyClass ? node : before(node, type) ?? addOptions(node, type);
+    if (target) done.push(...set(target, values));
+    else missing.push(...Object.entries(values).map(([name, value]) => `${name} ${value}`));
+  }
+  app.canvas.setDirty?.(true, true);
+  const also = missing.length ? ` Not found in front of this node, to be set by hand: ${missing.join(", ")}.` : "";
+  app.extensionManager.toast.add({
+    severity: missing.length ? "warn" : "info",
+    summary: `Preset ${preset.name}`,
+    detail: `${preset.about} ${done.length ? `Now ${done.join(", ")}.` : "All was so already."}${also}`,
+    life: 12_000,
+  });
+}
+
+/** Set widgets, and say in words what has changed. @param {GraphNode} node @param {Values} values @returns {string[]} */
+function set(node, values) {
+  const changed = [];
+  for (const [name, value] of Object.entries(values)) {
+    const widget = node.widgets?.find((each) => each.name === name);
+    // A phrase of the user's own is the better one.
+    if (!widget || widget.value === value || (name === "few_step_phrase" && widget.value)) continue;
+    widget.value = value;
+    widget.callback?.(value);
+    changed.push(`${name} ${value}`);
+  }
+  return changed;
+}
+
+/** The node of a type in front of a training node: on its chain of options, or its data. @param {GraphNode} node @param {string} type */
+function before(node, type) {
+  const seen = new Set();
+  for (const start of ["options", "real_latents"]) {
+    let each = source(node, start);
+    while (each && !seen.has(each)) {
+      if (each.comfyClass === type) return each;
+      seen.add(each);
+      each = source(each, "options");
+    }
+  }
+  return undefined;
+}
+
+/** @param {GraphNode} node @param {string} input @returns {GraphNode | null | undefined} */
+function source(node, input) {
+  const place = node.inputs?.findIndex(({ name }) => name === input) ?? -1;
+  return place < 0 ? undefined : node.getInputNode?.(place);
+}
+
+/** Put a new option node between a training node and the options that it has. @param {GraphNode} node @param {string} type */
+function addOptions(node, type) {
+  if (!OPTION_NODES.includes(type) || !node.graph) return undefined;
+  const added = LiteGraph.createNode(type);
+  if (!added) return undefined;
+  const earlier = source(node, "options");
+  added.pos = freePlace(node, added);
+  node.graph.add?.(added);
+  const place = (/** @type {GraphNode} */ of) => of.inputs?.findIndex(({ name }) => name === "options") ?? -1;
+  if (earlier) earlier.connect?.(0, added, place(added));
+  added.connect?.(0, node, place(node));
+  return added;
+}
+
+/** Left of a node, as far down as there is room. @param {GraphNode} node @param {GraphNode} added @returns {[number, number]} */
+function freePlace(node, added) {
+  const x = node.pos[0] - added.size[0] - GAP;
+  const others = node.graph?.nodes ?? [];
+  let y = node.pos[1];
+  const covers = (/** @type {GraphNode} */ other) =>
+    other.pos[0] < x + added.size[0] + GAP / 2 && x < other.pos[0] + other.size[0] + GAP / 2 &&
+    other.pos[1] - GAP < y + height(added) && y - GAP < other.pos[1] + height(other);
+  for (let blocking = others.find(covers); blocking; blocking = others.find(covers)) {
+    y = blocking.pos[1] + height(blocking) + GAP + 10;
+  }
+  return [x, y];
+}
+
+/** Nodes 2.0 draws taller rows, and tells of them only once it has drawn. @param {GraphNode} node */
+function height(node) {
+  if (!OPTION_NODES.includes(node.comfyClass ?? "")) return node.size[1];
+  const rows = (node.widgets ?? []).filter(({ options }) => !options?.advanced).length;
+  return Math.max(node.size[1], ROW * rows + HEAD);
+}
+
+app.registerExtension({
+  name: "FluxDuel.Presets",
+  nodeCreated(node) {
+    const stage = STAGE_OF[node.comfyClass ?? ""];
+    if (stage) addMenu(node, stage);
+  },
+});
