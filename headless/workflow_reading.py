@@ -55,22 +55,26 @@ class Reading:
         """
         if node is None:
             return {}
-        found = self._from_option_nodes(node, config)
-        for each in dataclasses.fields(config):
-            if each.name in node.values or each.name in node.sources:
-                found[each.name] = _fitted(self.value(node, each.name, each.default), each.default)
+        found: dict[str, Any] = {}
+        for holder in reversed([node, *self._option_nodes(node)]):
+            for each in dataclasses.fields(config):
+                if each.name in holder.values or each.name in holder.sources:
+                    found[each.name] = _fitted(self.value(holder, each.name, each.default), each.default)
         return found
 
-    def _from_option_nodes(self, node: Node, config: type[ConfigType]) -> dict[str, Any]:
-        before = self.source(node, "options")
-        if before is None:
-            if "options" in node.sources:
-                self.notes.append(f"{node.label}: its options come from a node that does not run.")
-            return {}
-        if before.kind in OPTIONS:
-            return self.options(before, config)
-        self.notes.append(f"{node.label}: its options come from {before.label}, which is not followed.")
-        return {}
+    def _option_nodes(self, node: Node) -> list[Node]:
+        """Those in front of a training node, the nearest first."""
+        found: list[Node] = []
+        last = node
+        while "options" in last.sources:
+            before = self.source(last, "options")
+            if before is None or before.kind not in OPTIONS or before in found:
+                origin = "a node that does not run" if before is None else f"{before.label}, which is not followed"
+                self.notes.append(f"{last.label}: its options come from {origin}.")
+                break
+            found.append(before)
+            last = before
+        return found
 
     def value(self, node: Node, name: str, default: Any) -> Any:
         """The value of a widget, from the node that is wired to it where there is one."""

@@ -62,6 +62,9 @@ def others(config: type[Config], **chosen: Any) -> dict[str, Any]:
     return {field.name: other(field) for field in dataclasses.fields(config)} | chosen
 
 
+FIELDS = {field.name: field for field in dataclasses.fields(DiffusionStageConfig)}
+
+
 def api_graph(**changes: dict[str, Any]) -> Graph:
     """Every node with another value for every option. ``changes`` are merged into the inputs of a node."""
     graph = {
@@ -122,6 +125,42 @@ def test_every_option_of_every_node_arrives() -> None:
     assert (config.start.diffusion, config.start.adversarial) == (True, True)
     assert (config.start.lora, config.start.discriminator) == ("", "")
     assert not any("left out" in note or "not followed" in note for note in notes), notes
+
+
+def with_options(*chain: dict[str, Any], first: list[Any] | None = None) -> Graph:
+    """The graph with option nodes before stage 1, the nearest first. ``first``: where the last gets its own from."""
+    graph = api_graph()
+    kept = {"flux_lora", "real_latents", "steps", "seed"}
+    graph["one"]["inputs"] = {key: value for key, value in graph["one"]["inputs"].items() if key in kept}
+    last = graph["one"]["inputs"]
+    for place, values in enumerate(chain):
+        last["options"] = [f"options {place}", 0]
+        graph[f"options {place}"] = {"class_type": "FluxDuelWatchOptions", "inputs": dict(values)}
+        last = graph[f"options {place}"]["inputs"]
+    if first is not None:
+        last["options"] = first
+    return graph
+
+
+def test_options_are_read_from_the_nodes_in_front_of_a_stage() -> None:
+    config, notes = read(with_options({"validate_every": 7}, {"validate_every": 8, "keep_last": 9}))
+    steps, seed = other(FIELDS["steps"]), other(FIELDS["seed"])
+    assert config.diffusion == DiffusionStageConfig(steps=steps, seed=seed, validate_every=7, keep_last=9)
+    assert not any("not followed" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (["options 0", 0], "come from Watch Options (node options 0), which is not followed"),
+        (["load", 0], "come from Load FLUX LoRA (node load), which is not followed"),
+        (["gone", 0], "come from a node that does not run"),
+    ],
+)
+def test_options_that_come_from_elsewhere_are_told(first: list[Any], said: str) -> None:
+    config, notes = read(with_options({"validate_every": 7}, first=first))
+    assert config.diffusion.validate_every == 7
+    assert any(said in note for note in notes), notes
 
 
 def test_a_widget_of_a_newer_version_is_named() -> None:
