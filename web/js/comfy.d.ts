@@ -16,7 +16,9 @@ export interface DomWidget {
 
 export interface Widget {
   name: string;
-  options?: { advanced?: boolean; hidden?: boolean };
+  value: unknown;
+  options?: { advanced?: boolean; hidden?: boolean; values?: unknown };
+  callback?: (...values: unknown[]) => void;
   advanced?: boolean;
   hidden?: boolean;
   computeSize?: () => [number, number];

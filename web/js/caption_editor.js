@@ -1,0 +1,134 @@
+// @ts-check
+/** The chosen picture of a training folder in words: its size, what is odd about it, and its caption, which is edited. */
+
+import { RequestError, saveCaption } from "./dataset_requests.js";
+import { button, keepPointer, keepWheel, make, show } from "./elements.js";
+import { WARNING_COLOR } from "./dataset_tile.js";
+
+/** @typedef {import("./dataset_tile.js").Tile} Tile */
+
+export class CaptionEditor {
+  /** @param {() => void} saved is called when a caption was written */
+  constructor(saved) {
+    this.saved = saved;
+    /** @type {Tile | undefined} */
+    this.tile = undefined;
+    this.folder = "";
+    /** @type {string | null} what the caption's file held when it was shown */
+    this.seen = null;
+    this.title = make("span", "flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600;");
+    this.status = make("span", "flex:none;color:var(--descrip-text);");
+    this.status.setAttribute("role", "status");
+    this.facts = make("div", "color:var(--descrip-text);");
+    this.warnings = make("ul", `margin:0;padding-left:16px;overflow-wrap:anywhere;color:${WARNING_COLOR};`);
+    this.text = make(
+      "textarea",
+      "box-sizing:border-box;width:100%;height:52px;resize:none;font:inherit;padding:4px;border-radius:4px;" +
+        "border:1px solid var(--border-color);background:var(--comfy-input-bg);color:var(--input-text);",
+    );
+    this.text.spellcheck = false;
+    keepWheel(this.text);
+    keepPointer(this.text);
+    const close = button("×", "Close (Escape)", () => this.close());
+    this.element = make(
+      "div",
+      "flex:none;display:flex;flex-direction:column;gap:3px;max-height:55%;overflow:auto;padding:5px 6px;" +
+        "border-top:1px solid var(--border-color);",
+      make("div", "display:flex;gap:6px;align-items:center;", this.title, this.status, close),
+      this.facts,
+      this.warnings,
+      this.text,
+    );
+    show(this.element, false);
+    this.text.addEventListener("change", () => this.save());
+    this.text.addEventListener("input", () => (this.status.textContent = "Ctrl+Enter saves"));
+    this.element.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  /** @param {Tile} tile @param {string} folder */
+  open(tile, folder) {
+    this.save();
+    this.tile?.setChosen(false);
+    this.tile = tile;
+    this.folder = folder;
+    tile.setChosen(true);
+    this.seen = tile.entry.text;
+    this.text.value = shownText(tile.entry.text ?? tile.entry.caption);
+    this.status.textContent = "";
+    show(this.element, true);
+    this.refresh();
+    if (tile.entry.editable) this.text.focus();
+  }
+
+  /** Show what has become known of the picture, and leave the text that is being typed alone. */
+  refresh() {
+    if (!this.tile) return;
+    const { entry, about } = this.tile;
+    this.title.textContent = this.title.title = entry.name;
+    this.facts.textContent = [
+      about ? `${about.width} × ${about.height} pixels` : "",
+      entry.bucket ? `bucket ${entry.bucket.join(" × ")}` : "",
+      entry.held_out ? "held out" : "",
+      entry.mask ? `mask ${entry.mask}` : "",
+      entry.editable && entry.caption !== null && entry.caption !== entry.text ? `trained as: ${entry.caption}` : "",
+      ...(about?.remarks ?? []),
+    ].filter(Boolean).join(" · ");
+    this.warnings.replaceChildren(...this.tile.warnings().map((text) => make("li", "", text)));
+    show(this.warnings, this.warnings.childElementCount > 0);
+    this.text.readOnly = !entry.editable;
+    this.text.style.opacity = entry.editable ? "" : "0.7";
+    this.text.placeholder = entry.editable ? "Describe the picture. It is saved beside it as a .txt file." : "";
+    this.text.setAttribute("aria-label", `Caption of ${entry.name}`);
+    const typing = this.text.value !== shownText(this.seen);
+    if (!typing && entry.text !== null && entry.text !== this.seen) {
+      this.seen = entry.text;
+      this.text.value = shownText(entry.text);
+    }
+  }
+
+  async save() {
+    const { tile, folder, seen } = this;
+    const text = this.text.value;
+    if (!tile?.entry.editable || text === shownText(seen)) return;
+    try {
+      await saveCaption(folder, tile.entry.name, text, seen);
+      if (this.tile === tile) {
+        this.seen = text;
+        this.status.textContent = "saved";
+      }
+      this.saved();
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      if (this.tile !== tile) return;
+      this.status.textContent = error.message;
+      // What is there now is shown beside; saving once more writes over it.
+      if (error.status === 409 && error.body.now !== undefined) {
+        this.seen = error.body.now;
+        this.status.textContent = `Changed elsewhere to “${error.body.now ?? ""}”. Save again to write over it.`;
+      }
+    }
+  }
+
+  close() {
+    this.save();
+    if (this.element.contains(document.activeElement)) this.tile?.element.focus();
+    this.tile?.setChosen(false);
+    this.tile = undefined;
+    show(this.element, false);
+  }
+
+  /** @param {KeyboardEvent} event in the sheet, while a picture is chosen */
+  #key(event) {
+    if (event.key === "Escape") this.close();
+    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.save();
+    else return;
+    // To the editor the same keys mean to run the graph, and to leave a subgraph.
+    event.preventDefault();
+    event.stopPropagation();
+  }
+}
+
+/** A caption as it is edited: the line break that ends most files is no part of it. @param {string | null} text */
+function shownText(text) {
+  return (text ?? "").replace(/\s+$/, "");
+}
