@@ -96,5 +96,4 @@ class TrainAdversarialStage(io.ComfyNode):
         watched = any("score" in record for record in result.log.records)
         delivered = [text for _, text in result.log.notes[-1:] if watched]
         advice = "\n".join([advice_of(result.lora.provenance)[0], *delivered])
-        host.show_text(node, advice)
         return io.NodeOutput(result.lora, result.log, advice, ui=host.text_ui(advice))

@@ -34,7 +34,7 @@ from .memory import Interruption, interrupted, raise_interruption, stop_if_inter
 from .model_lora import apply_lora
 from .pictures import image_tensor, picture_decoder, preview_decoder
 from .preview_routes import register_preview_routes
-from .progress import Progress, show_text, text_ui
+from .progress import Progress, text_ui
 from .prompts import register_prompt_handler
 from .reporting import HostReporter, history, register_routes
 from .run_routes import register_run_routes, running
@@ -79,7 +79,6 @@ __all__ = [
     "running",
     "runs_folder",
     "show_comparison",
-    "show_text",
     "stop_if_interrupted",
     "text_ui",
     "training_folder_problem",

@@ -1,10 +1,9 @@
-"""A node's progress bar, and its texts."""
+"""A node's progress bar, and its text."""
 
 from __future__ import annotations
 
 import comfy.utils
 from PIL import Image
-from server import PromptServer
 
 from .memory import stop_if_interrupted, unless_interrupted
 
@@ -25,11 +24,6 @@ class Progress:
         """``update``, and then the end of the graph where the user pressed Cancel."""
         self.update(done, total)
         stop_if_interrupted()
-
-
-def show_text(node: str, text: str) -> None:
-    """Show a text in a node of the page that is open, in place of its line about the progress."""
-    PromptServer.instance.send_progress_text(text, node)
 
 
 def text_ui(text: str) -> dict[str, list[str]]:
