@@ -54,8 +54,8 @@ class LatentDiscriminator(io.ComfyNode):
                 DiscriminatorSocket.Output(
                     "discriminator",
                     display_name="discriminator",
-                    tooltip="The discriminator's settings, and its weights where it goes on from a file, for Train "
-                    "Adversarial Stage.",
+                    tooltip="The discriminator's settings, and its weights where it goes on from a file, for "
+                    "Stage 2: Train LoRA with GAN.",
                 )
             ],
             **supported(io.Schema, search_aliases=["GAN", "critic", "adversarial"]),

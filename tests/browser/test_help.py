@@ -46,8 +46,11 @@ def test_the_page_lists_the_node_s_sockets_and_widgets(comfy_host: ComfyHost, no
     info = comfy_host.object_info(node)
     assert page.startswith(f"# {info['display_name']}\n")
     parts = dict(re.findall(r"^## (.+)\n([^#]*)", page, flags=re.MULTILINE))
-    listed = rows(parts["Inputs"], "default") | rows(parts.get("Advanced inputs", ""), "default")
-    meanings = rows(parts["Inputs"], "meaning") | rows(parts.get("Advanced inputs", ""), "meaning")
+    tables = [parts[part] for part in ("Inputs", "Advanced inputs") if part in parts and "|" in parts[part]]
+    # A narrow sidebar cuts the last column off, which must not be the meaning.
+    assert {table.lstrip().splitlines()[0] for table in tables} <= {"| input | meaning | default |"}
+    listed = {name: default for table in tables for name, default in rows(table, "default").items()}
+    meanings = {name: meaning for table in tables for name, meaning in rows(table, "meaning").items()}
     inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     assert set(listed) == set(inputs)
     for name, (_, options) in inputs.items():
@@ -55,8 +58,11 @@ def test_the_page_lists_the_node_s_sockets_and_widgets(comfy_host: ComfyHost, no
             assert stated(listed[name]) == pytest.approx(options["default"]), name
         elif options.get("default"):
             assert listed[name] == options["default"], name
-        assert meanings[name], name
-    assert list(rows(parts["Outputs"], "meaning")) == info["output_name"]
+        assert options["tooltip"] in meanings[name], name
+    results = rows(parts["Outputs"], "meaning")
+    assert list(results) == info["output_name"]
+    for (name, meaning), tooltip in zip(results.items(), info["output_tooltips"], strict=True):
+        assert meaning.startswith(tooltip.rstrip(".")), name
     assert len(parts["Advice"].strip()) > 100
 
 
