@@ -12,7 +12,7 @@ from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 SCRIPTS = f"/extensions/{PACK_NAME}/js"
 TRAINING_NODES = {"diffusion": "FluxDuelTrainDiffusionStage", "adversarial": "FluxDuelTrainAdversarialStage"}
 # The server's numbers of the runs in these tests: far above those of a real one, which may have gone before.
-SITTINGS = {name: 10**15 + number for number, name in enumerate(("first", "old", "new", "second"))}
+SITTINGS = {name: 10**15 + number for number, name in enumerate(("first", "old", "new", "second", "gone"))}
 # What a newcomer's first visit would show over the editor, and whatever would make two visits differ.
 SETTINGS: dict[str, Any] = {
     "Comfy.TutorialCompleted": True,
