@@ -13,6 +13,7 @@ from PIL import Image
 from server import PromptServer
 
 from ...training.evidence.preview_sheet import PREVIEWS, SHEET, Column, Row, previews
+from ...training.failure_words import reason
 from .folders import runs_folder
 from .reporting import history
 from .same_origin import from_this_host
@@ -64,7 +65,7 @@ def register_preview_routes() -> None:
         try:
             picture = await asyncio.to_thread(_small, column.path, len(rows))
         except OSError as error:
-            log.warning("The preview %s cannot be shown: %s", column.path, error)
+            log.warning("The preview %s cannot be shown: %s.", column.path, reason(error))
             return _refusal(404, "The preview cannot be read. The server's log says why.")
         # Another picture has another version, and so another address.
         headers = {"Cache-Control": "private, max-age=86400, immutable"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
@@ -82,22 +82,13 @@ def _bands(groups: Sequence[Group]) -> list[list[Group]]:
     return [parts[start : start + beside] for start in range(0, len(parts), beside)]
 
 
-@dataclass(eq=False)
 class _Layout:
     """Where everything goes. All in pixels."""
 
-    rows: Sequence[str]
-    bands: list[list[Group]]
-    title: str
-    picture_size: tuple[int, int]
-    cell: tuple[int, int] = field(init=False)
-    gap: int = field(init=False)
-    group_gap: int = field(init=False)
-    label: int = field(init=False)
-    left: int = field(init=False)
-    width: int = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, rows: Sequence[str], bands: list[list[Group]], title: str, picture_size: tuple[int, int]
+    ) -> None:
+        self.rows, self.bands, self.title, self.picture_size = rows, bands, title, picture_size
         columns = max(sum(len(group.columns) for group in band) for band in self.bands)
         self.cell = _cell(self.picture_size, columns * len(self.rows) * len(self.bands))
         self.gap = max(2, round(GAP_SHARE * self.cell[0]))
