@@ -55,7 +55,7 @@ class TrainAdversarialStage(io.ComfyNode):
                     "trained_lora", display_name="flux_lora", tooltip="The LoRA after this stage."
                 ),
                 TrainingLogSocket.Output(
-                    "log", display_name="log", tooltip="The numbers of every step, for Plot Training Log."
+                    "log", display_name="log", tooltip="The numbers of every update, for Plot Training Log."
                 ),
                 io.String.Output(
                     "how_to_sample",

@@ -42,7 +42,7 @@ class TrainDiffusionStage(io.ComfyNode):
                     "trained_lora", display_name="flux_lora", tooltip="The LoRA after this stage."
                 ),
                 TrainingLogSocket.Output(
-                    "log", display_name="log", tooltip="The numbers of every step, for Plot Training Log."
+                    "log", display_name="log", tooltip="The numbers of every update, for Plot Training Log."
                 ),
             ],
             hidden=[io.Hidden.unique_id],

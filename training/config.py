@@ -376,7 +376,7 @@ class StageConfig(Config):
     )
     preview_seed: int = option(
         0,
-        "Seed of the noise that previews are drawn from, the same for each prompt and at each step.",
+        "Seed of the noise that previews are drawn from, the same for each prompt and at each update.",
         low=0, high=2**63 - 1, advanced=True, shapes_result=False,
     )
     preview_guidance: float = option(
@@ -647,8 +647,8 @@ class AdversarialStageConfig(StageConfig):
     watch: bool = option(
         True,
         "At each validation also sample with the LoRA; lower the adversarial weight, go back to the last good state or "
-        "stop where sharpness, diversity or the held-out flow loss go wrong. A stage that ends by itself delivers the "
-        "best state.",
+        "stop where high frequencies, diversity or the held-out flow loss go wrong. A stage that ends by itself "
+        "delivers the best state.",
     )
     watch_pictures: int = option(
         16, "Pictures sampled at each validation when watch is on.", low=4, high=1024, advanced=True

@@ -8,7 +8,7 @@ import re
 _PLAIN = re.compile(
     r"The base is held in |\d+ of \d+ blocks are streamed, |Memory[ :(]|By the base alone a step takes "
     r"|Measurements take about |Up to step \d+ the discriminator learns alone |The state of step \d+ is delivered"
-    r"|Loss, diversity and sharpness are within their limits|\d+ pictures have masks: "
+    r"|Flow loss, diversity and high frequencies are within their limits|\d+ pictures have masks: "
     r"|Finished early, as asked: |The checkpoint of step \d+ is written\. "
     r"|Score \S+ is below \S+ of (?:step \d+|the start) |Pair accuracy averages .*: the discriminator sees again"
 )

@@ -87,7 +87,7 @@ class Checkups:
         elif self.weight_scale < 1:
             self.weight_scale = min(1.0, self.weight_scale * self.thresholds.recover)
             lines.append(
-                f"Loss, diversity and sharpness are within their limits. The adversarial weight is "
+                f"Flow loss, diversity and high frequencies are within their limits. The adversarial weight is "
                 f"raised to {self.weight_scale:.3g} of its setting, since there is room again."
             )
         return self._verdict("best" if best else "warn" if warnings else "fine", *lines)
