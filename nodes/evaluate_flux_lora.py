@@ -15,15 +15,20 @@ from ..training.evidence.evaluation import evaluate
 from ..training.evidence.evaluation_result import Evaluation
 from ..training.evidence.lora_names import changes_nothing, row_names
 from ..training.evidence.markdown import plain
+from ..training.evidence.training_log import TrainingLog
 from ..training.lora.adapter import FluxLoRA
 from ..training.step_counts import step_counts as numbers_of
 from . import host
-from .sockets import FluxLoRASocket, RealLatentsSocket
+from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .values import owned
 from .widgets import sampler_input, step_counts_problem, supported
 
 NODE = "Evaluate FLUX LoRA"
 MOST_PICTURES = 1024
+NOT_WATCHED = (
+    "The log has no measurements to show in the chart: the stage ran with validate_every 0, or has not come to the "
+    "first of them."
+)
 
 
 class EvaluateFluxLoRA(io.ComfyNode):
@@ -98,9 +103,19 @@ class EvaluateFluxLoRA(io.ComfyNode):
                     tooltip="Sample the LoRA to judge also in other ways: another sampler, twice the steps, strength "
                     "0.7 and 1.3, practice prompts, no prompt. auto: where that takes no longer than all the rest.",
                 ),
+                TrainingLogSocket.Input(
+                    "log",
+                    optional=True,
+                    tooltip="The log of stage 2: the chart then also shows the score, and what else its watch has "
+                    "measured, over the updates.",
+                ),
             ],
             outputs=[
-                io.Image.Output("chart", display_name="chart", tooltip="The numbers over the number of steps."),
+                io.Image.Output(
+                    "chart",
+                    display_name="chart",
+                    tooltip="The numbers over the number of steps; with a log also the score over its updates.",
+                ),
                 io.Image.Output(
                     "grid",
                     display_name="pictures",
@@ -134,9 +149,10 @@ class EvaluateFluxLoRA(io.ComfyNode):
         flux_lora_2: FluxLoRA | None = None,
         flux_lora_3: FluxLoRA | None = None,
         vae: Any = None,
+        log: TrainingLog | None = None,
     ) -> io.NodeOutput:
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
-        from ..training.evidence.evaluation_plot import picture_sheet, plot_evaluation
+        from ..training.evidence.evaluation_plot import picture_sheet, plot_evaluation, was_watched
 
         counts = numbers_of(step_counts, f"{NODE}: step_counts")
         if vae is not None:
@@ -168,8 +184,10 @@ class EvaluateFluxLoRA(io.ComfyNode):
         bases = {name: lora.base for name, _, lora in named}
         sheet = picture_sheet(evaluation, lambda result: host.picture_decoder(vae, bases[result.name])(result.latents))
         sources = ", ".join(f"{plain(name)} is {socket} ({plain(lora.base.name)})" for name, socket, lora in named)
-        report = "\n\n".join(part for part in (f"Rows: {sources}.", evaluation.report(), sheet.note) if part)
-        chart, pictures_shown = host.image_tensor(plot_evaluation(evaluation)), host.image_tensor(sheet.picture)
+        unwatched = NOT_WATCHED if log is not None and not was_watched(log) else ""
+        parts = (f"Rows: {sources}.", evaluation.report(), unwatched, sheet.note)
+        report = "\n\n".join(part for part in parts if part)
+        chart, pictures_shown = host.image_tensor(plot_evaluation(evaluation, log)), host.image_tensor(sheet.picture)
         return io.NodeOutput(chart, pictures_shown, report, ui=host.text_ui(report))
 
 

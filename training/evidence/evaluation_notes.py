@@ -34,8 +34,8 @@ def notes_on_numbers(reals: Reals, count: int, floor: Measurement | None) -> lis
         notes.append(f"With {fewest} pictures a side no number here says much. From {SPECTRUM_FROM} on some do.")
     elif fewest < PATCHES_FROM:
         notes.append(
-            f"With {fewest} pictures a side only spectrum and HF ratio can be read. Patch SWD and diversity say "
-            f"something from {PATCHES_FROM} on, Fréchet from {FRECHET_FROM} on."
+            f"With {fewest} pictures a side only spectrum and high frequencies can be read. Patch SWD and diversity "
+            f"say something from {PATCHES_FROM} on, Fréchet from {FRECHET_FROM} on."
         )
     elif fewest < FRECHET_FROM:
         notes.append(

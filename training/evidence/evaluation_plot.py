@@ -10,9 +10,11 @@ from PIL import Image
 
 from ..step_counts import steps_text
 from .evaluation_result import Evaluation, Result
+from .glossary import CURVES, MEASURED
 from .latent_metrics import Measurement
-from .plot import drawn, new_figure
+from .plot import draw_measured, draw_score, draw_watched, drawn, new_figure
 from .sheet import Group, Sheet, draw_sheet
+from .training_log import TrainingLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +24,8 @@ PANELS = {
     "frechet": "Fréchet distance (lower is better)",
     "patch_sliced_wasserstein": "distance of 3x3 patches (lower is better)",
     "spectrum_distance": "distance of spectra (lower is better)",
-    "high_frequency": "fine detail, as a multiple of the real one (best: 1)",
-    "diversity": "diversity, as a multiple of the real one (best: 1)",
+    "high_frequency": f"{CURVES['high_frequency'].label}, as a multiple of the real ones (best: 1)",
+    "diversity": f"{CURVES['diversity'].label}, as a multiple of the real one (best: 1)",
     "memorised": "share that resembles training pictures (not above the floor)",
 }
 DISTANCES = ("frechet", "patch_sliced_wasserstein", "spectrum_distance")
@@ -32,16 +34,44 @@ MARKERS = "osD^"
 _COLUMNS = 3
 
 
-def plot_evaluation(evaluation: Evaluation) -> Image.Image:
-    """Six of the metrics over the number of sampling steps: a line for each LoRA, the floor dotted."""
-    figure = new_figure(5.5 * _COLUMNS, 9)
-    axes = figure.subplots(len(PANELS) // _COLUMNS, _COLUMNS).flatten()
-    for axis, (field, title) in zip(axes, PANELS.items(), strict=True):
+def plot_evaluation(evaluation: Evaluation, log: TrainingLog | None = None) -> Image.Image:
+    """Six of the metrics over the number of sampling steps: a line for each LoRA, the floor dotted.
+
+    Beneath, where ``log`` has measurements, what the watch saw in that stage over its updates, as the training node's
+    chart shows it: the score with the best state, diversity and high frequencies, the held-out flow loss.
+    """
+    watched = log is not None and was_watched(log)
+    rows = len(PANELS) // _COLUMNS + watched
+    figure = new_figure(5.5 * _COLUMNS, 4.5 * rows)
+    axes = figure.subplots(rows, _COLUMNS).flatten()
+    for axis, (field, title) in zip(axes, PANELS.items(), strict=False):
         axis.set_title(title)
         _lines(axis, evaluation, field)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    if log is not None and watched:
+        _watch(axes[len(PANELS) :], log)
     return drawn(figure)
+
+
+def was_watched(log: TrainingLog) -> bool:
+    """Whether anything was measured in a stage that ``plot_evaluation`` can show."""
+    return any(name in record for record in log.records for name in MEASURED)
+
+
+def _watch(axes: Sequence[Axes], log: TrainingLog) -> None:
+    draw_score(axes[0], log)
+    draw_watched(axes[1], log)
+    draw_measured(axes[2], log, "held_out_loss")
+    titles = ("score (lower is better)", "what the watch sees (best: 1)", "held-out flow loss (lower is better)")
+    for axis, title in zip(axes, titles, strict=True):
+        if not axis.lines:
+            axis.set_axis_off()
+            continue
+        axis.set_title(f"{log.stage} stage: {title}")
+        axis.set_xlabel("update")
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best")
 
 
 def _lines(axis: Axes, evaluation: Evaluation, field: str) -> None:

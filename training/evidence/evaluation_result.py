@@ -11,6 +11,7 @@ from torch import Tensor
 from ..base.families import flux1
 from ..step_counts import steps_text
 from . import markdown
+from .glossary import CURVES
 from .latent_metrics import Measurement
 
 # Of ``Measurement``, in the table's order, with the headings there.
@@ -18,11 +19,11 @@ COLUMNS = {
     "frechet": "Fréchet",
     "patch_sliced_wasserstein": "patch SWD",
     "spectrum_distance": "spectrum",
-    "high_frequency": "HF ratio",
-    "diversity": "diversity",
+    "high_frequency": CURVES["high_frequency"].label,
+    "diversity": CURVES["diversity"].label,
     "memorised": "memorised",
 }
-FLOW_LOSS = "flow loss"
+FLOW_LOSS = CURVES["held_out_loss"].label
 # Behind the number of steps of a LoRA for two samplers that was asked as its few-step one.
 FEW_STEP_MARK = " few"
 BEST_AT_1 = (COLUMNS["high_frequency"], COLUMNS["diversity"])
@@ -140,8 +141,8 @@ class Evaluation:
         head = (
             f"{self.count} pictures of {width} x {height} a row, against {reals} pictures. Fréchet, patch SWD and "
             "spectrum are distances: better when smaller, down to the floor, which is real pictures against real ones. "
-            f"HF ratio and diversity are best at 1. The sampler is {self.results[0].solver}. The flow loss is at "
-            f"guidance {self.flow_guidance:g}."
+            f"High frequencies and diversity are best at 1. The sampler is {self.results[0].solver}. The held-out flow "
+            f"loss is at guidance {self.flow_guidance:g}."
         )
         said = [markdown.bullets([*map(markdown.plain, texts)]) for texts in (self.comparisons(), self.notes)]
         parts = (head, self.table(), *said)

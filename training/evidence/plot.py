@@ -57,10 +57,10 @@ def plot_logs(logs: Sequence[TrainingLog]) -> Image.Image:
         axes = [row[column] for row in rows]
         axes[0].set_title(f"{log.stage} stage, {len(log.records)} records")
         _curves(axes[0], log, LOSSES)
-        _measured(axes[0], log, "held_out_loss")
+        draw_measured(axes[0], log, "held_out_loss")
         if watched:
-            _score(axes[1], log)
-            _watched(axes[2], log)
+            draw_score(axes[1], log)
+            draw_watched(axes[2], log)
         if any("real_accuracy" in record for record in log.records):
             _curves(axes[-1], log, ACCURACIES)
             axes[-1].axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
@@ -89,16 +89,17 @@ def _curves(axis: Axes, log: TrainingLog, names: Sequence[str]) -> None:
         axis.plot(steps, smoothed(steps, values, width), color=term.colour, label=term.label)
 
 
-def _measured(axis: Axes, log: TrainingLog, name: str, unit: float = 1.0) -> None:
-    """``unit``: what the values are told as a share of."""
+def draw_measured(axis: Axes, log: TrainingLog, name: str, unit: float = 1.0) -> None:
+    """One of ``glossary.MEASURED`` as dots, where it was measured. ``unit``: what values are told as a share of."""
     steps, values = _points(log, name)
     if steps:
         term = CURVES[name]
         axis.plot(steps, [value / unit for value in values], "o--", color=term.colour, markersize=4, label=term.label)
 
 
-def _score(axis: Axes, log: TrainingLog) -> None:
-    _measured(axis, log, "score")
+def draw_score(axis: Axes, log: TrainingLog) -> None:
+    """The score, with the start as a dotted line and a ring around the best."""
+    draw_measured(axis, log, "score")
     steps, values = _points(log, "score")
     if not steps:
         return
@@ -111,11 +112,12 @@ def _score(axis: Axes, log: TrainingLog) -> None:
             axis.plot([step], [value], "o", color="black", fillstyle="none", markersize=10, label=label)
 
 
-def _watched(axis: Axes, log: TrainingLog) -> None:
+def draw_watched(axis: Axes, log: TrainingLog) -> None:
+    """Diversity as a share of the start's, and high frequencies."""
     steps, values = _points(log, "diversity")
     if steps and values[0] > 0:
-        _measured(axis, log, "diversity", values[0])
-    _measured(axis, log, "high_frequency")
+        draw_measured(axis, log, "diversity", values[0])
+    draw_measured(axis, log, "high_frequency")
     if axis.lines:
         axis.axhline(1.0, color="gray", linewidth=0.8, linestyle=":")
 

@@ -22,11 +22,13 @@ from fluxduel.training.data.real_latents import Prompt, RealLatents
 from fluxduel.training.evidence import evaluation as module
 from fluxduel.training.evidence import evaluation_reals, latent_metrics, sample_lora
 from fluxduel.training.evidence.evaluation import evaluate
-from fluxduel.training.evidence.evaluation_plot import picture_sheet, plot_evaluation
+from fluxduel.training.evidence.evaluation_plot import picture_sheet, plot_evaluation, was_watched
 from fluxduel.training.evidence.evaluation_result import Result
+from fluxduel.training.evidence.glossary import CURVES
 from fluxduel.training.evidence.lora_names import changes_nothing, row_names
 from fluxduel.training.evidence.metrics import held_out_flow_loss
 from fluxduel.training.evidence.random_features import FeatureSpace
+from fluxduel.training.evidence.training_log import TrainingLog
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA, create
 
@@ -261,7 +263,7 @@ def test_the_table_has_every_lora_and_the_floor(start, bare, real):
     # Two equal LoRAs: every number is as many times the other's.
     assert found.comparisons()[1].startswith("stage 2 against stage 1 at 2 steps: Fréchet 1.00x, patch SWD 1.00x")
     detail = f"{found.results[5].measurement.high_frequency:.3g}"
-    assert f"HF ratio {detail} -> {detail}, diversity" in found.comparisons()[1]
+    assert f"high frequencies {detail} -> {detail}, diversity" in found.comparisons()[1]
     assert "memorised" not in found.comparisons()[1]
     assert all(f"\n- {text}" in found.report() for text in (*found.comparisons(), *found.notes))
     assert f"\n\n{found.table()}\n\n" in found.report()
@@ -360,7 +362,7 @@ def test_latents_that_are_not_finite_are_told(start, real):
     ("count", "held_out", "told", "not_told"),
     [
         (6, 5, "no number here says much", "can be read"),
-        (12, 12, "only spectrum and HF ratio", "no number"),
+        (12, 12, "only spectrum and high frequencies", "no number"),
         (40, 40, "chance alone makes about 35", "only spectrum"),
     ],
 )
@@ -435,3 +437,37 @@ def test_masks_that_are_not_used_are_told(start, real):
         found = evaluate([("one", start)], data, **SETTINGS | {"step_counts": (1,), "count": 4})
         told.append([note for note in found.notes if "masks" in note])
     assert told[0] == [] and len(told[1]) == 1 and told[1][0].startswith("2 pictures have masks, which are not used")
+
+
+WATCHED_LOG = TrainingLog(
+    "adversarial",
+    tuple(
+        {"step": step, "score": 1.0 - 0.01 * step, "diversity": 2.0 - 0.02 * step, "high_frequency": 0.9,
+         "held_out_loss": 0.5, "total": 20, "best_step": 20}
+        for step in range(0, 21, 5)
+    ),
+)  # fmt: skip
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_the_watchs_score_stands_in_the_chart_in_the_glossarys_colours(start, real):
+    found = evaluate([("one", start)], real, **SETTINGS)
+    plain, with_score = plot_evaluation(found), plot_evaluation(found, WATCHED_LOG)
+    assert with_score.width == plain.width and with_score.height == plain.height * 3 // 2
+    shown = ("score", "diversity", "high_frequency", "held_out_loss")
+    assert [colour_in(with_score, rgb_of(CURVES[name].colour)) for name in shown] == [True] * 4
+    assert not any(colour_in(plain, rgb_of(CURVES[name].colour)) for name in ("score", "diversity"))
+    # A stage 1 has no score: the rest stays empty.
+    first = TrainingLog("diffusion", tuple({"step": step, "held_out_loss": 0.4} for step in range(3)))
+    drawn = plot_evaluation(found, first)
+    assert colour_in(drawn, rgb_of(CURVES["held_out_loss"].colour))
+    assert not colour_in(drawn, rgb_of(CURVES["score"].colour))
+
+
+def test_a_log_without_measurements_changes_nothing(start, real):
+    found = evaluate([("one", start)], real, **SETTINGS)
+    empty = TrainingLog("adversarial", ({"step": 1, "adversarial_loss": 0.5},))
+    assert plot_evaluation(found, empty).tobytes() == plot_evaluation(found).tobytes() and not was_watched(empty)
