@@ -104,8 +104,10 @@ def check_charts(editor: Editor) -> None:
 
 def test_both_charts_show_the_run(finished: Editor) -> None:
     check_charts(finished)
-    # What the stage says of sampling, in place of its last line about the progress.
-    assert "Sample with 4 steps, sampler euler, scheduler simple, " in finished.page.locator("body").inner_text()
+    # What the stage says of sampling. Eight updates may leave stage 1 the better, which is then delivered.
+    improved = "best: update" in finished.panel("adversarial").inner_text()
+    advice = "Sample with 4 steps, sampler euler, scheduler simple, " if improved else "Sample as with the base alone"
+    assert advice in finished.page.locator("body").inner_text()
     assert not finished.problems
 
 
