@@ -114,7 +114,7 @@ def real_cells(data: RealLatents, prompts: Sequence[str], count: int) -> list[li
     return cells
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class PromptBook:
     """The encodings of prompts: those of the data where they are among them, else what ``encode`` gives.
 
