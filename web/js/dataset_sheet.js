@@ -83,7 +83,7 @@ export class DatasetSheet {
     this.element.className = "widget-expands";
     // What was changed by other ways shows when the pointer comes.
     this.element.addEventListener("pointerenter", () => this.#follow());
-    keepWheel(this.list);
+    keepWheel(this.list, this.element);
     this.#receiveDrops(column);
     this.visible = new IntersectionObserver((changes) => this.#see(changes), { root: this.list, rootMargin: "150px" });
     this.visible.observe(this.end);

@@ -36,17 +36,18 @@ export function show(element, visible) {
 
 /**
  * A list scrolls by the wheel as long as it can; the rest of the wheel's way is the editor's.
- * @param {HTMLElement} list
+ * @param {HTMLElement} list @param {HTMLElement} owner which the focus is in while the list is used
  */
-export function keepWheel(list) {
+export function keepWheel(list, owner = list) {
   list.addEventListener("wheel", (event) => {
     if (event.ctrlKey || list.scrollHeight <= list.clientHeight) return;
     const end = list.scrollTop + list.clientHeight >= list.scrollHeight - 1;
     if (event.deltaY < 0 ? list.scrollTop > 0 : !end) event.stopPropagation();
   });
-  // What Nodes 2.0 asks, which otherwise takes every wheel for its zoom before it arrives here.
+  // What Nodes 2.0 asks, which otherwise takes every wheel for its zoom before it arrives here. Newer ones also want the
+  // focus in it.
   list.addEventListener("pointermove", () => {
-    list.dataset.captureWheel = String(list.scrollHeight > list.clientHeight);
+    owner.dataset.captureWheel = String(list.scrollHeight > list.clientHeight);
   });
 }
 

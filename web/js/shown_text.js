@@ -3,6 +3,9 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+// Registered first, so that the text comes below what they show.
+import "./dataset.js";
+import "./training_chart.js";
 import { TEXT_FONT, keepPointer, keepWheel, make, show } from "./elements.js";
 import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
