@@ -19,7 +19,7 @@ NODES = {
     "base": "Load FLUX LoRA",
     "start": HEADLESS_ONLY,
     "lora": "Load FLUX LoRA",
-    "images": "Load Training Dataset",
+    "images": "Load Dataset Images",
     "encoders": HEADLESS_ONLY,
     "data": "Encode Real Latents",
     "diffusion": "Stage 1: Train LoRA",

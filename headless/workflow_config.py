@@ -138,7 +138,7 @@ def _images(reading: Reading, encode: Node | None) -> ImagesConfig:
         if encode is not None:
             origin = "no node that runs" if node is None else node.label
             reading.notes.append(
-                f"The pictures come from {origin}, not from Load Training Dataset: fill in the images section."
+                f"The pictures come from {origin}, not from Load Dataset Images: fill in the images section."
             )
         return ImagesConfig()
     options = reading.options(node, ImagesConfig)

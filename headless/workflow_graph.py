@@ -35,7 +35,7 @@ OPTIONS = {
 
 NAMES = {
     LOAD: "Load FLUX LoRA",
-    IMAGES: "Load Training Dataset",
+    IMAGES: "Load Dataset Images",
     ENCODE: "Encode Real Latents",
     DIFFUSION: "Stage 1: Train LoRA",
     DISCRIMINATOR: "Latent Discriminator",

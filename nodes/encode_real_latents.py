@@ -39,7 +39,7 @@ class EncodeRealLatents(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="The training pictures, from Load Training Dataset or any of the host's image loaders: a "
+                    tooltip="The training pictures, from Load Dataset Images or any of the host's image loaders: a "
                     "list of pictures of any size, or a batch.",
                 ),
                 io.Vae.Input("vae", tooltip="FLUX's VAE (ae.safetensors), or the tiny base's."),
@@ -69,7 +69,7 @@ class EncodeRealLatents(io.ComfyNode):
                     "names",
                     optional=True,
                     force_input=True,
-                    tooltip="The pictures' names, for messages. From Load Training Dataset.",
+                    tooltip="The pictures' names, for messages. From Load Dataset Images.",
                 ),
                 *widgets(DataConfig, FIRST),
                 *widgets(DataConfig, ["preview_prompts"], optional=True),
@@ -167,7 +167,7 @@ def _from_captions(captions: list[str] | None, clip: Any, count: int) -> Prompts
         raise DataError(f"{NODE}: connect clip and captions, or conditioning.")
     if not captions:
         raise DataError(
-            f"{NODE}: there are no captions. Connect the captions of Load Training Dataset, or one text for all."
+            f"{NODE}: there are no captions. Connect the captions of Load Dataset Images, or one text for all."
         )
     texts = captions * count if len(captions) == 1 else captions
     return texts, host.clip_key(clip), lambda caption: host.encode_prompt(clip, caption)

@@ -44,7 +44,7 @@ class EncodedPictures:
 def training_folder_of(graph: Mapping[str, Any], node: str) -> str | None:
     """The label of the folder whose pictures reach the node ``node`` of a queued graph (the API's format).
 
-    ``None`` where their names do not come from Load Training Dataset, or its folder comes through a wire.
+    ``None`` where their names do not come from Load Dataset Images, or its folder comes through a wire.
     """
     link = graph.get(node, {}).get("inputs", {}).get("names")
     source = graph.get(link[0], {}) if isinstance(link, list) else {}

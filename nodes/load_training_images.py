@@ -18,7 +18,7 @@ class LoadTrainingImages(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FluxDuelLoadTrainingImages",
-            display_name="Load Training Dataset",
+            display_name="Load Dataset Images",
             category="FluxDuel",
             description="Read the dataset to train on: the pictures of a folder, each with its caption and mask, laid "
             "out as for kohya's scripts. An edited picture, caption or mask is noticed at the next queue.",
@@ -88,12 +88,12 @@ class LoadTrainingImages(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:
-        path = host.choose(host.training_folders(), folder, "Load Training Dataset: folder")
+        path = host.choose(host.training_folders(), folder, "Load Dataset Images: folder")
         return image_folders.folder_fingerprint(path, host.written_folders())
 
     @classmethod
     def execute(cls, folder: str, caption_rule: str, trigger_word: str, mask_rule: str) -> io.NodeOutput:
-        path = host.choose(host.training_folders(), folder, "Load Training Dataset: folder")
+        path = host.choose(host.training_folders(), folder, "Load Dataset Images: folder")
         with outside_inference_mode():
             found, report = image_folders.load_folder(
                 path,

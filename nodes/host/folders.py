@@ -88,7 +88,7 @@ def training_folder_problem(label: str) -> str | None:
         return None
     own = Path(folder_paths.get_input_directory()) / "NAME"
     return (
-        f"Load Training Dataset: folder: the host lists no {label!r} (any more). Choose {DEMO_LABEL!r} to try the "
+        f"Load Dataset Images: folder: the host lists no {label!r} (any more). Choose {DEMO_LABEL!r} to try the "
         f"graph, or put your pictures into {own}, refresh the page (R) and choose that."
     )
 

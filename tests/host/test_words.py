@@ -18,7 +18,10 @@ IN_A_TEXT = (*IN_A_NAME, "fine-tune", "dreambooth", "kohya", "adversarial", "dis
 # Letters of a name that a narrow sidebar shows.
 SHOWN = 8
 # What nodes were called once, in pieces, so that this file does not hold it.
-ONCE = ("Train Diffusion" + " Stage", "Train Adversarial" + " Stage", "Load Training" + " Images")
+ONCE = (
+    "Train Diffusion" + " Stage", "Train Adversarial" + " Stage",
+    "Load Training" + " Images", "Load Training" + " Dataset",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,13 @@ def has(text: str, word: str) -> bool:
 def test_names_differ_where_they_are_cut_off(nodes: dict[str, Any]) -> None:
     beginnings = Counter(node["display_name"][:SHOWN] for node in nodes.values())
     assert [beginning for beginning, count in beginnings.items() if count > 1] == []
+
+
+def test_no_other_node_of_the_host_has_such_a_name(comfy_host: ComfyHost, nodes: dict[str, Any]) -> None:
+    names = [node["display_name"] for node in nodes.values()]
+    others = {node["display_name"] for name, node in comfy_host.object_info().items() if name not in nodes}
+    assert len(set(names)) == len(names)
+    assert set(names) & others == set()
 
 
 def test_the_command_line_calls_nodes_by_their_names(nodes: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 // @ts-check
-/** The pictures of the chosen folder inside Load Training Dataset. */
+/** The pictures of the chosen folder inside Load Dataset Images. */
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";

@@ -436,7 +436,7 @@ def test_training_nodes_in_a_subgraph_are_pointed_out() -> None:
 def test_a_value_out_of_range_names_the_node_and_the_option() -> None:
     with pytest.raises(ValueError, match=r"Stage 2: Train LoRA with GAN \(node two\): .*steps must be at least 1"):
         read(api_graph(two={"steps": 0}))
-    with pytest.raises(ValueError, match=r"Load Training Dataset \(node images\): .*caption_rule must be one of"):
+    with pytest.raises(ValueError, match=r"Load Dataset Images \(node images\): .*caption_rule must be one of"):
         read(api_graph(images={"caption_rule": "telepathy"}))
     with pytest.raises(ValueError, match=r"Load FLUX LoRA \(node load\): .*precision must be one of"):
         read(api_graph(load={"precision": "fp8"}))
