@@ -12,6 +12,7 @@ from torch import Tensor
 from ..training.config import DataConfig
 from ..training.data.data_error import DataError
 from ..training.data.encode import encode
+from ..training.data.encoding_checks import texts_without_encoder
 from ..training.data.latent_cache import digest
 from ..training.data.remarks import Remarks
 from ..training.data.wires import single_masks, single_pictures
@@ -91,6 +92,10 @@ class EncodeRealLatents(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, vae: Any = None) -> bool | str:
+        return host.problem_here()
+
+    @classmethod
     def execute(
         cls,
         images: list[Tensor],
@@ -111,18 +116,8 @@ class EncodeRealLatents(io.ComfyNode):
         titles = names or [f"image {number}" for number in range(1, count + 1)]
         encoder = (clip or [None])[0]
         if conditioning:
-            if config.few_step_phrase.strip():
-                raise DataError(
-                    f"{NODE}: few_step_phrase is set, but conditioning holds prompts that are encoded already, so that "
-                    "the phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or "
-                    "leave few_step_phrase empty and tell the few-step sampler by few_step_guidance."
-                )
-            for name in ("practice_prompts", "preview_prompts"):
-                if getattr(config, name).strip():
-                    raise DataError(
-                        f"{NODE}: {name} are texts, and conditioning holds prompts that are encoded already. "
-                        f"Connect clip and captions instead of conditioning, or leave {name} empty."
-                    )
+            for problem in texts_without_encoder(config, NODE):
+                raise DataError(problem)
             texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, count)
         else:
             texts, text_key, encode_prompt = _from_captions(captions, encoder, count)

@@ -132,7 +132,9 @@ class EvaluateFluxLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, step_counts: str | None = None) -> bool | str:
-        return step_counts is None or step_counts_problem(step_counts, f"{NODE}: step_counts")
+        return host.problem_here(
+            None if step_counts is None else step_counts_problem(step_counts, f"{NODE}: step_counts")
+        )
 
     @classmethod
     def execute(

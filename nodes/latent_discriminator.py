@@ -62,6 +62,10 @@ class LatentDiscriminator(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, continue_from: Any = None) -> bool | str:
+        return host.problem_here()
+
+    @classmethod
     def fingerprint_inputs(cls, continue_from: str = NEW, **_: Any) -> str:
         return "" if continue_from == NEW else host.file_identity(_file(continue_from))
 

@@ -68,6 +68,10 @@ class LoadFluxLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, checkpoint: Any = None) -> bool | str:
+        return host.problem_here()
+
+    @classmethod
     def fingerprint_inputs(cls, checkpoint: str, lora: str = NO_LORA, **_: Any) -> str:
         base = BaseReference(host.choose(host.checkpoints(), checkpoint, "Load FLUX LoRA: checkpoint"))
         if lora == NO_LORA:

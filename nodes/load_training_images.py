@@ -84,7 +84,7 @@ class LoadTrainingImages(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
         # A linked folder arrives as None and is looked up when the node runs.
-        return True if folder is None else host.training_folder_problem(folder) or True
+        return host.problem_here(None if folder is None else host.training_folder_problem(folder))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:

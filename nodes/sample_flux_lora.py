@@ -87,7 +87,7 @@ class SampleFluxLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, steps: str | None = None) -> bool | str:
-        return steps is None or step_counts_problem(steps, f"{NODE}: steps")
+        return host.problem_here(None if steps is None else step_counts_problem(steps, f"{NODE}: steps"))
 
     @classmethod
     def execute(

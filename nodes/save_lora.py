@@ -71,7 +71,7 @@ class SaveLoRA(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, prefix: str | None = None) -> bool | str:
         # A linked prefix arrives as None and is checked when the node runs.
-        return True if prefix is None else host.prefix_problem(prefix) or True
+        return host.problem_here(None if prefix is None else host.prefix_problem(prefix))
 
     @classmethod
     def execute(cls, flux_lora: FluxLoRA, prefix: str, format: str, dtype: str) -> io.NodeOutput:

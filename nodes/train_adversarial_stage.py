@@ -69,6 +69,10 @@ class TrainAdversarialStage(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, flux_lora: Any = None) -> bool | str:
+        return host.problem_here()
+
+    @classmethod
     def execute(
         cls,
         flux_lora: FluxLoRA,

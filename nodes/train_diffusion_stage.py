@@ -11,6 +11,7 @@ from ..training.data.real_latents import RealLatents
 from ..training.lora.adapter import FluxLoRA
 from ..training.runs.fingerprints import fingerprint
 from ..training.runs.train_stages import train_diffusion_stage
+from . import host
 from .options.chain import stage_options
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
@@ -48,6 +49,10 @@ class TrainDiffusionStage(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             **supported(io.Schema, search_aliases=["fine-tune", "train diffusion stage", "flow matching"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, flux_lora: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(

@@ -86,10 +86,10 @@ def sampler_input() -> io.Input:
     )
 
 
-def step_counts_problem(text: str, where: str) -> bool | str:
-    """What ``validate_inputs`` answers about numbers of sampling steps: ``True``, or what is wrong with them."""
+def step_counts_problem(text: str, where: str) -> str | None:
+    """What is wrong with numbers of sampling steps; ``None`` where nothing is."""
     try:
         step_counts(text, where)
     except ValueError as error:
         return str(error)
-    return True
+    return None

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -91,6 +92,24 @@ class Config:
             raise ValueError(f"{where} must be at least {low:g}, got {_shown(value)}.")
         if high is not None and value > high:
             raise ValueError(f"{where} must be at most {high:g}, got {_shown(value)}.")
+
+    @classmethod
+    def unchecked(cls, values: Mapping[str, Any]) -> Self:
+        """A configuration of values that are not asked whether they go together, the rest at its defaults."""
+        config = cls()
+        for name, value in values.items():
+            object.__setattr__(config, name, value)
+        return config
+
+    @classmethod
+    def fault_of(cls, name: str, value: Any) -> str:
+        """What is wrong with one option's value, whatever the others are; empty where nothing is."""
+        field = next(field for field in dataclasses.fields(cls) if field.name == name)
+        try:
+            cls.unchecked({name: value})._check(field)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def to_json(self) -> str:
         """The configuration as a JSON object, fields in order of declaration."""

@@ -30,6 +30,7 @@ from .folders import (
     training_folders,
     written_folders,
 )
+from .graph_check import problem_here
 from .memory import Interruption, interrupted, raise_interruption, stop_if_interrupted, with_device
 from .model_lora import apply_lora
 from .pictures import image_tensor, picture_decoder, preview_decoder
@@ -69,6 +70,7 @@ __all__ = [
     "picture_decoder",
     "prefix_problem",
     "preview_decoder",
+    "problem_here",
     "raise_interruption",
     "register_dataset_routes",
     "register_preview_routes",

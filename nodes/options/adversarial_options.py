@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...training.config import AdversarialStageConfig
 from ...training.themes import THEMES
+from .. import host
 from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
@@ -34,6 +35,10 @@ class AdversarialOptions(io.ComfyNode):
             outputs=[joined()],
             **supported(io.Schema, search_aliases=["GAN", "loss weights", "hybrid objective"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, balance: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(cls, options: OptionsValue | None = None, **own: Any) -> io.NodeOutput:

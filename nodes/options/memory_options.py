@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...training.config import StageConfig
 from ...training.themes import THEMES
+from .. import host
 from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
@@ -29,6 +30,10 @@ class MemoryOptions(io.ComfyNode):
             outputs=[joined()],
             **supported(io.Schema, search_aliases=["VRAM", "low memory", "block swap", "gradient checkpointing"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, gradient_checkpointing: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(cls, options: OptionsValue | None = None, **own: Any) -> io.NodeOutput:

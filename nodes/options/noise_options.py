@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...training.config import StageConfig
 from ...training.themes import THEMES
+from .. import host
 from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
@@ -29,6 +30,10 @@ class NoiseOptions(io.ComfyNode):
             outputs=[joined()],
             **supported(io.Schema, search_aliases=["timestep sampling", "sigma", "shift", "guidance"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, timestep_sampling: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(cls, options: OptionsValue | None = None, **own: Any) -> io.NodeOutput:

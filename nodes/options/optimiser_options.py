@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...training.config import StageConfig
 from ...training.themes import THEMES
+from .. import host
 from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
@@ -29,6 +30,10 @@ class OptimiserOptions(io.ComfyNode):
             outputs=[joined()],
             **supported(io.Schema, search_aliases=["optimizer", "learning rate schedule", "AdamW", "EMA"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, lr_schedule: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(cls, options: OptionsValue | None = None, **own: Any) -> io.NodeOutput:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...training.config import StageConfig
 from ...training.themes import THEMES
+from .. import host
 from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
@@ -28,6 +29,10 @@ class PreviewOptions(io.ComfyNode):
             outputs=[joined()],
             **supported(io.Schema, search_aliases=["sample pictures", "preview"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, preview_sampler: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(cls, options: OptionsValue | None = None, **own: Any) -> io.NodeOutput:

@@ -18,6 +18,7 @@ FLOORS = (
     ("evidence",),
     ("stages",),
     ("runs",),
+    ("graph",),
     ("nodes", "headless"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -103,7 +104,7 @@ def test_every_room_is_known(drawn: tuple[dict[str, Path], set[tuple[str, str]]]
     names, _ = drawn
     assert {room_of(name) for name in names} == set(FLOOR_OF)
     folders = {path.name for path in (ROOT / "training").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {"base", "lora", "data", "evidence", "stages", "runs"}
+    assert folders == {"base", "lora", "data", "evidence", "stages", "runs", "graph"}
 
 
 def test_arrows_go_down_only(drawn: tuple[dict[str, Path], set[tuple[str, str]]]) -> None:

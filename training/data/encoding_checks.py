@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..base.families import flux1
+from ..config import DataConfig
 from .data_error import DataError, quoted
 from .real_latents import with_phrase
 from .stored_latents import Encoding
@@ -40,6 +41,22 @@ def check_previews(prompts: Sequence[str]) -> None:
             f"preview_prompts has {len(prompts)} prompts, and a preview has room for {MOST_PREVIEWS}. Leave some out: "
             "each is drawn at every preview. Sample FLUX LoRA draws any other after the training."
         )
+
+
+def texts_without_encoder(config: DataConfig, where: str) -> Iterator[str]:
+    """What is wrong with texts that are to be encoded where prompts come encoded already, each in words."""
+    if config.few_step_phrase.strip():
+        yield (
+            f"{where}: few_step_phrase is set, but conditioning holds prompts that are encoded already, so that the "
+            "phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or leave "
+            "few_step_phrase empty and tell the few-step sampler by few_step_guidance."
+        )
+    for name in ("practice_prompts", "preview_prompts"):
+        if getattr(config, name).strip():
+            yield (
+                f"{where}: {name} are texts, and conditioning holds prompts that are encoded already. Connect clip and "
+                f"captions instead of conditioning, or leave {name} empty."
+            )
 
 
 def check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, what: str) -> None:

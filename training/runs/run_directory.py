@@ -150,6 +150,11 @@ def _why_new(
     return f"A new run. Different from {folder.name}: {', '.join(wanted.differences(manifest['parts']))}."
 
 
+def settings_of_runs(parent: Path, stage: str) -> list[Mapping[str, Any]]:
+    """What the runs of ``stage`` below ``parent`` say of their settings, the newest first. Raises ``OSError``."""
+    return [manifest["settings"] for _, manifest in _runs(parent, stage)]
+
+
 def _runs(parent: Path, stage: str) -> list[tuple[Path, dict[str, Any]]]:
     """The runs of ``stage`` below ``parent`` whose ``run.json`` can be read, the newest first."""
     found = []

@@ -18,7 +18,7 @@ from ..failure_words import reason
 
 METADATA_KEY = "fluxduel_discriminator"
 # What may differ between the file's settings and those of the run that goes on with it: all that is no shape.
-_SHAPE_FIELDS = ("architecture", "width", "depth", "spectral_norm", "taps")
+SHAPE_FIELDS = ("architecture", "width", "depth", "spectral_norm", "taps")
 
 
 class DiscriminatorFileError(ValueError):
@@ -56,7 +56,7 @@ def load(path: Path, config: DiscriminatorConfig) -> dict[str, Tensor]:
         raise DiscriminatorFileError(
             f"{path.name} holds no discriminator of FluxDuel. Choose another file, or new."
         ) from error
-    for name in _SHAPE_FIELDS:
+    for name in SHAPE_FIELDS:
         ours = getattr(config, name)
         if theirs.get(name) != ours:
             raise DiscriminatorFileError(

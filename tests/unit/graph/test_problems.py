@@ -1,0 +1,326 @@
+"""What is said of a whole graph before it runs: every fault at its node, and nothing of a graph that would run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fluxduel.tests.host.two_stage_graph import (
+    DISCRIMINATOR,
+    ENCODERS,
+    IMAGES,
+    LATENTS,
+    LORA,
+    PROMPT,
+    SAMPLE,
+    SAVE,
+    STAGE_1,
+    STAGE_2,
+    Graph,
+    node,
+    two_stage_graph,
+    write_pictures,
+)
+from fluxduel.tests.true_width import write_headers
+from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.config import TINY_BASE, AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
+from fluxduel.training.graph import problems as problems_file
+from fluxduel.training.graph.known import Known, Memory
+from fluxduel.training.graph.problems import problems
+from fluxduel.training.lora.adapter import create, save
+from fluxduel.training.lora.value import LoRAConfig
+from fluxduel.training.runs.fingerprints import Fingerprint
+from fluxduel.training.runs.planned import settings_of
+from fluxduel.training.runs.run_directory import RunDirectory
+from fluxduel.training.stages import discriminator_files
+
+TINY, FLUX = "tiny base (built in)", "flux.safetensors"
+GIB = 2**30
+MEMORY = "21"
+
+
+class Machine:
+    """A host's folders below ``root``, with what tests put there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints, self.loras, self.discriminators, self.vaes = {TINY: TINY_BASE}, {}, {}, {}
+        self.folders = {"pictures": write_pictures(root / "input" / "pictures", count=2)}
+        self.memory = Memory(64 * GIB, False)
+        (root / "output").mkdir()
+
+    def known(self) -> Known:
+        output = self.root / "output"
+        return Known(
+            checkpoints=lambda: self.checkpoints,
+            loras=lambda: self.loras,
+            discriminators=lambda: self.discriminators,
+            folders=lambda: self.folders,
+            vae=self.vaes.get,
+            folder_problem=lambda label: None if label in self.folders else f"no folder {label}",
+            prefix_problem=lambda prefix: None if prefix.strip() else "no prefix",
+            left_out=lambda: [output],
+            memory=lambda: self.memory,
+            runs=output / "fluxduel",
+            output=output,
+        )
+
+    def check(self, graph: Graph) -> dict[str, list[str]]:
+        return problems(graph, self.known())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return two_stage_graph("pictures")
+
+
+def changed(graph: Graph, key: str, **inputs: Any) -> Graph:
+    graph = copy.deepcopy(graph)
+    graph[key]["inputs"] |= inputs
+    return graph
+
+
+def on_flux(machine: Machine, graph: Graph) -> Graph:
+    """The graph with a FLUX.1-dev of which only the header is there, and its encoders."""
+    machine.checkpoints[FLUX] = str(write_headers(machine.root / FLUX))
+    graph = changed(graph, LORA, checkpoint=FLUX, precision="auto", rank=16, targets="attention+mlp")
+    graph[ENCODERS] = node("DualCLIPLoader", {"clip_name1": "a", "clip_name2": "b", "type": "flux"})
+    return changed(graph, LATENTS, resolution=1024)
+
+
+def test_a_sound_graph_has_no_problem(machine: Machine, graph: Graph) -> None:
+    assert machine.check(graph) == {}
+    assert list((machine.root / "output").iterdir()) == []
+
+
+def test_every_fault_is_told_at_its_node_at_once(machine: Machine, graph: Graph) -> None:
+    graph = changed(graph, LORA, lora="gone.safetensors")
+    graph = changed(graph, STAGE_2, target="two_samplers")
+    graph = changed(graph, DISCRIMINATOR, taps="d99")
+    graph = changed(graph, SAVE, prefix=" ")
+    told = machine.check(graph)
+    assert set(told) == {LORA, STAGE_2, DISCRIMINATOR, SAVE}
+    assert "gone.safetensors" in told[LORA][0] and "few_step_phrase" in told[STAGE_2][0]
+    assert "d99" in told[DISCRIMINATOR][0]
+
+
+FAULTS: list[tuple[str, dict[str, Any], str, str]] = [
+    (LORA, {"checkpoint": "gone"}, LORA, "Load FLUX LoRA: checkpoint: the host lists no 'gone'"),
+    (LORA, {"targets": "regex"}, LORA, "target_regex is empty"),
+    (LORA, {"targets": "regex", "target_regex": "("}, LORA, "no valid expression"),
+    (LORA, {"targets": "regex", "target_regex": "nothing"}, LORA, "No linear layer"),
+    (LORA, {"targets": "some"}, LORA, "targets must be one of"),
+    (IMAGES, {"folder": "gone"}, IMAGES, "no folder gone"),
+    (IMAGES, {"caption_rule": "trigger word only"}, IMAGES, "needs a trigger word"),
+    (IMAGES, {"mask_rule": "some"}, IMAGES, "mask_rule must be one of"),
+    (LATENTS, {"conditioning": [PROMPT, 0]}, LATENTS, "both captions and conditioning"),
+    (LATENTS, {"conditioning": [PROMPT, 0], "few_step_phrase": "fast"}, LATENTS, "few_step_phrase is set"),
+    (LATENTS, {"conditioning": [PROMPT, 0], "practice_prompts": "a"}, LATENTS, "practice_prompts are texts"),
+    (LATENTS, {"preview_prompts": "\n".join(map(str, range(17)))}, LATENTS, "preview_prompts has 17"),
+    (LATENTS, {"bucket_step": 128}, LATENTS, "resolution must be from bucket_step"),
+    (STAGE_1, {"streamed_share": 0.5, "gradient_checkpointing": False}, STAGE_1, "streamed_share is 0.5"),
+    (STAGE_1, {"lr_schedule": "some"}, STAGE_1, "lr_schedule must be one of"),
+    (STAGE_2, {"renoise": False}, STAGE_2, "cannot judge clean latents"),
+    (DISCRIMINATOR, {"loss": "wgan-gp"}, DISCRIMINATOR, "second derivatives"),
+    (DISCRIMINATOR, {"architecture": "cnn", "mismatched_share": 0.5}, DISCRIMINATOR, "does not look at prompts"),
+    (DISCRIMINATOR, {"taps": "x1"}, DISCRIMINATOR, "no block of this base"),
+    (DISCRIMINATOR, {"continue_from": "gone"}, DISCRIMINATOR, "continue_from: the host lists no 'gone'"),
+    (STAGE_2, {"balance": "gradient_ratio", "anchor": "start"}, STAGE_2, "Set balance to fixed"),
+    (STAGE_2, {"target": "two_samplers"}, STAGE_2, "few_step_guidance in Judged Sample Options"),
+    (SAVE, {"prefix": ""}, SAVE, "no prefix"),
+    (SAVE, {"dtype": "fp8"}, SAVE, "dtype must be one of"),
+    (SAMPLE, {"width": 100}, SAMPLE, "width must be a multiple of 16"),
+    (SAMPLE, {"steps": "four"}, SAMPLE, "steps must be one or more whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("where", "inputs", "told_at", "words"), FAULTS)
+def test_a_fault(
+    machine: Machine, graph: Graph, where: str, inputs: dict[str, Any], told_at: str, words: str
+) -> None:
+    told = machine.check(changed(graph, where, **inputs))
+    assert set(told) == {told_at} and any(words in text for text in told[told_at]), told
+
+
+@pytest.mark.parametrize(("where", "inputs", "told_at", "words"), FAULTS)
+def test_of_what_a_wire_brings_nothing_is_said(
+    machine: Machine, graph: Graph, where: str, inputs: dict[str, Any], told_at: str, words: str
+) -> None:
+    graph["99"] = node("SomeOtherNode")
+    wired = {name: ["99", 0] for name in inputs if name != "conditioning"}
+    if "conditioning" in inputs:
+        del graph[where]["inputs"]["captions"]
+        wired["conditioning"] = [PROMPT, 0]
+    assert machine.check(changed(graph, where, **wired)) == {}
+
+
+def test_options_come_from_the_nearest_node_of_a_chain(machine: Machine, graph: Graph) -> None:
+    for name in ("streamed_share", "gradient_checkpointing", "renoise", "few_step_guidance"):
+        for stage in (STAGE_1, STAGE_2):
+            graph[stage]["inputs"].pop(name, None)
+    graph[MEMORY] = node("FluxDuelMemoryOptions", {"streamed_share": 0.5, "gradient_checkpointing": False})
+    graph["22"] = node("FluxDuelSavingOptions", {"keep_last": 3, "options": [MEMORY, 0]})
+    told = machine.check(changed(graph, STAGE_1, options=["22", 0]))
+    assert list(told) == [MEMORY] and "streamed_share is 0.5" in told[MEMORY][0]
+    graph["23"] = node("FluxDuelMemoryOptions", {"gradient_checkpointing": True, "options": ["22", 0]})
+    assert machine.check(changed(graph, STAGE_1, options=["23", 0])) == {}
+    # A node of another pack may set what it likes.
+    graph["22"] = node("SomeSwitch", {"options": [MEMORY, 0]})
+    assert machine.check(changed(graph, STAGE_1, options=["22", 0])) == {}
+
+
+def test_a_lora_file(machine: Machine, graph: Graph) -> None:
+    file = save(create(BaseReference(TINY_BASE), LoRAConfig(rank=2)), machine.root / "sound.safetensors")
+    machine.loras |= {"sound": file, "damaged": machine.root / "damaged.safetensors", "other": machine.root / "o.sft"}
+    machine.loras["damaged"].write_bytes(file.read_bytes()[:-100])
+    save_file({"lora_unet_down_blocks_0.lora_down.weight": torch.zeros(2, 2)}, machine.loras["other"])
+    assert machine.check(changed(graph, LORA, lora="sound")) == {}
+    assert "damaged.safetensors" in machine.check(changed(graph, LORA, lora="damaged"))[LORA][0]
+    assert list(machine.check(changed(graph, LORA, lora="other"))) == [LORA]
+    # What was said of a file is not said of the one that takes its place.
+    machine.loras["damaged"].write_bytes(file.read_bytes())
+    assert machine.check(changed(graph, LORA, lora="damaged")) == {}
+
+
+def test_a_discriminator_to_continue(machine: Machine, graph: Graph) -> None:
+    file = machine.root / "discriminator.safetensors"
+    config = DiscriminatorConfig(width=8, architecture="cnn")
+    discriminator_files.save({"weight": torch.zeros(2)}, config, "tiny", file)
+    machine.discriminators["run"] = file
+    assert machine.check(changed(graph, DISCRIMINATOR, continue_from="run", architecture="cnn")) == {}
+    told = machine.check(changed(graph, DISCRIMINATOR, continue_from="run"))
+    assert "Set architecture to 'cnn'" in told[DISCRIMINATOR][0]
+
+
+def test_a_checkpoint_that_is_none(machine: Machine, graph: Graph) -> None:
+    file = machine.root / "other.safetensors"
+    save_file({"conv_in.weight": torch.zeros(4, 4)}, file)
+    machine.checkpoints["other"] = str(file)
+    told = machine.check(changed(graph, LORA, checkpoint="other"))
+    assert list(told) == [LORA] and "is no FLUX.1 checkpoint" in told[LORA][0]
+
+
+def test_an_empty_folder(machine: Machine, graph: Graph) -> None:
+    machine.folders["empty"] = machine.root / "empty"
+    machine.folders["empty"].mkdir()
+    assert "holds no picture" in machine.check(changed(graph, IMAGES, folder="empty"))[IMAGES][0]
+
+
+def test_encoders_of_another_base(machine: Machine, graph: Graph) -> None:
+    real = on_flux(machine, graph)
+    assert machine.check(real) == {}
+    tiny = copy.deepcopy(real) | {ENCODERS: graph[ENCODERS]}
+    told = machine.check(tiny)
+    assert set(told) == {LATENTS, SAMPLE} and "DualCLIPLoader of type flux" in told[LATENTS][0]
+    assert set(machine.check(changed(real, ENCODERS, type="sdxl"))) == {LATENTS, SAMPLE}
+    assert machine.check(changed(real, ENCODERS, type="hunyuan_video")) == {}
+    assert set(machine.check(changed(real, LORA, checkpoint=TINY))) == {LATENTS, SAMPLE}
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "words"),
+    [
+        ("decoder.conv_in.weight", (8, 4, 3, 3), "Stable Diffusion 1.5's or SDXL's"),
+        ("decoder.conv_in.weight", (8, 16, 3, 3), ""),
+        ("decoder.conv_in.conv.weight", (8, 16, 3, 3, 3), "HunyuanVideo's"),
+        ("something", (1,), ""),
+    ],
+)
+def test_a_vae(machine: Machine, graph: Graph, key: str, shape: tuple[int, ...], words: str) -> None:
+    machine.vaes["ae"] = machine.root / "ae.safetensors"
+    save_file({key: torch.zeros(shape)}, machine.vaes["ae"])
+    graph["30"] = node("VAELoader", {"vae_name": "ae"})
+    told = machine.check(changed(graph, LATENTS, vae=["30", 0]))
+    assert (words in told[LATENTS][0]) if words else told == {}
+
+
+def test_a_folder_that_cannot_be_written(machine: Machine, graph: Graph) -> None:
+    (machine.root / "output" / "fluxduel").write_text("a file in the way")
+    (machine.root / "output" / "loras").write_text("another")
+    assert set(machine.check(graph)) == {STAGE_1, STAGE_2, SAVE}
+
+
+def test_a_card_that_is_too_small(machine: Machine, graph: Graph) -> None:
+    graph = changed(on_flux(machine, graph), LORA, precision="bf16")
+    machine.memory = Memory(80 * GIB, True)
+    assert machine.check(graph) == {}
+    machine.memory = Memory(12 * GIB, True)
+    told = machine.check(graph)
+    assert set(told) == {STAGE_1, STAGE_2}
+    assert "Stage 1 does not fit" in told[STAGE_1][0] and "raise streamed_share to" in told[STAGE_1][0]
+    # Left to the plan it fits; and without a card nothing is planned.
+    assert machine.check(changed(graph, LORA, precision="auto")) == {}
+    machine.memory = Memory(12 * GIB, False)
+    assert machine.check(graph) == {}
+
+
+def test_a_memory_limit(machine: Machine, graph: Graph) -> None:
+    told = machine.check(changed(graph, STAGE_1, memory_limit_gb=0.001))
+    assert list(told) == [STAGE_1] and "raise memory_limit_gb to" in told[STAGE_1][0]
+
+
+def test_a_run_that_may_be_finished_needs_no_memory(machine: Machine, graph: Graph) -> None:
+    refused = changed(graph, STAGE_1, memory_limit_gb=0.001)
+    start = create(BaseReference(TINY_BASE, "fp32"), LoRAConfig(rank=2, alpha=2.0, targets="attention"))
+    config = DiffusionStageConfig(steps=3, batch_size=2, validate_every=1)
+    wanted = Fingerprint("diffusion", {"some": "part"}, 3)
+    folder = machine.root / "output" / "fluxduel" / "diffusion-1"
+    with RunDirectory.opened(folder, wanted, settings_of(start, diffusion=config)):
+        pass
+    assert machine.check(refused) == {}
+    assert list(machine.check(changed(refused, STAGE_1, seed=1))) == [STAGE_1]
+
+
+def test_the_check_is_quick(machine: Machine, graph: Graph) -> None:
+    began = time.perf_counter()
+    machine.check(graph)
+    tiny = time.perf_counter() - began
+    machine.memory = Memory(24 * GIB, True)
+    large = on_flux(machine, graph)
+    began = time.perf_counter()
+    machine.check(large)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    machine.check(large)
+    print(f"tiny {tiny:.2f} s, FLUX.1 {first:.2f} s, again {time.perf_counter() - began:.2f} s")
+    assert tiny < 1 and first < 10
+
+
+def test_where_the_check_fails_itself_the_graph_runs(
+    machine: Machine, graph: Graph, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(problems_file, "check_start", broken)
+    assert list(machine.check(changed(graph, SAVE, prefix=""))) == [SAVE]
+    assert "no such thing" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{}", '{"1": {}}', '{"1": {"class_type": 3, "inputs": []}}'])
+def test_odd_graphs(machine: Machine, text: str) -> None:
+    assert machine.check(json.loads(text)) == {}
+
+
+def test_wires_in_a_circle(machine: Machine, graph: Graph) -> None:
+    graph[STAGE_1]["inputs"]["flux_lora"] = [STAGE_2, 0]
+    assert machine.check(graph) == {}
+
+
+def test_defaults_go_together(machine: Machine, graph: Graph) -> None:
+    for key, config in ((STAGE_1, DiffusionStageConfig), (STAGE_2, AdversarialStageConfig)):
+        for name in vars(config()):
+            graph[key]["inputs"].pop(name, None)
+    assert machine.check(graph) == {}

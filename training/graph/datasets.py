@@ -1,0 +1,152 @@
+"""The pictures and prompts of a graph, and what encodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..base.base_model import BaseReference, read_transformer_config
+from ..base.families import flux1
+from ..config import TINY_BASE, DataConfig
+from ..data.buckets import buckets
+from ..data.captions import CAPTION_RULES
+from ..data.data_error import DataError, ImageFolderError
+from ..data.encode import lines_of
+from ..data.encoding_checks import check_previews, texts_without_encoder
+from ..data.folder_files import scan
+from ..data.masks import MASK_RULES
+from ..data.other_vaes import BY_CHANNELS
+from ..data.tiny_text import TinyTextEncoder
+from .known import Known
+from .prompt_graph import UNKNOWN, Node, PromptGraph, Settings, settings
+
+IMAGES, ENCODE, TINY_ENCODERS = (
+    "FluxDuelLoadTrainingImages", "FluxDuelEncodeRealLatents", "FluxDuelLoadTinyFluxEncoders",
+)  # fmt: skip
+NODE = "Encode Real Latents"
+# Text encoders of the host's loader for two files -> widths of prompt and pooled vector. Of the other types more than
+# one pair of files may come to FLUX's widths.
+BY_TYPE = {"sdxl": (2048, 1280), "sd3": (4096, 2048)}
+FLUX_WIDTHS = (4096, 768)
+# The first weight of a video model's VAE, which the host tells it by.
+VIDEO_KEYS = {
+    "decoder.middle.0.residual.0.gamma": "Wan's or Qwen-Image's",
+    "decoder.conv_in.conv.weight": "HunyuanVideo's",
+}
+
+
+def data_settings(node: Node) -> Settings[DataConfig]:
+    """The settings of an Encode Real Latents node."""
+    return settings(DataConfig, [node], complete=True)
+
+
+def check_images(node: Node, known: Known) -> Iterator[str]:
+    """What is wrong with a Load Training Images node. Pictures are not opened."""
+    rules = {"caption_rule": CAPTION_RULES, "mask_rule": MASK_RULES}
+    for name, choices in rules.items():
+        value = node.value(name, choices[0])
+        if value is not UNKNOWN and value not in choices:
+            yield f"Load Training Images: {name} must be one of {', '.join(choices)}; got {value!r}."
+    rule, trigger = node.value("caption_rule", CAPTION_RULES[0]), node.value("trigger_word", "")
+    if rule == "trigger word only" and trigger is not UNKNOWN and not trigger.strip():
+        yield "The caption rule 'trigger word only' needs a trigger word, and trigger_word is empty."
+    label = node.value("folder", "")
+    if label is UNKNOWN:
+        return
+    problem = known.folder_problem(label)
+    if problem:
+        yield problem
+        return
+    try:
+        scan(known.folders()[label], known.left_out())
+    except (ImageFolderError, DataError) as error:
+        yield str(error)
+
+
+def check_encoding(graph: PromptGraph, node: Node, known: Known) -> Iterator[str]:
+    """What is wrong with an Encode Real Latents node."""
+    data = data_settings(node)
+    encoded = node.has("conditioning")
+    if encoded and node.has("captions"):
+        yield f"{NODE}: both captions and conditioning are connected. Remove one of them."
+    if encoded:
+        yield from texts_without_encoder(data.config, NODE)
+    elif not node.has("clip"):
+        yield f"{NODE}: connect clip and captions, or conditioning."
+    elif not node.has("captions"):
+        yield (
+            f"{NODE}: there are no captions. Connect the captions of Load Training Images, or one text for all."
+        )
+    if data.knows("resolution", "bucket_step"):
+        try:
+            buckets(data.config.resolution, data.config.bucket_step)
+        except ValueError as error:
+            yield f"{NODE}: {error}"
+    try:
+        check_previews(lines_of(data.config.preview_prompts))
+    except DataError as error:
+        yield f"{NODE}: {error}"
+    yield from _check_vae(graph.source(node, "vae"), known)
+
+
+def _check_vae(loader: Node | None, known: Known) -> Iterator[str]:
+    if loader is None or loader.kind != "VAELoader":
+        return
+    label = loader.value("vae_name", "")
+    file = None if label is UNKNOWN else known.vae(label)
+    fault = "" if file is None else _vae_fault(file)
+    if fault:
+        yield (
+            f"{NODE}: vae: {label} {fault}. Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX "
+            "Encoders for the tiny base."
+        )
+
+
+def _vae_fault(file: Path) -> str:
+    if file.suffix not in (".safetensors", ".sft"):
+        return ""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            names = set(weights.keys())
+            other = next((whose for key, whose in VIDEO_KEYS.items() if key in names), "")
+            key = "decoder.conv_in.weight"
+            shape = weights.get_slice(key).get_shape() if key in names and not other else []
+    except (OSError, SafetensorError):  # the host says so when it loads the file
+        return ""
+    if other:
+        return f"is {other}, not FLUX.1's"
+    if len(shape) != 4 or shape[1] == flux1.LATENT_CHANNELS:
+        return ""
+    whose = BY_CHANNELS.get(shape[1], "another model's")
+    return f"makes latents of {shape[1]} channels, as {whose} does; FLUX.1 needs {flux1.LATENT_CHANNELS}"
+
+
+def prompt_fault(graph: PromptGraph, node: Node, name: str, base: BaseReference, where: str) -> str:
+    """Why prompts of the text encoder at an input do not fit a base; empty where they do, or it cannot be told."""
+    loader = graph.source(node, name)
+    if loader is None:
+        return ""
+    config = read_transformer_config(base.path)
+    wanted = (config["joint_attention_dim"], config["pooled_projection_dim"])
+    tiny = (TinyTextEncoder.WIDTH, TinyTextEncoder.POOLED_WIDTH)
+    if loader.kind == TINY_ENCODERS and wanted != tiny:
+        return (
+            f"{where}: clip is the tiny base's, and {base.name} is a real FLUX. Connect DualCLIPLoader of type flux, "
+            "with CLIP-L and T5-XXL."
+        )
+    if loader.kind != "DualCLIPLoader":
+        return ""
+    kind = loader.value("type", "")
+    if base.path == TINY_BASE:
+        return (
+            f"{where}: clip is a real text encoder, and the tiny base has its own. Connect the CLIP of Load Tiny FLUX "
+            "Encoders, or choose a FLUX.1 in Load FLUX LoRA."
+        )
+    if wanted == FLUX_WIDTHS and kind in BY_TYPE:
+        return (
+            f"{where}: clip comes from DualCLIPLoader of type {kind}, and {base.name} needs type flux, with CLIP-L and "
+            "T5-XXL."
+        )
+    return ""

@@ -1,0 +1,58 @@
+"""Whether what a graph writes can be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..failure_words import in_words
+from ..lora.adapter import FluxLoRA
+from .known import Known
+from .prompt_graph import UNKNOWN, Node
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def check_save(node: Node, lora: FluxLoRA | None, known: Known) -> Iterator[str]:
+    """What is wrong with a Save FLUX LoRA node. ``lora``: the shapes of what it is going to save."""
+    dtype = node.value("dtype", "fp32")
+    if dtype is not UNKNOWN and dtype not in BYTES:
+        yield f"Save FLUX LoRA: dtype must be one of {', '.join(BYTES)}; got {dtype!r}."
+        return
+    prefix = node.value("prefix", "loras/fluxduel")
+    if prefix is UNKNOWN:
+        return
+    problem = known.prefix_problem(prefix)
+    if problem:
+        yield problem
+        return
+    # Parts of a date are filled in when it is saved.
+    folder = known.output if "%" in prefix else (known.output / prefix).parent
+    size = 0 if lora is None or dtype is UNKNOWN else size_of(lora, BYTES[dtype])
+    yield from (f"Save FLUX LoRA: {fault}" for fault in folder_faults(folder, size))
+
+
+def size_of(lora: FluxLoRA, width: int = 4) -> int:
+    """Bytes of a LoRA's weights, ``width`` for each."""
+    return width * sum(tensor.numel() for tensor in lora.tensors.values())
+
+
+def folder_faults(folder: Path, size: int) -> Iterator[str]:
+    """Why no file of ``size`` bytes can be written to a folder, which need not be there yet."""
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(20, "", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(13, "", str(there))
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        yield in_words(error)
+        return
+    if free < size:
+        yield (
+            f"the disk of {there} has {free / 1e6:.0f} MB free, and the LoRA alone takes {size / 1e6:.0f} MB. Make "
+            "room, lower rank in Load FLUX LoRA, or choose fewer targets there."
+        )

@@ -1,0 +1,185 @@
+"""All that is wrong with a graph and can be known before it runs, by node.
+
+A false alarm is worse than a miss: what a wire brings is not guessed at, nodes of others are passed over, and where the
+check itself fails the graph runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..base.base_model import BaseReference
+from ..base.families import flux1
+from ..runs.run_directory import settings_of_runs
+from ..step_counts import step_counts
+from .datasets import ENCODE, IMAGES, check_encoding, check_images, data_settings, prompt_fault
+from .known import Known
+from .memory import check_room
+from .outputs import check_save, folder_faults, size_of
+from .prompt_graph import UNKNOWN, Node, PromptGraph, Settings
+from .stages import (
+    CONFIGS,
+    DISCRIMINATOR,
+    Problem,
+    check_discriminator,
+    check_stage,
+    check_target,
+    judge_settings,
+    stage_settings,
+)
+from .starts import LOAD, STAGES, Start, check_start, start, start_of
+
+SAVE, SAMPLE, EVALUATE = "FluxDuelSaveLoRA", "FluxDuelSampleFluxLoRA", "FluxDuelEvaluateFluxLoRA"
+STAGE_NAMES = dict(zip(STAGES, ("diffusion", "adversarial"), strict=True))
+COMPARED = ("flux_lora", "flux_lora_2", "flux_lora_3")
+UNTOLD = Start(None, None, False)
+
+log = logging.getLogger(__name__)
+
+
+def problems(graph: Mapping[str, Mapping[str, Any]], known: Known) -> dict[str, list[str]]:
+    """Node id -> what is wrong there, each in words that say what to change. Nothing large is loaded.
+
+    ``graph`` in the API's format. Every node that is named here would fail when it runs.
+    """
+    found: dict[str, list[str]] = {}
+    check = _Check(PromptGraph(graph), known)
+    for node in check.graph.nodes.values():
+        for place, text in _guarded(check.of(node)):
+            texts = found.setdefault(place, [])
+            if text not in texts:
+                texts.append(text)
+    return found
+
+
+def _guarded(told: Iterator[Problem]) -> Iterator[Problem]:
+    try:
+        yield from told
+    except Exception:
+        log.warning("A part of the check before the run failed, and is left out.", exc_info=True)
+
+
+class _Check:
+    def __init__(self, graph: PromptGraph, known: Known) -> None:
+        self.graph, self.known = graph, known
+        self._starts: dict[str, Start] = {}
+
+    def of(self, node: Node) -> Iterator[Problem]:
+        """What is wrong with a node, or found by way of it with others."""
+        if node.kind == LOAD:
+            yield from _at(node, check_start(node, self.known))
+        elif node.kind == IMAGES:
+            yield from _at(node, check_images(node, self.known))
+        elif node.kind == ENCODE:
+            yield from _at(node, check_encoding(self.graph, node, self.known))
+        elif node.kind == DISCRIMINATOR:
+            yield from _at(node, check_discriminator(node, self._judged(node), self.known))
+        elif node.kind in CONFIGS:
+            yield from self._of_stage(node)
+        elif node.kind == SAVE:
+            yield from _at(node, check_save(node, self._start(node).lora, self.known))
+        elif node.kind == SAMPLE:
+            yield from _at(node, self._of_samples(node))
+        elif node.kind == EVALUATE:
+            yield from _at(node, _step_counts(node, "step_counts", "Evaluate FLUX LoRA"))
+            for name in COMPARED:
+                yield from self._of_prompts(node, self._start(node, name).base)
+
+    def _start(self, node: Node, name: str = "flux_lora") -> Start:
+        """What the LoRA at an input began with."""
+        loading = start_of(self.graph, node, name)
+        if loading is None:
+            return UNTOLD
+        if loading.key not in self._starts:
+            self._starts[loading.key] = start(loading, self.known)
+        return self._starts[loading.key]
+
+    def _judged(self, node: Node) -> list[BaseReference]:
+        stages = [each for each in self.graph.of(STAGES[1]) if self.graph.source(each, "discriminator") == node]
+        return list(dict.fromkeys(base for stage in stages if (base := self._start(stage).base) is not None))
+
+    def _of_stage(self, stage: Node) -> Iterator[Problem]:
+        begun = self._start(stage)
+        done = self._may_be_done(stage, begun)
+        yield from check_stage(self.graph, stage, done=done)
+        if stage.kind == STAGES[1]:
+            yield from check_target(self.graph, stage, begun.base)
+        yield from self._of_prompts(stage, begun.base)
+        if done:
+            return
+        size = 0 if begun.lora is None else size_of(begun.lora)
+        yield from _at(stage, (f"The runs of stages: {fault}" for fault in folder_faults(self.known.runs, size)))
+        yield from _at(stage, self._of_room(stage, begun))
+
+    def _of_room(self, stage: Node, begun: Start) -> Iterator[str]:
+        encoding, judging = self.graph.source(stage, "real_latents"), self.graph.source(stage, "discriminator")
+        judge = None
+        if stage.kind == STAGES[1]:
+            if judging is None or judging.kind != DISCRIMINATOR:
+                return
+            judge = judge_settings(judging)
+        data = data_settings(encoding) if encoding is not None and encoding.kind == ENCODE else None
+        yield from check_room(begun, stage_settings(self.graph, stage), data, judge, self.known.memory())
+
+    def _may_be_done(self, stage: Node, begun: Start) -> bool:
+        """Whether a run of these settings is there: of one that is finished nothing is asked that training takes."""
+        if begun.base is None or begun.lora is None:
+            return True
+        name, judging = STAGE_NAMES[stage.kind], self.graph.source(stage, "discriminator")
+        parts: list[tuple[str, Settings]] = [(name, stage_settings(self.graph, stage))]
+        if judging is not None and judging.kind == DISCRIMINATOR:
+            parts.append(("discriminator", judge_settings(judging)))
+        beginning = {"base": begun.base.name, "lora": dataclasses.asdict(begun.lora.config)}
+        return any(
+            all(told.get(key) == value for key, value in beginning.items())
+            and all(_may_be(told.get(key, {}), part) for key, part in parts)
+            for told in settings_of_runs(self.known.runs, name)
+        )
+
+    def _of_prompts(self, node: Node, base: BaseReference | None) -> Iterator[Problem]:
+        """Whether the prompts that a node trains on, or compares with, are its base's."""
+        encoding = self.graph.source(node, "real_latents")
+        if base is None or encoding is None or encoding.kind != ENCODE or encoding.has("conditioning"):
+            return
+        fault = prompt_fault(self.graph, encoding, "clip", base, "Encode Real Latents")
+        if fault:
+            yield encoding.key, fault
+
+    def _of_samples(self, node: Node) -> Iterator[str]:
+        yield from _step_counts(node, "steps", "Sample FLUX LoRA")
+        for name in ("width", "height"):
+            side = node.value(name, 1024)
+            if side is not UNKNOWN and side % flux1.PIXELS_PER_TOKEN:
+                yield f"Sample FLUX LoRA: {name} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {side}."
+        prompt, base = self.graph.source(node, "conditioning"), self._start(node).base
+        if prompt is not None and prompt.kind == "CLIPTextEncode" and base is not None:
+            fault = prompt_fault(self.graph, prompt, "clip", base, "Sample FLUX LoRA: conditioning")
+            if fault:
+                yield fault
+
+
+def _at(node: Node, texts: Iterable[str]) -> Iterator[Problem]:
+    return ((node.key, text) for text in texts)
+
+
+def _step_counts(node: Node, name: str, where: str) -> Iterator[str]:
+    text = node.value(name, "25")
+    if text is UNKNOWN:
+        return
+    try:
+        step_counts(text, f"{where}: {name}")
+    except ValueError as error:
+        yield str(error)
+
+
+def _may_be(told: Mapping[str, Any], own: Settings) -> bool:
+    """Whether a run's settings may be these, as far as both are known and shape the result."""
+    return all(
+        told.get(field.name, value) == value
+        for field in dataclasses.fields(own.config)
+        if field.metadata["shapes_result"] and own.knows(field.name)
+        for value in [getattr(own.config, field.name)]
+    )
