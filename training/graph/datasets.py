@@ -32,7 +32,7 @@ BY_TYPE = {"sdxl": (2048, 1280), "sd3": (4096, 2048)}
 FLUX_WIDTHS = (4096, 768)
 # The first weight of a video model's VAE, which the host tells it by.
 VIDEO_KEYS = {
-    "decoder.middle.0.residual.0.gamma": "Wan's or Qwen-Image's",
+    "decoder.middle.0.residual.0.gamma": "Wan 2.1's or Qwen-Image's",
     "decoder.conv_in.conv.weight": "HunyuanVideo's",
 }
 
@@ -133,8 +133,8 @@ def prompt_fault(graph: PromptGraph, node: Node, name: str, base: BaseReference,
     tiny = (TinyTextEncoder.WIDTH, TinyTextEncoder.POOLED_WIDTH)
     if loader.kind == TINY_ENCODERS and wanted != tiny:
         return (
-            f"{where}: clip is the tiny base's, and {base.name} is a real FLUX. Connect DualCLIPLoader of type flux, "
-            "with CLIP-L and T5-XXL."
+            f"{where}: clip is the tiny base's, whose prompts are {tiny[0]} wide, and {base.name} takes {wanted[0]}. "
+            "Connect DualCLIPLoader of type flux, with CLIP-L and T5-XXL."
         )
     if loader.kind != "DualCLIPLoader":
         return ""

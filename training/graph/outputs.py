@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,9 +45,9 @@ def folder_faults(folder: Path, size: int) -> Iterator[str]:
     there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     try:
         if not there.is_dir():
-            raise NotADirectoryError(20, "", str(there))
+            raise OSError(errno.EEXIST if there == folder else errno.ENOTDIR, "", str(there))
         if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(13, "", str(there))
+            raise OSError(errno.EACCES, "", str(there))
         free = shutil.disk_usage(there).free
     except OSError as error:
         yield in_words(error)

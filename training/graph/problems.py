@@ -132,9 +132,10 @@ class _Check:
         parts: list[tuple[str, Settings]] = [(name, stage_settings(self.graph, stage))]
         if judging is not None and judging.kind == DISCRIMINATOR:
             parts.append(("discriminator", judge_settings(judging)))
-        beginning = {"base": begun.base.name, "lora": dataclasses.asdict(begun.lora.config)}
+        # More than one choice of targets, or name of a base, comes to the same run.
+        size = begun.lora.config.rank, begun.lora.config.alpha
         return any(
-            all(told.get(key) == value for key, value in beginning.items())
+            (told["lora"]["rank"], told["lora"]["alpha"]) == size
             and all(_may_be(told.get(key, {}), part) for key, part in parts)
             for told in settings_of_runs(self.known.runs, name)
         )

@@ -101,7 +101,7 @@ def _shapes(node: Node, known: Known, base: BaseReference) -> FluxLoRA | None:
     if not lora.knows("rank", "alpha", "targets", "target_regex"):
         return None
     try:
-        return new_shapes(base, lora.config)
+        return new_shapes(base, LoRAConfig(**vars(lora.config)))
     except (LoRAError, ValueError):  # said of the widgets
         return None
 

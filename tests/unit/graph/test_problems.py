@@ -29,11 +29,11 @@ from fluxduel.tests.host.two_stage_graph import (
     write_pictures,
 )
 from fluxduel.tests.true_width import write_headers
+from fluxduel.tests.unit.graph.machine import TINY, Machine, changed
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import TINY_BASE, AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.graph import problems as problems_file
-from fluxduel.training.graph.known import Known, Memory
-from fluxduel.training.graph.problems import problems
+from fluxduel.training.graph.known import Memory
 from fluxduel.training.lora.adapter import create, save
 from fluxduel.training.lora.value import LoRAConfig
 from fluxduel.training.runs.fingerprints import Fingerprint
@@ -41,55 +41,21 @@ from fluxduel.training.runs.planned import settings_of
 from fluxduel.training.runs.run_directory import RunDirectory
 from fluxduel.training.stages import discriminator_files
 
-TINY, FLUX = "tiny base (built in)", "flux.safetensors"
+FLUX = "flux.safetensors"
 GIB = 2**30
 MEMORY = "21"
 
 
-class Machine:
-    """A host's folders below ``root``, with what tests put there."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.checkpoints, self.loras, self.discriminators, self.vaes = {TINY: TINY_BASE}, {}, {}, {}
-        self.folders = {"pictures": write_pictures(root / "input" / "pictures", count=2)}
-        self.memory = Memory(64 * GIB, False)
-        (root / "output").mkdir()
-
-    def known(self) -> Known:
-        output = self.root / "output"
-        return Known(
-            checkpoints=lambda: self.checkpoints,
-            loras=lambda: self.loras,
-            discriminators=lambda: self.discriminators,
-            folders=lambda: self.folders,
-            vae=self.vaes.get,
-            folder_problem=lambda label: None if label in self.folders else f"no folder {label}",
-            prefix_problem=lambda prefix: None if prefix.strip() else "no prefix",
-            left_out=lambda: [output],
-            memory=lambda: self.memory,
-            runs=output / "fluxduel",
-            output=output,
-        )
-
-    def check(self, graph: Graph) -> dict[str, list[str]]:
-        return problems(graph, self.known())
-
-
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
+    write_pictures(tmp_path / "input" / "pictures", count=2)
+    (tmp_path / "output").mkdir()
     return Machine(tmp_path)
 
 
 @pytest.fixture
 def graph() -> Graph:
     return two_stage_graph("pictures")
-
-
-def changed(graph: Graph, key: str, **inputs: Any) -> Graph:
-    graph = copy.deepcopy(graph)
-    graph[key]["inputs"] |= inputs
-    return graph
 
 
 def on_flux(machine: Machine, graph: Graph) -> Graph:
@@ -223,7 +189,7 @@ def test_encoders_of_another_base(machine: Machine, graph: Graph) -> None:
     assert machine.check(real) == {}
     tiny = copy.deepcopy(real) | {ENCODERS: graph[ENCODERS]}
     told = machine.check(tiny)
-    assert set(told) == {LATENTS, SAMPLE} and "DualCLIPLoader of type flux" in told[LATENTS][0]
+    assert set(told) == {LATENTS, SAMPLE} and "Connect DualCLIPLoader of type flux" in told[LATENTS][0]
     assert set(machine.check(changed(real, ENCODERS, type="sdxl"))) == {LATENTS, SAMPLE}
     assert machine.check(changed(real, ENCODERS, type="hunyuan_video")) == {}
     assert set(machine.check(changed(real, LORA, checkpoint=TINY))) == {LATENTS, SAMPLE}
@@ -280,6 +246,8 @@ def test_a_run_that_may_be_finished_needs_no_memory(machine: Machine, graph: Gra
     with RunDirectory.opened(folder, wanted, settings_of(start, diffusion=config)):
         pass
     assert machine.check(refused) == {}
+    # What is not used is no difference.
+    assert machine.check(changed(refused, LORA, target_regex="unused")) == {}
     assert list(machine.check(changed(refused, STAGE_1, seed=1))) == [STAGE_1]
 
 
