@@ -21,7 +21,7 @@ from ..training.step_counts import step_counts as numbers_of
 from . import host
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .values import owned
-from .widgets import sampler_input, step_counts_problem, supported
+from .widgets import sampler_input, supported
 
 NODE = "Evaluate FLUX LoRA"
 MOST_PICTURES = 1024
@@ -131,10 +131,8 @@ class EvaluateFluxLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, step_counts: str | None = None) -> bool | str:
-        return host.problem_here(
-            None if step_counts is None else step_counts_problem(step_counts, f"{NODE}: step_counts")
-        )
+    def validate_inputs(cls, step_counts: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(

@@ -82,9 +82,8 @@ class LoadTrainingImages(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None = None) -> bool | str:
-        # A linked folder arrives as None and is looked up when the node runs.
-        return host.problem_here(None if folder is None else host.training_folder_problem(folder))
+    def validate_inputs(cls, folder: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:

@@ -20,7 +20,7 @@ from .conditioning import ignored_in, prompt_of
 from .fits import check_prompt
 from .sockets import FluxLoRASocket
 from .values import owned
-from .widgets import sampler_input, step_counts_problem, supported
+from .widgets import sampler_input, supported
 
 NODE = "Sample FLUX LoRA"
 
@@ -86,8 +86,8 @@ class SampleFluxLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, steps: str | None = None) -> bool | str:
-        return host.problem_here(None if steps is None else step_counts_problem(steps, f"{NODE}: steps"))
+    def validate_inputs(cls, steps: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -69,9 +70,8 @@ class SaveLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prefix: str | None = None) -> bool | str:
-        # A linked prefix arrives as None and is checked when the node runs.
-        return host.problem_here(None if prefix is None else host.prefix_problem(prefix))
+    def validate_inputs(cls, prefix: Any = None) -> bool | str:
+        return host.problem_here()
 
     @classmethod
     def execute(cls, flux_lora: FluxLoRA, prefix: str, format: str, dtype: str) -> io.NodeOutput:

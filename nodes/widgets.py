@@ -11,7 +11,6 @@ from comfy_api.latest import io
 
 from ..training.config import SAMPLERS, Config
 from ..training.lora.sampling_advice import TRAINED_SAMPLER
-from ..training.step_counts import step_counts
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 
@@ -84,12 +83,3 @@ def sampler_input() -> io.Input:
         tooltip="The sampler, by the host's name. A LoRA of stage 2 is trained for euler; one of stage 1 for any. heun "
         "takes two evaluations a step. Levels are those of scheduler simple with ModelSamplingFlux for the size.",
     )
-
-
-def step_counts_problem(text: str, where: str) -> str | None:
-    """What is wrong with numbers of sampling steps; ``None`` where nothing is."""
-    try:
-        step_counts(text, where)
-    except ValueError as error:
-        return str(error)
-    return None

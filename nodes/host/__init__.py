@@ -26,7 +26,6 @@ from .folders import (
     prefix_problem,
     remove_interrupted_file,
     runs_folder,
-    training_folder_problem,
     training_folders,
     written_folders,
 )
@@ -83,7 +82,6 @@ __all__ = [
     "show_comparison",
     "stop_if_interrupted",
     "text_ui",
-    "training_folder_problem",
     "training_folders",
     "vae_key",
     "with_device",

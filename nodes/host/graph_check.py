@@ -44,6 +44,7 @@ SHOWN_AT: dict[str, tuple[str, Any]] = {
     "FluxDuelSaveLoRA": ("prefix", None),
     "FluxDuelSampleFluxLoRA": ("steps", None),
     "FluxDuelEvaluateFluxLoRA": ("step_counts", None),
+    "FluxDuelCompareFluxLoRAs": ("step_counts", None),
     "FluxDuelOptimiserOptions": ("lr_schedule", "constant"),
     "FluxDuelNoiseOptions": ("timestep_sampling", "shifted"),
     "FluxDuelAdversarialOptions": ("balance", "fixed"),
@@ -104,15 +105,10 @@ def _checked(graph: Graph, targets: Collection[str] | None) -> Graph:
     return shown
 
 
-def problem_here(own: str | None = None) -> bool | str:
-    """What the ``validate_inputs`` of the node that the host looks at answers: ``True``, or what is wrong with it.
-
-    ``own``: what the node itself finds, for graphs that did not come by way of ``checked``.
-    """
+def problem_here() -> bool | str:
+    """What the ``validate_inputs`` of the node that the host looks at answers: ``True``, or what is wrong with it."""
     context = get_executing_context()
-    texts = list(_found.get({}).get(context.node_id, ())) if context else []
-    if own and own not in texts:
-        texts.insert(0, own)
+    texts = _found.get({}).get(context.node_id, ()) if context else ()
     return "\n".join(texts) or True
 
 

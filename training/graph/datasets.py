@@ -43,12 +43,12 @@ def data_settings(node: Node) -> Settings[DataConfig]:
 
 
 def check_images(node: Node, known: Known) -> Iterator[str]:
-    """What is wrong with a Load Training Images node. Pictures are not opened."""
+    """What is wrong with a Load Dataset Images node. Pictures are not opened."""
     rules = {"caption_rule": CAPTION_RULES, "mask_rule": MASK_RULES}
     for name, choices in rules.items():
         value = node.value(name, choices[0])
         if value is not UNKNOWN and value not in choices:
-            yield f"Load Training Images: {name} must be one of {', '.join(choices)}; got {value!r}."
+            yield f"Load Dataset Images: {name} must be one of {', '.join(choices)}; got {value!r}."
     rule, trigger = node.value("caption_rule", CAPTION_RULES[0]), node.value("trigger_word", "")
     if rule == "trigger word only" and trigger is not UNKNOWN and not trigger.strip():
         yield "The caption rule 'trigger word only' needs a trigger word, and trigger_word is empty."
@@ -77,7 +77,7 @@ def check_encoding(graph: PromptGraph, node: Node, known: Known) -> Iterator[str
         yield f"{NODE}: connect clip and captions, or conditioning."
     elif not node.has("captions"):
         yield (
-            f"{NODE}: there are no captions. Connect the captions of Load Training Images, or one text for all."
+            f"{NODE}: there are no captions. Connect the captions of Load Dataset Images, or one text for all."
         )
     if data.knows("resolution", "bucket_step"):
         try:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..base.base_model import BaseReference
 from ..base.families import flux1
 from ..runs.run_directory import settings_of_runs
-from ..step_counts import step_counts
+from ..step_counts import sampler_names, seeds, step_counts
 from .datasets import ENCODE, IMAGES, check_encoding, check_images, data_settings, prompt_fault
 from .known import Known
 from .memory import check_room
@@ -33,6 +33,15 @@ from .stages import (
 from .starts import LOAD, STAGES, Start, check_start, start, start_of
 
 SAVE, SAMPLE, EVALUATE = "FluxDuelSaveLoRA", "FluxDuelSampleFluxLoRA", "FluxDuelEvaluateFluxLoRA"
+# Class -> its name, and what it takes lists of: how they are read, and what is read where nothing is given.
+SAMPLING: dict[str, tuple[str, dict[str, tuple[Callable[[str, str], Any], str]]]] = {
+    SAMPLE: ("Sample FLUX LoRA", {"steps": (step_counts, "25")}),
+    EVALUATE: ("Evaluate FLUX LoRA", {"step_counts": (step_counts, "25")}),
+    "FluxDuelCompareFluxLoRAs": (
+        "Compare FLUX LoRAs",
+        {"step_counts": (step_counts, "25"), "samplers": (sampler_names, "euler"), "seeds": (seeds, "0")},
+    ),
+}
 STAGE_NAMES = dict(zip(STAGES, ("diffusion", "adversarial"), strict=True))
 COMPARED = ("flux_lora", "flux_lora_2", "flux_lora_3")
 UNTOLD = Start(None, None, False)
@@ -81,12 +90,13 @@ class _Check:
             yield from self._of_stage(node)
         elif node.kind == SAVE:
             yield from _at(node, check_save(node, self._start(node).lora, self.known))
-        elif node.kind == SAMPLE:
-            yield from _at(node, self._of_samples(node))
-        elif node.kind == EVALUATE:
-            yield from _at(node, _step_counts(node, "step_counts", "Evaluate FLUX LoRA"))
-            for name in COMPARED:
-                yield from self._of_prompts(node, self._start(node, name).base)
+        elif node.kind in SAMPLING:
+            yield from _at(node, _of_samples(node))
+            if node.kind == SAMPLE:
+                yield from _at(node, self._of_prompt(node))
+            if node.kind == EVALUATE:
+                for name in COMPARED:
+                    yield from self._of_prompts(node, self._start(node, name).base)
 
     def _start(self, node: Node, name: str = "flux_lora") -> Start:
         """What the LoRA at an input began with."""
@@ -149,12 +159,7 @@ class _Check:
         if fault:
             yield encoding.key, fault
 
-    def _of_samples(self, node: Node) -> Iterator[str]:
-        yield from _step_counts(node, "steps", "Sample FLUX LoRA")
-        for name in ("width", "height"):
-            side = node.value(name, 1024)
-            if side is not UNKNOWN and side % flux1.PIXELS_PER_TOKEN:
-                yield f"Sample FLUX LoRA: {name} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {side}."
+    def _of_prompt(self, node: Node) -> Iterator[str]:
         prompt, base = self.graph.source(node, "conditioning"), self._start(node).base
         if prompt is not None and prompt.kind == "CLIPTextEncode" and base is not None:
             fault = prompt_fault(self.graph, prompt, "clip", base, "Sample FLUX LoRA: conditioning")
@@ -166,14 +171,21 @@ def _at(node: Node, texts: Iterable[str]) -> Iterator[Problem]:
     return ((node.key, text) for text in texts)
 
 
-def _step_counts(node: Node, name: str, where: str) -> Iterator[str]:
-    text = node.value(name, "25")
-    if text is UNKNOWN:
-        return
-    try:
-        step_counts(text, f"{where}: {name}")
-    except ValueError as error:
-        yield str(error)
+def _of_samples(node: Node) -> Iterator[str]:
+    """What is wrong with the numbers of a node that samples."""
+    title, lists = SAMPLING[node.kind]
+    for name, (read, default) in lists.items():
+        text = node.value(name, default)
+        if text is UNKNOWN:
+            continue
+        try:
+            read(text, f"{title}: {name}")
+        except ValueError as error:
+            yield str(error)
+    for name in ("width", "height"):
+        side = node.value(name, 0)
+        if side is not UNKNOWN and side % flux1.PIXELS_PER_TOKEN:
+            yield f"{title}: {name} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {side}."
 
 
 def _may_be(told: Mapping[str, Any], own: Settings) -> bool:
