@@ -11,6 +11,7 @@ from ..training.data import images as image_folders
 from ..training.data.images import CAPTION_RULES, MASK_RULES
 from . import host
 from .values import outside_inference_mode
+from .widgets import supported
 
 
 class LoadTrainingImages(io.ComfyNode):
@@ -79,6 +80,7 @@ class LoadTrainingImages(io.ComfyNode):
                     tooltip="File names of the pictures, so that later messages can name them.",
                 ),
             ],
+            **supported(io.Schema, search_aliases=["training images", "training dataset", "captions", "kohya"]),
         )
 
     @classmethod

@@ -65,7 +65,7 @@ class TrainAdversarialStage(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **supported(io.Schema, search_aliases=["train adversarial stage", "discriminator", "fine-tune", "sharpen"]),
+            **supported(io.Schema, search_aliases=["train adversarial stage", "discriminator", "finetune", "sharpen"]),
         )
 
     @classmethod

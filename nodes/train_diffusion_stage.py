@@ -47,7 +47,10 @@ class TrainDiffusionStage(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **supported(io.Schema, search_aliases=["fine-tune", "train diffusion stage", "flow matching"]),
+            **supported(
+                io.Schema,
+                search_aliases=["fine-tune", "finetune", "DreamBooth", "train diffusion stage", "flow matching"],
+            ),
         )
 
     @classmethod
