@@ -14,6 +14,7 @@ from server import PromptServer
 
 from ...training.evidence.preview_sheet import PREVIEWS, SHEET, Column, Row, previews
 from ...training.failure_words import reason
+from ..run_history import Run
 from .folders import runs_folder
 from .reporting import history
 from .same_origin import from_this_host
@@ -45,7 +46,8 @@ def register_preview_routes() -> None:
         run, columns, rows = found
         return web.json_response(
             {
-                "run": run,
+                "run": run.run,
+                "sitting": run.sitting,
                 "rows": [row._asdict() for row in rows],
                 # As text: a number of nanoseconds is beyond what a page can count.
                 "steps": [{"step": column.step, "version": str(column.version)} for column in columns],
@@ -57,7 +59,7 @@ def register_preview_routes() -> None:
         if not from_this_host(request):
             return _foreign()
         found = await _of(request)
-        _, columns, rows = found or ("", [], ())
+        columns, rows = ([], ()) if found is None else found[1:]
         asked = request.query.get("step", ""), request.query.get("version", "")
         column = next((each for each in columns if (str(each.step), str(each.version)) == asked), None)
         if column is None:
@@ -76,21 +78,21 @@ def register_preview_routes() -> None:
         if not from_this_host(request):
             return _foreign()
         found = await _of(request)
-        sheet = None if found is None else runs_folder() / found[0] / PREVIEWS / SHEET
+        sheet = None if found is None else runs_folder() / found[0].run / PREVIEWS / SHEET
         if sheet is None or not sheet.is_file():
             return _refusal(404, "There is no sheet of previews yet.")
         return web.FileResponse(sheet, headers={"Cache-Control": "no-cache"})
 
 
-async def _of(request: web.Request) -> tuple[str, list[Column], Sequence[Row]] | None:
-    """Name, columns and rows of the run that the request's ``node`` trained last; ``None`` without any preview."""
+async def _of(request: web.Request) -> tuple[Run, list[Column], Sequence[Row]] | None:
+    """The run that the request's ``node`` trained last, its columns and rows; ``None`` without any preview."""
     run = history.latest(request.query.get("node", ""))
     if run is None:
         return None
     # A run that went on from an earlier step will draw those after it anew.
     reached = int(run.records[-1]["step"]) if run.records else 0
     columns, rows = await asyncio.to_thread(previews, runs_folder() / run.run, reached)
-    return (run.run, columns, rows) if columns else None
+    return (run, columns, rows) if columns else None
 
 
 def _small(path: Path, count: int) -> bytes:

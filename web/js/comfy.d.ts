@@ -42,6 +42,7 @@ export interface GraphNode {
   onConfigure?: (data: object) => void;
   computeSize(): ArrayLike<number>;
   setSize(size: [number, number]): void;
+  setDirtyCanvas(foreground: boolean, background: boolean): void;
   addDOMWidget(
     name: string,
     type: string,
@@ -94,6 +95,20 @@ export interface History {
   facts: Record<string, number>;
   records: Array<Record<string, number>>;
   notes: Note[];
+}
+
+export interface PreviewStep {
+  step: number;
+  /** Another one where the file was written anew. */
+  version: string;
+}
+
+/** The previews of a node's latest run: a row for each prompt, a step for each time that they were drawn. */
+export interface Previews {
+  run: string;
+  sitting: number;
+  rows: Array<{ prompt: string; how: string }>;
+  steps: PreviewStep[];
 }
 
 /** What the chart's element tells of its run, as the detail of a "fluxduel:run" event, whenever that changes. */

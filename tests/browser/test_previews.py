@@ -1,0 +1,134 @@
+"""Previews in the training nodes: as soon as there is one, with a slider over the steps, also after a reload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator
+
+from fluxduel.tests.browser.editor import Editor
+from fluxduel.tests.browser.test_resumed_run import graph_of
+from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.host.two_stage_graph import write_pictures
+
+STEPS = ["before training", "step 2", "step 4"]
+
+
+@pytest.fixture(scope="module")
+def folder(comfy_host: ComfyHost) -> Path:
+    return write_pictures(comfy_host.base / "input" / "previews-test")
+
+
+def train(host: ComfyHost, folder: Path, node: str, prompts: str = "a cat\na boat\na 猫", **stage: Any) -> None:
+    graph = graph_of(folder, node, **{"steps": 4, "preview_every": 2, "preview_steps": 2} | stage)
+    for each in graph.values():
+        if "preview_prompts" in each["inputs"]:
+            each["inputs"]["preview_prompts"] = prompts
+    assert failure(host.wait(host.queue(graph))) is None
+
+
+def slider(editor: Editor) -> Locator:
+    return editor.page.get_by_label("Step of the previews")
+
+
+def pictures(editor: Editor) -> list[str]:
+    """Each prompt's picture as a data URL, to tell one from another."""
+    editor.next_frame()
+    return editor.page.locator("figure canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL())")
+
+
+def wait_for(editor: Editor, step: str) -> list[str]:
+    """The pictures of a step, once they are drawn."""
+    editor.page.wait_for_function(
+        """step => {
+            const cells = [...document.querySelectorAll("figure canvas")];
+            const drawn = canvas => canvas.getContext("2d").getImageData(0, 0, 1, 1).data[3] === 255;
+            return cells.length > 0 && cells.every(c => c.ariaLabel.startsWith(step + ":") && drawn(c));
+        }""",
+        arg=step,
+    )
+    editor.page.wait_for_timeout(200)
+    return pictures(editor)
+
+
+def test_the_steps_are_gone_through_and_come_back_after_a_reload(
+    editor: Editor, browser: Browser, comfy_host: ComfyHost, folder: Path
+) -> None:
+    (node,) = editor.add("diffusion")
+    assert slider(editor).count() == 0
+    height = editor.page.evaluate("id => app.graph.getNodeById(id).size[1]", node)
+    nodes2 = editor.page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')")
+    # A seed for each renderer: of the same graph the host would run nothing again.
+    train(comfy_host, folder, node, seed=20 + nodes2)
+    seen = [wait_for(editor, STEPS[2])]
+    assert len(set(seen[0])) == 3
+    assert editor.page.locator("figcaption").all_inner_texts() == ["a cat", "a boat", "a 猫"]
+    assert "2 steps, euler, guidance 3.5, seed 0" in editor.page.content()
+    # By keyboard alone.
+    slider(editor).focus()
+    for key, step in (("Home", STEPS[0]), ("ArrowRight", STEPS[1])):
+        editor.page.keyboard.press(key)
+        seen.append(wait_for(editor, step))
+        assert slider(editor).get_attribute("aria-valuetext") == step
+    assert len({tuple(each) for each in seen}) == 3
+
+    # It has room of its own, and the chart keeps its.
+    chart, shown = editor.chart("diffusion").bounding_box(), editor.page.locator("figure canvas").first.bounding_box()
+    assert chart and shown and chart["height"] > 100 and shown["height"] > 80 and shown["y"] > chart["y"] + 100
+    assert editor.page.evaluate("id => app.graph.getNodeById(id).size[1]", node) > height + 100
+
+    saved = editor.page.evaluate("() => app.graph.serialize()")
+    assert "fluxduel_previews" not in json.dumps(saved)
+    editor.reload()
+    editor.open(saved)
+    assert wait_for(editor, STEPS[2]) == seen[0]
+    second = Editor(browser, comfy_host, nodes2=nodes2)
+    try:
+        second.open(saved)
+        assert wait_for(second, STEPS[2]) == seen[0]
+        with second.page.context.expect_page() as opened:
+            second.page.get_by_role("link", name="sheet").click()
+        opened.value.wait_for_load_state()
+        assert opened.value.evaluate("() => document.images[0].naturalWidth") > 300
+        assert not second.problems
+    finally:
+        second.page.close()
+
+
+def test_who_looks_at_an_early_step_stays_there(classic: Editor, comfy_host: ComfyHost, folder: Path) -> None:
+    (node,) = classic.add("diffusion")
+    train(comfy_host, folder, node, seed=30)
+    wait_for(classic, STEPS[2])
+    slider(classic).focus()
+    classic.page.keyboard.press("Home")
+    first = wait_for(classic, STEPS[0])
+    # More steps of the same run: its pictures are there, and new ones come.
+    train(comfy_host, folder, node, seed=30, steps=8)
+    classic.page.wait_for_function("() => document.querySelector('input[aria-label*=previews]').max === '4'")
+    assert wait_for(classic, STEPS[0]) == first
+    classic.page.keyboard.press("End")
+    assert wait_for(classic, "step 8") != first
+
+
+def test_a_run_that_is_finished_shows_all_of_its_steps(classic: Editor, comfy_host: ComfyHost, folder: Path) -> None:
+    """Where it trains nothing, the server draws nothing, and tells of no preview."""
+    (node,) = classic.add("diffusion")
+    train(comfy_host, folder, node, seed=50)
+    (node,) = classic.add("diffusion")
+    # Other prompts: the host runs the node again, and the run is the one from before, with its pictures.
+    train(comfy_host, folder, node, seed=50, prompts="a house")
+    wait_for(classic, STEPS[2])
+    assert slider(classic).get_attribute("max") == "2"
+    assert classic.page.locator("figcaption").all_inner_texts() == ["a cat", "a boat", "a 猫"]
+
+
+def test_a_run_without_previews_shows_none_of_another(classic: Editor, comfy_host: ComfyHost, folder: Path) -> None:
+    (node,) = classic.add("diffusion")
+    train(comfy_host, folder, node, seed=40)
+    wait_for(classic, STEPS[2])
+    train(comfy_host, folder, node, seed=41, preview_every=0)
+    classic.page.get_by_text("none in this run yet").wait_for()
+    assert classic.page.locator("figure").count() == 0 and slider(classic).is_disabled()
