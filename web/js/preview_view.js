@@ -24,6 +24,8 @@ export class PreviewView {
     this.previews = undefined;
     /** Of the step that is shown, among `previews.steps`. */
     this.place = 0;
+    /** @type {number | undefined} the step that the user has chosen; undefined for the newest */
+    this.wanted = undefined;
     /** @type {Map<string, HTMLImageElement>} by address, the longest unused first */
     this.loaded = new Map();
     /** @type {HTMLCanvasElement[]} one for each prompt */
@@ -32,7 +34,7 @@ export class PreviewView {
     const view = buildView();
     this.view = view;
     this.element = view.element;
-    view.slider.addEventListener("input", () => this.#show(Number(view.slider.value)));
+    view.slider.addEventListener("input", () => this.#choose(Number(view.slider.value)));
     // In Nodes 2.0 a press on the slider would drag the node.
     for (const kind of ["pointerdown", "mousedown"]) {
       view.slider.addEventListener(kind, (event) => event.stopPropagation());
@@ -48,16 +50,26 @@ export class PreviewView {
     const before = this.previews;
     const same = before !== undefined && before.run === previews.run && sameRows(before, previews);
     const last = previews.steps.length - 1;
-    const shown = same ? before.steps[this.place].step : undefined;
-    const follows = !same || this.place === before.steps.length - 1;
-    const stays = previews.steps.findIndex(({ step }) => step === shown);
     this.previews = previews;
-    if (!same) this.#build();
+    if (!same) {
+      this.wanted = undefined;
+      this.#build();
+    }
+    // A run that goes on has no more than its first step for a moment.
+    const { wanted } = this;
+    const place = wanted === undefined ? last : previews.steps.findLastIndex(({ step }) => step <= wanted);
     const { slider, link } = this.view;
     slider.max = String(last);
     slider.disabled = last === 0;
     link.href = sheet;
-    this.#show(follows || stays < 0 ? last : stays);
+    this.#show(Math.max(0, place));
+  }
+
+  /** @param {number} place */
+  #choose(place) {
+    const { steps } = /** @type {Previews} */ (this.previews);
+    this.wanted = place === steps.length - 1 ? undefined : steps[place].step;
+    this.#show(place);
   }
 
   /** The run has no previews (yet). */
