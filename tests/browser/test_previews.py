@@ -19,7 +19,7 @@ STEPS = ["before training", "step 2", "step 4"]
 
 @pytest.fixture(scope="module")
 def folder(comfy_host: ComfyHost) -> Path:
-    return write_pictures(comfy_host.base / "input" / "previews-test")
+    return write_pictures(comfy_host.base / "input" / "previews-page")
 
 
 def train(host: ComfyHost, folder: Path, node: str, prompts: str = "a cat\na boat\na 猫", **stage: Any) -> None:
