@@ -60,7 +60,8 @@ export class PreviewView {
     const place = wanted === undefined ? last : previews.steps.findLastIndex(({ step }) => step <= wanted);
     const { slider, link } = this.view;
     slider.max = String(last);
-    slider.disabled = last === 0;
+    // Also with one step alone: an element that is disabled loses the keyboard's focus.
+    slider.disabled = false;
     link.href = sheet;
     this.#show(Math.max(0, place));
   }
