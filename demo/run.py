@@ -25,7 +25,7 @@ from .sheet import draw_arms, measures, sheet
 from .workflow import WorkflowError, api_graph
 
 FOLDER = ROOT / ".demo"
-WORKFLOW = "two_stage_tiny.json"
+WORKFLOW = "Two stages on the tiny base.json"
 STAGES = {"diffusion": "stage 1", "adversarial": "stage 2"}
 SHOWN = ("diffusion_loss", "discriminator_loss", "adversarial_loss", "real_accuracy", "fake_accuracy")
 NOT_SHIPPED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
@@ -141,11 +141,6 @@ class Progress:
 def show(host: ComfyHost, run: Run) -> None:
     """Draw the sheet and print the numbers and where everything lies."""
     output = host.base / "output"
-
-    def saved(title: str) -> list[Path]:
-        images = run.outputs[run.node(title)]["images"]
-        return [output / image["subfolder"] / image["filename"] for image in images]
-
     records = {stage: read_records(output / "fluxduel" / name / "stats.jsonl") for stage, name in run.folders.items()}
     (message,) = run.outputs[run.node("Save FLUX LoRA")]["text"]
     arms = draw_arms(*(lora_file(host, run, title) for title in ("Save: Stage 1", "Save FLUX LoRA")))
@@ -156,7 +151,6 @@ def show(host: ComfyHost, run: Run) -> None:
     print(measures(arms))
     print()
     print(message)
-    print(f"Losses: {saved('Losses')[0]}")
     print(f"What was not trained on, as it is and as each stage draws it: {picture}")
 
 

@@ -35,7 +35,7 @@ def api_graph(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> di
 
 def widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
     """The saved values by widget name. They are saved by position, in the order in which the node declares them."""
-    names = list(_saved_widgets(info))
+    names = list(saved_widgets(info))
     values = node.get("widgets_values") or []
     if len(values) != len(names):
         raise WorkflowError(
@@ -50,8 +50,8 @@ def is_widget(kind: str | list[Any], options: Mapping[str, Any]) -> bool:
     return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
 
 
-def _saved_widgets(info: Mapping[str, Any]) -> Iterator[str | None]:
-    """Names of the widgets with a saved value; ``None`` for the editor's own control beside a seed."""
+def saved_widgets(info: Mapping[str, Any]) -> Iterator[str | None]:
+    """Names of a node's widgets with a saved value, in their order; ``None`` for the editor's own beside a seed."""
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():
             options = rest[0] if rest else {}

@@ -104,7 +104,7 @@ class Reading:
         """Notes the widgets that no option belongs to, as of a newer version of the pack."""
         for node in self.graph.values():
             known = {each.name for config in _OPTIONS.get(node.kind, ()) for each in dataclasses.fields(config)}
-            unknown = sorted(set(node.values) - known - _OTHER_WIDGETS)
+            unknown = sorted(map(str, set(node.values) - known - _OTHER_WIDGETS))
             if node.kind in _OPTIONS and unknown:
                 self.notes.append(f"{node.label}: there is no option for {', '.join(unknown)}, which is left out.")
 

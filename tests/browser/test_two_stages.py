@@ -21,7 +21,7 @@ from fluxduel.tests.browser.test_chart import colours
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 from fluxduel.training.evidence.glossary import CURVES
 
-WORKFLOW = "two_stage_tiny"
+WORKFLOW = "Two%20stages%20on%20the%20tiny%20base"
 SCREENSHOT = os.environ.get("FLUXDUEL_SCREENSHOT")
 SHORT = {
     "FluxDuelTrainDiffusionStage": {"steps": 12, "batch_size": 2, "preview_every": 0},
@@ -30,7 +30,7 @@ SHORT = {
     "FluxDuelAdversarialOptions": {"discriminator_warmup": 4, "anchor": "pictures"},
     "FluxDuelNoiseOptions": {"guidance": 1.0},
     "FluxDuelWatchOptions": {"validate_every": 4},
-    "FluxDuelSampleFluxLoRA": {"steps": "1, 2", "count": 1},
+    "FluxDuelCompareFluxLoRAs": {"step_counts": "1, 2"},
 }  # fmt: skip
 LONG = {
     "FluxDuelTrainDiffusionStage": {"steps": 300},

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fluxduel.demo.templates.__main__ import written
+from fluxduel.demo.templates.layout import TITLE
+from fluxduel.demo.templates.write import CORE_VERSION
 from fluxduel.demo.workflow import NOTES, api_graph, is_widget, widget_values
 from fluxduel.tests.comfy_host import ROOT, ComfyHost, HostError
 from fluxduel.training.data.demo_pictures import DEMO_LABEL
 
-WORKFLOWS = [ROOT / "example_workflows" / name for name in ("two_stage_tiny.json", "two_stage_flux_dev.json")]
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+TINY = ROOT / "example_workflows" / "Two stages on the tiny base.json"
 
 
 def put_what_the_workflow_lists(base: Path, workflow: dict[str, Any]) -> None:
     """Empty model files and training folders, so that the host's lists offer what the workflow has chosen."""
+    values = [value for node in workflow["nodes"] for value in node["widgets_values"]]
+    for name in [value for value in values if str(value).startswith("my_lora")]:
+        (base / "models" / "loras").mkdir(parents=True, exist_ok=True)
+        (base / "models" / "loras" / name).touch()
     for node in workflow["nodes"]:
         for model in node["properties"].get("models", ()):
             path = base / "models" / model["directory"] / model["name"]
@@ -72,39 +81,86 @@ def check_value(where: str, declared: list[Any], value: Any) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_nodes_do_not_overlap_and_lie_in_one_group_at_most(path: Path) -> None:
+def test_nodes_do_not_overlap_and_lie_in_one_group(path: Path) -> None:
     workflow = json.loads(path.read_text())
-    # The title bar is drawn above a node's position.
-    boxes = [(node["pos"][0], node["pos"][1] - 30, *node["size"]) for node in workflow["nodes"]]
-    boxes = [(x, y, x + width, y + height + 30) for x, y, width, height in boxes]
+    boxes = {node["id"]: drawn_box(node) for node in workflow["nodes"]}
     groups = [(x, y, x + width, y + height) for x, y, width, height in (g["bounding"] for g in workflow["groups"])]
-    for rectangles in (boxes, groups):
+    for rectangles in ([*boxes.values()], groups):
         for index, one in enumerate(rectangles):
             assert not [other for other in rectangles[index + 1 :] if overlap(one, other)]
-    assert [group["title"] for group in workflow["groups"]] == ["1 Data", "2 Stage 1", "3 Stage 2", "4 Result"]
+    for node in workflow["nodes"]:
+        homes = [group for group in groups if overlap(group, boxes[node["id"]])]
+        assert len(homes) == (node["type"] not in NOTES), node["type"]
+        assert all(inside(boxes[node["id"]], group) for group in homes), node["type"]
+    titles = [group["title"] for group in workflow["groups"]]
+    assert [title.split()[0] for title in titles] == [str(number) for number in range(1, len(titles) + 1)]
     lefts = [group[0] for group in groups]
     assert lefts == sorted(lefts)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_groups_are_tight_and_wires_go_to_the_right_or_stay_in_their_group(path: Path) -> None:
+    workflow = json.loads(path.read_text())
+    boxes = {node["id"]: drawn_box(node) for node in workflow["nodes"]}
+    groups = [(x, y, x + width, y + height) for x, y, width, height in (g["bounding"] for g in workflow["groups"])]
+    for group in groups:
+        within = [box for box in boxes.values() if overlap(group, box)]
+        margins = (
+            min(box[0] for box in within) - group[0],
+            min(box[1] for box in within) - group[1],
+            group[2] - max(box[2] for box in within),
+            group[3] - max(box[3] for box in within),
+        )
+        assert all(0 <= margin <= 50 for margin in margins), margins
+    home = {number: [g for g in groups if overlap(g, box)] for number, box in boxes.items()}
+    for _, origin, _, target, _, kind in workflow["links"]:
+        assert boxes[origin][2] <= boxes[target][0] or home[origin] == home[target], kind
+
+
+def drawn_box(node: dict[str, Any]) -> tuple[float, ...]:
+    """A node's left, top, right and bottom: its title bar is above its position, and all of a folded one."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return (x, y - TITLE, x + width, y + (0 if node["flags"].get("collapsed") else height))
+
+
+def inside(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return box[0] >= other[0] and box[1] >= other[1] and box[2] <= other[2] and box[3] <= other[3]
+
+
+def test_the_files_are_what_the_command_writes(comfy_host: ComfyHost) -> None:
+    version = comfy_host.get("/system_stats")["system"]["comfyui_version"]
+    if version != CORE_VERSION:
+        pytest.skip(f"host {version} describes its own nodes otherwise than {CORE_VERSION}, for which they are written")
+    found = written(comfy_host.object_info())
+    assert sorted(found) == [path.name for path in WORKFLOWS]
+    for path in WORKFLOWS:
+        assert json.loads(path.read_text()) == found[path.name], f"python -m fluxduel.demo.templates ({path.name})"
 
 
 def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def test_the_queue_takes_the_tiny_workflow(comfy_host: ComfyHost) -> None:
-    workflow = json.loads(WORKFLOWS[0].read_text())
+def test_the_queue_takes_the_tiny_workflow_as_it_is(comfy_host: ComfyHost) -> None:
+    prompt = comfy_host.queue(api_graph(json.loads(TINY.read_text()), comfy_host.object_info()))
+    while prompt not in comfy_host.get("/history"):
+        comfy_host.interrupt()
+        time.sleep(0.5)
+    messages = comfy_host.get(f"/history/{prompt}")[prompt]["status"]["messages"]
+    assert [data for kind, data in messages if kind == "execution_error"] == []
+
+
+def test_a_folder_without_pictures_is_named_before_anything_runs(comfy_host: ComfyHost) -> None:
+    workflow = json.loads(TINY.read_text())
     (pictures,) = [node for node in workflow["nodes"] if node["type"] == "FluxDuelLoadTrainingImages"]
     pictures["widgets_values"][0] = "no_pictures"
     put_what_the_workflow_lists(comfy_host.base, workflow)
-    graph = api_graph(workflow, comfy_host.object_info())
-    # The host accepts the graph, and the first node that needs pictures says what is missing.
-    entry = comfy_host.wait(comfy_host.queue(graph), timeout=120)
-    (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
-    assert error["node_type"] == "FluxDuelLoadTrainingImages"
-    assert "no_pictures" in error["exception_message"]
+    with pytest.raises(HostError, match=r"FluxDuelLoadTrainingImages .*no_pictures holds no picture"):
+        comfy_host.queue(api_graph(workflow, comfy_host.object_info()))
 
 
 def test_a_graph_with_the_old_demo_folder_is_told_what_to_choose(comfy_host: ComfyHost) -> None:
-    workflow = json.loads(WORKFLOWS[0].read_text())
+    workflow = json.loads(TINY.read_text())
     (pictures,) = [node for node in workflow["nodes"] if node["type"] == "FluxDuelLoadTrainingImages"]
     pictures["widgets_values"][0] = "fluxduel_demo"
     graph = api_graph(workflow, comfy_host.object_info())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from fluxduel.demo.templates.__main__ import templates
 from fluxduel.headless.command_line import parsers
 from fluxduel.tests.comfy_host import ROOT
 from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
@@ -110,7 +111,7 @@ def test_the_registry_gets_what_the_tiny_graph_needs() -> None:
         assert not [line for line in left_out if path.startswith(line) or fnmatch.fnmatch(path, line)], path
     (load,) = [
         node
-        for node in json.loads((ROOT / "example_workflows" / "two_stage_tiny.json").read_text())["nodes"]
+        for node in json.loads((ROOT / "example_workflows" / "Two stages on the tiny base.json").read_text())["nodes"]
         if node["type"] == "FluxDuelLoadTrainingImages"
     ]
     assert load["widgets_values"][0] == DEMO_LABEL
@@ -167,7 +168,10 @@ def test_every_node_has_a_help_page() -> None:
 
 
 def test_the_workflows_are_shipped() -> None:
-    assert [path.name for path in WORKFLOWS] == ["two_stage_flux_dev.json", "two_stage_tiny.json"]
+    names = [path.stem for path in WORKFLOWS]
+    assert names == sorted(template.name for template in templates())
+    assert [path.stem for path in sorted(WORKFLOWS[0].parent.glob("*.jpg"))] == names
+    assert all(path.with_suffix(".jpg").stat().st_size < 60_000 for path in WORKFLOWS)
 
 
 def test_every_node_of_a_workflow_names_its_pack() -> None:

@@ -6,7 +6,7 @@
 /** @typedef {{ rows: string[], groups: Group[] }} Comparison */
 /** @typedef {"left" | "right"} Side */
 
-export const MIN_HEIGHT = 380;
+export const MIN_HEIGHT = 300;
 const SIDES = /** @type {Side[]} */ (["left", "right"]);
 /** Where the line stands, in percent of the picture's width. */
 const MIDDLE = 50;

@@ -1,0 +1,80 @@
+"""Where everything of a template is drawn: columns from left to right, boxes around them, and a view of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .spec import Group, Node, Template
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+TITLE = 30  # above a node's position
+GROUP_TITLE = 44
+MARGIN = 12  # between a box and its nodes
+GAP = 22
+GROUP_GAP = 24
+NOTE_WIDTH = 300
+NOTE = "note"
+# What the editor's bars leave of a window of 1600 x 1000: left, top, right, bottom.
+WINDOW = (70, 117, 1590, 992)
+LARGEST_SCALE = 1.0
+# Frontend 1.32 draws Nodes 2.0 this much larger than the graph says, and keeps the scale.
+LARGEST_UNIT = 1.2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Boxes (left, top, width, height) by key of the node, title bars left out, and of each group."""
+
+    nodes: Mapping[str, Box]
+    groups: tuple[Box, ...]
+    scale: float
+    offset: tuple[float, float]
+
+
+def lay_out(template: Template, size_of: Callable[[Node], Size]) -> Layout:
+    """Places for all nodes: groups from left to right, the note above one of them or before the first."""
+    nodes: dict[str, Box] = {}
+    groups = []
+    left = 0
+    if not any(group.under_note for group in template.groups):
+        nodes[NOTE] = (0, TITLE, NOTE_WIDTH, template.note_height)
+        left = NOTE_WIDTH + GROUP_GAP
+    for group in template.groups:
+        top = TITLE + template.note_height + GAP if group.under_note else 0
+        box, placed = _place(group, template.nodes, size_of, left, top)
+        if group.under_note:
+            nodes[NOTE] = (left, TITLE, box[2], template.note_height)
+        groups.append(box)
+        nodes |= placed
+        left += box[2] + GROUP_GAP
+    boxes = [nodes[NOTE], *groups]
+    right = max(left + width for left, _, width, _ in boxes)
+    bottom = max(top + height for _, top, _, height in boxes)
+    x0, y0, x1, y1 = WINDOW
+    scale = min((x1 - x0) / right / LARGEST_UNIT, (y1 - y0) / bottom / LARGEST_UNIT, LARGEST_SCALE)
+    return Layout(nodes, tuple(groups), round(scale, 3), (round(x0 / scale, 1), round(y0 / scale, 1)))
+
+
+def _column_widths(group: Group, nodes: Mapping[str, Node], size_of: Callable[[Node], Size]) -> list[int]:
+    return [max(group.width, *(size_of(nodes[key])[0] for key in column)) for column in group.columns]
+
+
+def _place(
+    group: Group, nodes: Mapping[str, Node], size_of: Callable[[Node], Size], left: int, top: int
+) -> tuple[Box, dict[str, Box]]:
+    """The group's own box, and those of its nodes."""
+    placed: dict[str, Box] = {}
+    x = left + MARGIN
+    bottom = top
+    for column, width in zip(group.columns, _column_widths(group, nodes, size_of), strict=True):
+        y = top + GROUP_TITLE
+        for key in column:
+            height = 0 if nodes[key].folded else size_of(nodes[key])[1]
+            placed[key] = (x, y + TITLE, width, size_of(nodes[key])[1])
+            y += TITLE + height + GAP
+        bottom = max(bottom, y - GAP)
+        x += width + GAP
+    return (left, top, x - GAP + MARGIN - left, bottom + MARGIN - top), placed

@@ -1,0 +1,90 @@
+"""What several templates are made of: the real FLUX's files, the data, saving, comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .spec import Node
+
+HUB = "https://huggingface.co"
+TRANSFORMER = {
+    "name": "flux1-dev.safetensors",
+    "url": f"{HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors",
+    "directory": "diffusion_models",
+}
+CLIP_L = {
+    "name": "clip_l.safetensors",
+    "url": f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors",
+    "directory": "text_encoders",
+}
+T5 = {
+    "name": "t5xxl_fp16.safetensors",
+    "url": f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors",
+    "directory": "text_encoders",
+}
+VAE = {
+    "name": "ae.safetensors",
+    "url": f"{HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors",
+    "directory": "vae",
+}
+FILES = "Files, in **ComfyUI/models/**: " + ", ".join(
+    f"**{model['directory']}/** [{model['name']}]({model['url']})" for model in (TRANSFORMER, CLIP_L, T5, VAE)
+)
+OWN_LORA = "my_lora.safetensors"
+OWN_PICTURES = "my_pictures"
+
+
+def flux_encoders() -> dict[str, Node]:
+    """The text encoders and the VAE of FLUX.1."""
+    return {
+        "clip": Node(
+            "DualCLIPLoader",
+            {"clip_name1": CLIP_L["name"], "clip_name2": T5["name"], "type": "flux"},
+            models=(CLIP_L, T5),
+        ),
+        "vae": Node("VAELoader", {"vae_name": VAE["name"]}, models=(VAE,)),
+    }
+
+
+def load_lora(**values: Any) -> Node:
+    """FLUX.1-dev with a LoRA on it."""
+    usual = {"checkpoint": TRANSFORMER["name"], "targets": "attention+mlp"}
+    return Node("FluxDuelLoadFluxLoRA", usual | values, models=(TRANSFORMER,))
+
+
+def data(folder: str, encoders: tuple[tuple[str, str], tuple[str, str]], **encode: Any) -> dict[str, Node]:
+    """Pictures of a folder, encoded. ``encoders``: where the CLIP and the VAE come from."""
+    names = ("images", "captions", "masks", "names")
+    return {
+        "pictures": Node("FluxDuelLoadTrainingImages", {"folder": folder}),
+        "encode": Node(
+            "FluxDuelEncodeRealLatents",
+            encode,
+            {name: ("pictures", name) for name in names} | {"clip": encoders[0], "vae": encoders[1]},
+        ),
+    }
+
+
+def train(values: Mapping[str, Any], options: str = "") -> Node:
+    """Stage 1 from the loaded LoRA. ``options``: the last option node of its chain."""
+    wires = {"flux_lora": ("lora", "flux_lora"), "real_latents": ("encode", "real_latents")}
+    return Node("FluxDuelTrainDiffusionStage", values, wires | chained(options))
+
+
+def chained(options: str) -> dict[str, tuple[str, str]]:
+    """The wire that an option node gives to the next node, if there is one."""
+    return {"options": (options, "options")} if options else {}
+
+
+def save(stage: str, prefix: str, title: str = "", *, folded: bool = False) -> Node:
+    """The LoRA of a stage as a file."""
+    wires = {"flux_lora": (stage, "flux_lora")}
+    return Node("FluxDuelSaveLoRA", {"prefix": prefix}, wires, title=title, folded=folded)
+
+
+def compare(loras: tuple[str, ...], vae: tuple[str, str], **values: Any) -> Node:
+    """All of these LoRAs with the captions of the encoded pictures as prompts, and the pictures themselves."""
+    sockets = ("flux_lora", *(f"flux_lora_{number}" for number in range(2, len(loras) + 1)))
+    wires = {socket: (lora, "flux_lora") for socket, lora in zip(sockets, loras, strict=True)}
+    return Node("FluxDuelCompareFluxLoRAs", values, wires | {"real_latents": ("encode", "real_latents"), "vae": vae})
