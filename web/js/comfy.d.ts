@@ -17,7 +17,7 @@ export interface DomWidget {
 export interface Widget {
   name: string;
   value: unknown;
-  options?: { advanced?: boolean; hidden?: boolean; values?: unknown };
+  options?: { advanced?: boolean; hidden?: boolean; values?: unknown; precision?: number; maxFractionDigits?: number };
   callback?: (...values: unknown[]) => void;
   advanced?: boolean;
   hidden?: boolean;

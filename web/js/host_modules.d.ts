@@ -3,7 +3,11 @@
 declare module "*/scripts/app.js" {
   export const app: {
     rootGraph: import("./comfy").Graph;
-    canvas: { canvas: HTMLCanvasElement; setDirty?(front: boolean, back: boolean): void };
+    canvas: {
+      canvas: HTMLCanvasElement;
+      default_connection_color_byType?: Record<string, string>;
+      setDirty?(front: boolean, back: boolean): void;
+    };
     extensionManager: {
       setting: { get(id: string): unknown };
       toast: { add(toast: { severity: string; summary: string; detail: string; life: number }): void };
