@@ -1,6 +1,7 @@
 """The templates as they open: nothing missing, nothing over another, all of it in the window, titles that can be read.
 
-``FLUXDUEL_THUMBNAILS=1`` has them write the pictures that the list of templates shows.
+``FLUXDUEL_THUMBNAILS=1`` has them write the pictures that the list of templates shows, and the README's picture of the
+two-stage graph.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ def write_thumbnail(editor: Editor, nodes: list[Drawn], path: Path) -> None:
     left, top = (min(node.box[side] for node in nodes) - 8 for side in (0, 1))
     right, bottom = (max(node.box[side] for node in nodes) + 8 for side in (2, 3))
     picture = picture.crop((round(left), round(top) - 18, round(right), round(bottom)))
+    if path.stem == "Two stages on the tiny base":
+        picture.save(ROOT / "docs" / "two_stage_graph.png", optimize=True)
     height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
     picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS).save(path, quality=80, optimize=True)
 
