@@ -28,7 +28,7 @@ _MARKED = """() => app.graph.nodes.filter(node => {
 
 
 def test_three_faults_make_one_message_and_three_marks(editor: Editor) -> None:
-    editor.open(editor.host.get(f"/api/workflow_templates/{PACK_NAME}/two_stage_tiny.json"))
+    editor.open(editor.host.get(f"/api/workflow_templates/{PACK_NAME}/Two%20stages%20on%20the%20tiny%20base.json"))
     editor.chart("adversarial").wait_for()
     editor.page.evaluate(_SET, FAULTS)
     before = set(editor.host.get("/history"))

@@ -122,6 +122,16 @@ def test_the_registry_gets_what_the_tiny_graph_needs() -> None:
     assert load["widgets_values"][0] == DEMO_LABEL
 
 
+def test_the_registrys_icon_is_a_square_of_this_repository() -> None:
+    comfy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["comfy"]
+    repository = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+    address = f"https://raw.githubusercontent.com/{repository}/main/"
+    assert comfy["Icon"].startswith(address)
+    picture = (ROOT / comfy["Icon"].removeprefix(address)).read_text()
+    width, height = map(int, re.findall(r'<svg[^>]* width="(\d+)" height="(\d+)"', picture)[0])
+    assert width == height <= 400
+
+
 def test_engine_and_command_line_do_not_import_the_host() -> None:
     for path in ENGINE:
         assert imported_from_host(path) == set(), name_of(path)
