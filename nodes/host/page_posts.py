@@ -39,6 +39,11 @@ def check_page(request: web.Request) -> None:
     """Raises ``Refused`` unless it is a POST, and of a page of this host where a browser sends it."""
     if request.method != "POST":
         raise Refused(405, "Only POST is answered here.")
+    check_asker(request)
+
+
+def check_asker(request: web.Request) -> None:
+    """Raises ``Refused`` for what another site's page asks."""
     if not from_this_host(request):
         raise Refused(403, "Only pages of this ComfyUI may ask that.")
 

@@ -20,6 +20,7 @@ from ...training.runs.fingerprints import Fingerprint
 from ...training.runs.run_directory import Choice
 from ..run_history import Run, RunHistory, noted, progress_line
 from .memory import interrupted, unless_interrupted
+from .page_posts import answering, check_asker
 from .peak_memory import PeakMemory
 from .progress import Progress
 
@@ -180,7 +181,9 @@ def register_routes() -> None:
     """
 
     @PromptServer.instance.routes.get("/fluxduel/history")
+    @answering
     async def get_history(request: web.Request) -> web.Response:
+        check_asker(request)
         run = history.latest(request.query.get("node", ""))
         if run is None:
             return web.Response(status=204)

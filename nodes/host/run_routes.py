@@ -6,7 +6,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ...training.runs.running import ACTIONS, NotRunning, RunningRuns
-from .page_posts import Refused, answering, check_page, texts_of
+from .page_posts import Refused, answering, check_asker, check_page, texts_of
 
 running = RunningRuns()
 
@@ -20,7 +20,9 @@ def register_run_routes() -> None:
     """
 
     @PromptServer.instance.routes.get("/fluxduel/runs")
+    @answering
     async def list_runs(request: web.Request) -> web.Response:
+        check_asker(request)
         return web.json_response({"runs": running.listed()})
 
     @PromptServer.instance.routes.route("*", "/fluxduel/run/{action}")

@@ -6,7 +6,9 @@ import gzip
 import http.client
 import json
 import random
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -172,3 +174,14 @@ def test_our_page_is_answered(comfy_host: ComfyHost, run: dict[str, str], header
         case.headers |= {"Origin": comfy_host.url, "Host": comfy_host.url.removeprefix("http://")}
     answer = send(comfy_host, case)
     assert answer.status == 200 and json.loads(answer.body)["message"].endswith(run["run"])
+
+
+@pytest.mark.parametrize("path", ["/fluxduel/history?node=1", "/fluxduel/runs"])
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://elsewhere.example"}], ids=str)
+def test_another_sites_page_is_told_nothing(
+    comfy_host: ComfyHost, run: dict[str, str], path: str, headers: dict[str, str]
+) -> None:
+    request = urllib.request.Request(comfy_host.url + path, headers=headers)
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request)
+    assert refusal.value.code == 403
