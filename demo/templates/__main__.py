@@ -1,4 +1,4 @@
-"""Write all templates into ``example_workflows``.
+"""Write all templates into ``example_workflows``, and the blueprint into ``subgraphs``.
 
     python -m fluxduel.demo.templates [--measure]
 
@@ -19,6 +19,7 @@ from fluxduel.tests.comfy_host import ROOT, ComfyHost
 
 from ...training.data.demo_pictures import DEMO_LABEL
 from . import sizes
+from .blueprint import TWO_STAGES, write_blueprint
 from .flux import flux_templates
 from .layout import lay_out
 from .spec import Template
@@ -26,6 +27,7 @@ from .tiny import tiny
 from .write import write
 
 FOLDER = ROOT / "example_workflows"
+BLUEPRINT = ROOT / "subgraphs" / f"{TWO_STAGES.name}.json"
 TINY_BASE_LABEL = "tiny base (built in)"
 
 
@@ -43,6 +45,12 @@ def written(object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def written_blueprint(object_info: dict[str, Any]) -> dict[str, Any]:
+    """The blueprint in the editor's format."""
+    known = sizes.read()
+    return write_blueprint(TWO_STAGES, lambda node: sizes.size_of(node, known), object_info)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", action="store_true", help="measure the nodes' sizes first")
@@ -55,9 +63,10 @@ def main() -> int:
             from .measure import measure
 
             sizes.write(sizes.larger(sizes.read(), measure(host, written(info))))
-        for name, workflow in written(info).items():
-            (FOLDER / name).write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
-            print(FOLDER / name)
+        files = {FOLDER / name: workflow for name, workflow in written(info).items()}
+        for path, content in (files | {BLUEPRINT: written_blueprint(info)}).items():
+            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            print(path)
     return 0
 
 

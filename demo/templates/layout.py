@@ -44,7 +44,7 @@ def lay_out(template: Template, size_of: Callable[[Node], Size]) -> Layout:
         left = NOTE_WIDTH + GROUP_GAP
     for group in template.groups:
         top = TITLE + template.note_height + GAP if group.under_note else 0
-        box, placed = _place(group, template.nodes, size_of, left, top)
+        box, placed = place(group, template.nodes, size_of, left, top)
         if group.under_note:
             nodes[NOTE] = (left, TITLE, box[2], template.note_height)
         groups.append(box)
@@ -62,10 +62,10 @@ def _column_widths(group: Group, nodes: Mapping[str, Node], size_of: Callable[[N
     return [max(group.width, *(size_of(nodes[key])[0] for key in column)) for column in group.columns]
 
 
-def _place(
+def place(
     group: Group, nodes: Mapping[str, Node], size_of: Callable[[Node], Size], left: int, top: int
 ) -> tuple[Box, dict[str, Box]]:
-    """The group's own box, and those of its nodes."""
+    """The group's own box from ``left``, ``top`` on, and those of its nodes."""
     placed: dict[str, Box] = {}
     x = left + MARGIN
     bottom = top

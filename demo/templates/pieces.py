@@ -31,6 +31,7 @@ VAE = {
 FILES = "Files, in **ComfyUI/models/**: " + ", ".join(
     f"**{model['directory']}/** [{model['name']}]({model['url']})" for model in (TRANSFORMER, CLIP_L, T5, VAE)
 )
+STAGE_1 = {"steps": 1000, "learning_rate": 1e-4, "batch_size": 1}
 OWN_LORA = "my_lora.safetensors"
 OWN_PICTURES = "my_pictures"
 
@@ -70,6 +71,28 @@ def train(values: Mapping[str, Any], options: str = "") -> Node:
     """Stage 1 from the loaded LoRA. ``options``: the last option node of its chain."""
     wires = {"flux_lora": ("lora", "flux_lora"), "real_latents": ("encode", "real_latents")}
     return Node("FluxDuelTrainDiffusionStage", values, wires | chained(options))
+
+
+def judge() -> Node:
+    """The discriminator of stage 2 on FLUX.1."""
+    return Node("FluxDuelLatentDiscriminator", {"learning_rate": 2e-4}, folded=True)
+
+
+def refine(options: str, start: str = "stage 1") -> Node:
+    """Stage 2 on FLUX.1 from the LoRA of ``start``."""
+    return Node(
+        "FluxDuelTrainAdversarialStage",
+        {"target_steps": 25, "steps": 300, "learning_rate": 2e-5, "batch_size": 1},
+        {
+            "flux_lora": (start, "flux_lora"), "real_latents": ("encode", "real_latents"),
+            "discriminator": ("discriminator", "discriminator"), **chained(options),
+        },
+    )  # fmt: skip
+
+
+def accumulated() -> Node:
+    """Four pictures for each update, one at a time."""
+    return Node("FluxDuelOptimiserOptions", {"gradient_accumulation": 4}, folded=True)
 
 
 def chained(options: str) -> dict[str, tuple[str, str]]:

@@ -48,3 +48,20 @@ class Template:
     note_height: int
     nodes: Mapping[str, Node]
     groups: Sequence[Group]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A subgraph that the editor's list of nodes offers under ``name``, its file's.
+
+    ``words``: what else it is found by. ``columns``: its nodes from left to right, by their keys. ``inputs``: socket
+    by name -> the wire of its nodes that comes from outside; ``outputs``: socket by name -> the wire that it hands on.
+    """
+
+    name: str
+    description: str
+    words: Sequence[str]
+    nodes: Mapping[str, Node]
+    columns: Sequence[Sequence[str]]
+    inputs: Mapping[str, tuple[str, str]]
+    outputs: Mapping[str, tuple[str, str]]

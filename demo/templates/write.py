@@ -31,10 +31,10 @@ def write(template: Template, layout: Layout, object_info: Mapping[str, Any]) ->
     for key, node in template.nodes.items():
         if node.kind not in object_info:
             raise TemplateError(f"{template.name}, node {key}: the host has no node {node.kind}.")
-        nodes[key] = _node(f"{template.name}, node {key}", node, object_info[node.kind])
+        nodes[key] = node_of(f"{template.name}, node {key}", node, object_info[node.kind])
     for key, node in template.nodes.items():
         for socket, (source, output) in node.wires.items():
-            links.append(_link(template, (key, socket), (source, output), nodes, numbers, len(links) + 1))
+            links.append(link(template.name, (key, socket), (source, output), nodes, numbers, len(links) + 1))
     for order, (key, node) in enumerate(nodes.items()):
         left, top, width, height = layout.nodes[key]
         node |= {"id": numbers[key], "pos": [left, top], "size": [width, height], "order": order}
@@ -43,7 +43,7 @@ def write(template: Template, layout: Layout, object_info: Mapping[str, Any]) ->
         "revision": 0,
         "last_node_id": len(nodes),
         "last_link_id": len(links),
-        "nodes": [_in_order(node) for node in nodes.values()],
+        "nodes": [in_order(node) for node in nodes.values()],
         "links": links,
         "groups": [
             {"id": number, "title": group.title, "bounding": list(box), "color": colour, "font_size": 24, "flags": {}}
@@ -62,7 +62,8 @@ def _colours(template: Template) -> list[str]:
     return [*COLOURS[: len(template.groups) - 1], COLOURS[-1]]
 
 
-def _in_order(node: dict[str, Any]) -> dict[str, Any]:
+def in_order(node: dict[str, Any]) -> dict[str, Any]:
+    """The node with its entries in the order in which the editor saves them."""
     keys = ("id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties")
     return {key: node[key] for key in (*keys, "widgets_values") if key in node}
 
@@ -75,7 +76,11 @@ def _note(template: Template) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _node(where: str, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
+def node_of(where: str, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
+    """A node in the editor's format, without number, place and links. ``info``: the host's description of its kind.
+
+    Raises ``TemplateError``, which begins with ``where``, for a widget or socket that the host does not have.
+    """
     declared = info["input"].get("required", {}) | info["input"].get("optional", {})
     unknown = (node.values.keys() | node.wires.keys()) - declared.keys()
     if unknown:
@@ -122,22 +127,26 @@ def _value(node: Node, declared: Mapping[str, Any], name: str | None) -> Any:
     return options["default"] if "default" in options else choices[0]
 
 
-def _link(
-    template: Template,
+def link(
+    name: str,
     to: tuple[str, str],
     from_: tuple[str, str],
     nodes: Mapping[str, dict[str, Any]],
     numbers: Mapping[str, int],
     number: int,
 ) -> list[Any]:
+    """A link as the editor saves it, entered at its two nodes as well. ``name``: the graph's, for what is refused.
+
+    Raises ``TemplateError`` for an output that the source does not have, or of another type than the socket.
+    """
     (key, socket), (source, output) = to, from_
     outputs = [slot["name"] for slot in nodes[source]["outputs"]]
     if output not in outputs:
-        raise TemplateError(f"{template.name}, node {source}: no output {output}, only {', '.join(outputs)}.")
+        raise TemplateError(f"{name}, node {source}: no output {output}, only {', '.join(outputs)}.")
     place = [slot["name"] for slot in nodes[key]["inputs"]].index(socket)
     sink, slot = nodes[key]["inputs"][place], nodes[source]["outputs"][outputs.index(output)]
     if sink["type"] != slot["type"]:
-        raise TemplateError(f"{template.name}: {source}.{output} is {slot['type']}, {key}.{socket} is {sink['type']}.")
+        raise TemplateError(f"{name}: {source}.{output} is {slot['type']}, {key}.{socket} is {sink['type']}.")
     sink["link"] = number
     slot["links"].append(number)
     return [number, numbers[source], outputs.index(output), numbers[key], place, slot["type"]]

@@ -12,10 +12,11 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fluxduel.demo.templates.__main__ import templates
+from fluxduel.demo.templates.__main__ import BLUEPRINT, templates
 from fluxduel.headless.command_line import parsers
 from fluxduel.tests.comfy_host import ROOT
 from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
@@ -27,6 +28,7 @@ HOST_MODULES = {
     "latent_preview", "node_helpers", "aiohttp",
 }  # fmt: skip
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 ENGINE = [path for top in ("training", "discriminator", "headless") for path in sorted((ROOT / top).rglob("*.py"))]
 NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
 
@@ -189,10 +191,37 @@ def test_the_workflows_are_shipped() -> None:
     assert all(path.with_suffix(".jpg").stat().st_size < 60_000 for path in WORKFLOWS)
 
 
+def nodes_of(path: Path) -> list[dict[str, Any]]:
+    """The nodes of a workflow and of its subgraphs."""
+    workflow = json.loads(path.read_text())
+    graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
+    return [node for graph in graphs for node in graph["nodes"]]
+
+
+def test_the_blueprint_is_a_node_of_three_nodes_and_their_options() -> None:
+    assert BLUEPRINTS == [BLUEPRINT]
+    shown, *inside = nodes_of(BLUEPRINT)
+    (subgraph,) = json.loads(BLUEPRINT.read_text())["definitions"]["subgraphs"]
+    assert shown["type"] == subgraph["id"] and shown["title"] == subgraph["name"] == BLUEPRINT.stem
+    assert shown["properties"]["cnr_id"] == PROJECT["name"] and shown["properties"]["ver"] == PROJECT["version"]
+    assert {node["type"] for node in inside} == {
+        "FluxDuelTrainDiffusionStage", "FluxDuelTrainAdversarialStage", "FluxDuelLatentDiscriminator",
+        "FluxDuelOptimiserOptions",
+    }  # fmt: skip
+    sockets = {"inputs": ["flux_lora", "real_latents"], "outputs": ["flux_lora", "stage_1_flux_lora", "how_to_sample"]}
+    for side, names in sockets.items():
+        for graph in (shown, subgraph):
+            assert [slot["name"] for slot in graph[side]] == names
+    extra = json.loads(BLUEPRINT.read_text())["extra"]
+    assert extra["BlueprintDescription"] and "LoRA training" in extra["BlueprintSearchAliases"]
+
+
 def test_every_node_of_a_workflow_names_its_pack() -> None:
     # What the editor offers to install when a node is missing.
     ours = schema_ids()
-    for node in [node for path in WORKFLOWS for node in json.loads(path.read_text())["nodes"]]:
+    subgraphs = {nodes_of(path)[0]["type"] for path in BLUEPRINTS}
+    everything = [node for path in (*WORKFLOWS, *BLUEPRINTS) for node in nodes_of(path)]
+    for node in [node for node in everything if node["type"] not in subgraphs]:
         properties = node["properties"]
         if node["type"] in ours:
             assert properties["cnr_id"] == PROJECT["name"]
@@ -203,7 +232,7 @@ def test_every_node_of_a_workflow_names_its_pack() -> None:
 
 
 def test_no_workflow_holds_a_path_of_the_machine_it_was_made_on() -> None:
-    for path in WORKFLOWS:
+    for path in (*WORKFLOWS, *BLUEPRINTS):
         assert re.search(r'"(/[a-z]|[A-Z]:\\)', path.read_text()) is None, name_of(path)
 
 
