@@ -117,6 +117,8 @@ def test_a_phrase_of_ones_own_stays(editor: Editor, own: str) -> None:
     found = values(editor)
     assert found["FluxDuelTrainAdversarialStage"]["target"] == "two_samplers"
     assert found["FluxDuelEncodeRealLatents"]["few_step_phrase"] == (own or "quick draft")
+    # Which two samplers refuse to train with.
+    assert found["FluxDuelJudgedSampleOptions"]["practice_share"] == 0
 
 
 def test_what_cannot_be_reached_is_told(editor: Editor) -> None:

@@ -13,6 +13,7 @@ const ENCODE = "FluxDuelEncodeRealLatents";
 const OPTIMISER = "FluxDuelOptimiserOptions";
 const NOISE = "FluxDuelNoiseOptions";
 const ADVERSARIAL = "FluxDuelAdversarialOptions";
+const JUDGED = "FluxDuelJudgedSampleOptions";
 
 /** @param {number} resolution @returns {{diffusion: Nodes, adversarial: Nodes}} */
 function card(resolution) {
@@ -75,8 +76,12 @@ export const GROUPS = Object.freeze([
       },
       {
         name: "both",
-        about: "One LoRA for both: prompts for few steps begin with few_step_phrase.",
-        adversarial: { [STAGE_2]: { target: "two_samplers", target_steps: 4 }, [ENCODE]: { few_step_phrase: "quick draft" } },
+        about: "One LoRA for both: prompts for few steps begin with few_step_phrase. Practice prompts are then left out.",
+        adversarial: {
+          [STAGE_2]: { target: "two_samplers", target_steps: 4 },
+          [ENCODE]: { few_step_phrase: "quick draft" },
+          [JUDGED]: { practice_share: 0 },
+        },
       },
     ],
   },
