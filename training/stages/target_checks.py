@@ -72,8 +72,8 @@ def target_faults(
                 ("practice_share", "target", "practice_prompts"),
                 ValueError(
                     "practice_prompts and two_samplers do not go together: a practice prompt does not say which "
-                    "sampler it is for. Empty practice_prompts, set practice_share to 0 (Judged Sample Options), or choose "
-                    "another target."
+                    "sampler it is for. Empty practice_prompts, set practice_share to 0 (Judged Sample Options), or "
+                    "choose another target."
                 ),
             )
         if data.masked:
