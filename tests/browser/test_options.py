@@ -25,13 +25,14 @@ _ADD = """async type => {
     await new Promise(done => setTimeout(done, 500));
     return String(node.id);
 }"""
-# Settings as a user sees them: rows in Nodes 2.0, widgets that the canvas draws else. Chart and pictures are none.
+# Settings as a user sees them: rows in Nodes 2.0, widgets that the canvas draws else. What only shows is none.
 _SHOWN = """id => {
     const node = app.graph.getNodeById(id);
     const element = document.querySelector(`[data-node-id="${id}"]`);
     const drawn = part => part?.querySelector?.("canvas, img");
     if (!element) {
-        return (node.widgets ?? []).filter(w => node.isWidgetVisible(w) && !drawn(w.element)).map(w => w.name);
+        const shown = (node.widgets ?? []).filter(w => node.isWidgetVisible(w) && !drawn(w.element)).map(w => w.name);
+        return shown.filter(name => !/^fluxduel_(text|previews|dataset|wipe)$/.test(name));
     }
     const rows = element.querySelectorAll('[data-testid="node-widget"], .lg-node-widget');
     return [...rows].filter(row => row.offsetHeight > 0 && !drawn(row)).map(row => row.innerText.split("\\n")[0]);

@@ -140,7 +140,8 @@ def test_a_lora_of_a_base_with_other_prompts_is_refused(comfy_host: ComfyHost, f
         OTHER: lora_node(checkpoint="wide.safetensors", rank=1)
     }
     message = refusal(comfy_host, graph)
-    assert "FluxDuelEvaluateFluxLoRA" in message and "Evaluate FLUX LoRA: base: " in message
+    # Before anything runs, at the node that encodes.
+    assert "refused the graph" in message and "FluxDuelEncodeRealLatents" in message
     assert "128 wide" in message and "wide.safetensors takes 16" in message
 
 
