@@ -9,61 +9,33 @@ from typing import Any
 import pytest
 
 from fluxduel.tests.browser.editor import Editor
-from fluxduel.tests.comfy_host import ComfyHost
+from fluxduel.tests.browser.widgets import add_alone, pack_nodes, shown_widgets
 
 OLD = json.loads(Path(__file__).with_name("saved_0_1.json").read_text())
 MOST_WIDGETS = 8
-
-_ADD = """async type => {
-    app.graph.clear();
-    await new Promise(done => setTimeout(done, 200));
-    const node = LiteGraph.createNode(type);
-    node.pos = [120, 80];
-    app.graph.add(node);
-    app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [0, 0];
-    await new Promise(done => setTimeout(done, 500));
-    return String(node.id);
-}"""
-# Settings as a user sees them: rows in Nodes 2.0, widgets that the canvas draws else. What only shows is none.
-_SHOWN = """id => {
-    const node = app.graph.getNodeById(id);
-    const element = document.querySelector(`[data-node-id="${id}"]`);
-    const drawn = part => part?.querySelector?.("canvas, img");
-    if (!element) {
-        const shown = (node.widgets ?? []).filter(w => node.isWidgetVisible(w) && !drawn(w.element)).map(w => w.name);
-        return shown.filter(name => !/^fluxduel_(text|previews|dataset|wipe)$/.test(name));
-    }
-    const rows = element.querySelectorAll('[data-testid="node-widget"], .lg-node-widget');
-    return [...rows].filter(row => row.offsetHeight > 0 && !drawn(row)).map(row => row.innerText.split("\\n")[0]);
-}"""
-
-
-def pack_nodes(host: ComfyHost) -> list[str]:
-    return sorted(name for name in host.object_info() if name.startswith("FluxDuel"))
 
 
 def test_no_node_shows_more_than_a_few_widgets_at_first(editor: Editor) -> None:
     counts = {}
     for type_ in pack_nodes(editor.host):
-        node = editor.page.evaluate(_ADD, type_)
-        counts[type_] = len(editor.page.evaluate(_SHOWN, node))
+        node = add_alone(editor, type_)
+        counts[type_] = len(shown_widgets(editor, node))
     assert {name: count for name, count in counts.items() if count > MOST_WIDGETS} == {}
     assert counts["FluxDuelLatentDiscriminator"] >= 7 and counts["FluxDuelMemoryOptions"] == 4
 
 
 def test_the_rest_is_shown_on_request_and_after_a_reload(editor: Editor) -> None:
-    node = editor.page.evaluate(_ADD, "FluxDuelLatentDiscriminator")
-    few = len(editor.page.evaluate(_SHOWN, node))
+    node = add_alone(editor, "FluxDuelLatentDiscriminator")
+    few = len(shown_widgets(editor, node))
     more = editor.page.get_by_text("more options")
     (more if more.count() else editor.page.get_by_text("Show advanced inputs")).first.click()
     editor.page.wait_for_timeout(500)
-    assert len(editor.page.evaluate(_SHOWN, node)) >= few + 15
+    assert len(shown_widgets(editor, node)) >= few + 15
     saved = editor.page.evaluate("() => app.graph.serialize()")
     assert len(saved["nodes"][0]["widgets_values"]) == 24
     editor.open(saved)
     editor.page.wait_for_timeout(500)
-    assert len(editor.page.evaluate(_SHOWN, node)) >= few + 15
+    assert len(shown_widgets(editor, node)) >= few + 15
 
 
 def prompt(editor: Editor) -> dict[str, Any]:
