@@ -4,6 +4,7 @@
 import { decimate, formatTick, formatValue, linearTicks, logTicks, valueRange } from "./curves.js";
 import { diamond, disc, drawLabel, drawText, line, ring } from "./pen.js";
 import { valueAt } from "./run_record.js";
+import { say } from "./say.js";
 import { smooth, smoothingWindow } from "./smoothing.js";
 
 /** @typedef {import("./pen.js").Theme} Theme */
@@ -136,7 +137,7 @@ export class Panel {
     const entries = this.series.map((series) => {
       const values = this.smoothed[series.name];
       const value = formatValue(values[values.length - 1]);
-      const label = pen.measureText(`${series.label} `).width;
+      const label = pen.measureText(`${say(series.label)} `).width;
       const size = 16 + label + pen.measureText(value).width + 12;
       if (x > 0 && x + size - 12 > width) {
         x = 0;
@@ -162,7 +163,7 @@ export class Panel {
         line(pen, x + 6, y, x + 18, y);
         pen.setLineDash([]);
       }
-      drawText(pen, series.label, x + 22, y, theme.muted, "left");
+      drawText(pen, say(series.label), x + 22, y, theme.muted, "left");
       drawText(pen, value, x + 22 + label, y, theme.text, "left");
     }
   }

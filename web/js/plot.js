@@ -5,6 +5,7 @@ import { formatValue } from "./curves.js";
 import { MARGIN, Panel } from "./panel.js";
 import { disc, drawText, line } from "./pen.js";
 import { valueAt } from "./run_record.js";
+import { say } from "./say.js";
 import { PANELS } from "./series.js";
 
 /** @typedef {import("./comfy").Stage} Stage */
@@ -96,7 +97,7 @@ function drawReadout(pen, theme, panels, step) {
     for (const { name, label, color } of panel.series) {
       const value = valueAt(panel.raw[name], step);
       if (value === undefined) continue;
-      rows.push({ label, value: formatValue(value), color });
+      rows.push({ label: say(label), value: formatValue(value), color });
       pen.fillStyle = color;
       if (panel.shows(value)) disc(pen, x, panel.y(value), 3);
     }

@@ -2,6 +2,7 @@
 /** A run in words. */
 
 import { formatDuration, formatMemory, formatPace, formatValue } from "./curves.js";
+import { say } from "./say.js";
 import { seriesOf } from "./series.js";
 
 /** @typedef {import("./comfy").Stage} Stage */
@@ -56,7 +57,7 @@ export function spokenSummary(stage, record) {
   if (record.step > 0) parts.push(`update ${record.step} of ${record.total}`);
   for (const { name, label } of seriesOf(stage)) {
     const { values } = record.columns[name];
-    if (values.length > 0) parts.push(`${label} ${formatValue(values[values.length - 1])}`);
+    if (values.length > 0) parts.push(`${say(label)} ${formatValue(values[values.length - 1])}`);
   }
   return parts.join(", ");
 }
