@@ -64,3 +64,20 @@ def drawn(editor: Editor) -> list[Drawn]:
 def overlap(one: Box, other: Box) -> bool:
     """Whether two boxes share more than an edge."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def clashes(nodes: list[Drawn]) -> list[tuple[str, str]]:
+    """Titles of the nodes that lie over each other."""
+    return [(a.title, b.title) for i, a in enumerate(nodes) for b in nodes[i + 1 :] if overlap(a.box, b.box)]
+
+
+def wait_until_still(editor: Editor) -> list[Drawn]:
+    """The nodes once nothing of them moves any more. ``TimeoutError`` after 10 s."""
+    before: list[Drawn] = []
+    for _ in range(40):
+        editor.page.wait_for_timeout(250)
+        now = drawn(editor)
+        if now == before:
+            return now
+        before = now
+    raise TimeoutError("the nodes still move after 10 s")

@@ -35,6 +35,14 @@ _ADD_NODES = """types => {
     return nodes.map(node => String(node.id));
 }"""
 
+_SET_WIDGETS = """values => {
+    for (const node of app.graph.nodes) {
+        for (const [name, value] of Object.entries(values[node.type] ?? {})) {
+            node.widgets.find(widget => widget.name === name).value = value;
+        }
+    }
+}"""
+
 # The share of the canvas's pixel columns that hold a colour. The legend's sample of a curve covers a few of them only.
 _COLOURED_COLUMNS = """(canvas, colour) => {
     const wanted = [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16));
@@ -64,10 +72,11 @@ class Editor:
         host: ComfyHost,
         *,
         nodes2: bool,
+        theme: str = "dark",
         size: tuple[int, int] = (1400, 1800),
         pixel_ratio: float = 1,
     ) -> None:
-        for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": nodes2}.items():
+        for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": nodes2, "Comfy.ColorPalette": theme}.items():
             host.post(f"/settings/{name}", value)
         self.host = host
         self.page: Page = browser.new_page(
@@ -116,6 +125,14 @@ class Editor:
     def open(self, graph: dict[str, Any]) -> None:
         """Open a graph in the editor's format."""
         self.page.evaluate("graph => app.loadGraphData(graph)", graph)
+
+    def set_widgets(self, values: dict[str, dict[str, Any]]) -> None:
+        """Set widgets of the open graph: their values by name, by the node's type."""
+        self.page.evaluate(_SET_WIDGETS, values)
+
+    def press_run(self) -> None:
+        """Press the editor's own button. Newer editors have a second one of that name, which opens a menu."""
+        self.page.get_by_role("button", name="Run", exact=True).first.click()
 
     def chart(self, stage: str) -> Locator:
         """The canvas of the first chart of a stage."""

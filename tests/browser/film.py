@@ -62,7 +62,7 @@ def frame(page: Page) -> Image.Image:
 def filmed(editor: Editor, host: ComfyHost) -> list[Image.Image]:
     """Run the graph in the editor; frames while it trains, and the last one. ``RuntimeError`` where it fails."""
     before = set(host.get("/history"))
-    editor.page.get_by_role("button", name="Run", exact=True).first.click()
+    editor.press_run()
     frames, deadline = [], time.monotonic() + TIMEOUT
     while set(host.get("/history")) == before:
         if time.monotonic() > deadline:
@@ -111,16 +111,7 @@ def main() -> None:
         editor = Editor(browser, host, nodes2=False, size=(width + 120, height + BARS + 80))
         editor.open(host.get(f"/api/workflow_templates/{PACK_NAME}/{WORKFLOW}.json"))
         editor.chart("adversarial").wait_for(state="attached")
-        editor.page.evaluate(
-            """values => {
-                for (const node of app.graph.nodes) {
-                    for (const [name, value] of Object.entries(values[node.type] ?? {})) {
-                        node.widgets.find(widget => widget.name === name).value = value;
-                    }
-                }
-            }""",
-            WIDGETS,
-        )
+        editor.set_widgets(WIDGETS)
         frames = moving(filmed(editor, host))
         print(f"{path}: {len(frames)} frames, {write(frames, path):,} bytes")
 

@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from fluxduel.demo.workflow import api_graph
-from fluxduel.tests.browser.drawn import Drawn, drawn, overlap
+from fluxduel.tests.browser.drawn import Drawn, clashes, drawn, wait_until_still
 from fluxduel.tests.browser.editor import Editor
 from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost
 
@@ -50,18 +50,6 @@ def open_template(editor: Editor, path: Path) -> dict[str, Any]:
     return graph
 
 
-def wait_until_still(editor: Editor) -> list[Drawn]:
-    """The nodes once nothing of them moves any more."""
-    before: list[Drawn] = []
-    for _ in range(40):
-        editor.page.wait_for_timeout(250)
-        now = drawn(editor)
-        if now == before:
-            return now
-        before = now
-    pytest.fail("the nodes still move after 10 s")
-
-
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_a_template_opens_readable(window: tuple[str, Editor], path: Path) -> None:
     renderer, editor = window
@@ -70,8 +58,7 @@ def test_a_template_opens_readable(window: tuple[str, Editor], path: Path) -> No
     scale = editor.page.evaluate("() => app.canvas.ds.scale")
     letters = min(node.text for node in nodes)
     print(f"\n{path.stem} | {renderer} | scale {scale:.2f} | titles {letters:.1f} px | {len(nodes)} nodes", end=" ")
-    clashes = [(a.title, b.title) for i, a in enumerate(nodes) for b in nodes[i + 1 :] if overlap(a.box, b.box)]
-    assert clashes == []
+    assert clashes(nodes) == []
     outside = [n.title for n in nodes if n.box[0] < 50 or n.box[1] < 40 or n.box[2] > WINDOW[0] or n.box[3] > WINDOW[1]]
     assert outside == []
     small = renderer == "nodes2" and letters / scale < 13

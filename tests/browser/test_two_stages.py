@@ -49,19 +49,9 @@ def finished(browser: Browser, comfy_host: ComfyHost) -> Iterator[Editor]:
     editor = Editor(browser, comfy_host, nodes2=False, **shape)
     editor.open(comfy_host.get(f"/api/workflow_templates/{PACK_NAME}/{WORKFLOW}.json"))
     editor.chart("adversarial").wait_for()
-    editor.page.evaluate(
-        """values => {
-            for (const node of app.graph.nodes) {
-                for (const [name, value] of Object.entries(values[node.type] ?? {})) {
-                    node.widgets.find(widget => widget.name === name).value = value;
-                }
-            }
-        }""",
-        WIDGETS,
-    )
+    editor.set_widgets(WIDGETS)
     before = set(comfy_host.get("/history"))
-    # Newer editors have a second button of that name, which opens a menu.
-    editor.page.get_by_role("button", name="Run", exact=True).first.click()
+    editor.press_run()
     wait_for_success(comfy_host, before)
     editor.next_frame()
     if SCREENSHOT:
