@@ -13,6 +13,8 @@ from ..training.evidence.glossary import CURVES, MEASURED
 from ..training.evidence.note_kinds import is_warning
 
 MOST_RECORDS = 4000
+# Of so many nodes the latest run is kept.
+MOST_RUNS = 200
 STAGE_NUMBER = {"diffusion": 1, "adversarial": 2}
 # The pace is the mean over so many steps: one slow step must not double the remaining time.
 PACE_STEPS = 20
@@ -105,16 +107,33 @@ class Run:
 
 
 class RunHistory:
-    """The latest run of each node of this process."""
+    """The latest run of each node of this process, by workflow and node: two workflows may have nodes of the same id."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[tuple[str, str], Run] = {}
 
-    def start(self, node: str, run: Run) -> None:
-        self._runs[node] = run
+    def start(self, node: str, run: Run, workflow: str = "") -> None:
+        """``workflow``: its id; empty where the prompt came without one, as from a script."""
+        self._runs.pop((workflow, node), None)
+        self._runs[workflow, node] = run
+        while len(self._runs) > MOST_RUNS:
+            del self._runs[next(iter(self._runs))]
 
-    def latest(self, node: str) -> Run | None:
-        return self._runs.get(node)
+    def latest(self, node: str, workflow: str | None = None) -> Run | None:
+        """Of ``node`` in ``workflow``, or in a prompt without any; in whichever where none is asked for."""
+        own = [
+            run
+            for (of, name), run in list(self._runs.items())
+            if name == node and (workflow is None or of in (workflow, ""))
+        ]
+        return max(own, key=lambda run: run.sitting, default=None)
+
+
+def workflow_of(extra_pnginfo: Any) -> str:
+    """The id of the workflow that a prompt was made from, as the page sends it along; empty without one."""
+    workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, Mapping) else None
+    found = workflow.get("id") if isinstance(workflow, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def shown(values: Mapping[str, float]) -> dict[str, float]:

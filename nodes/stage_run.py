@@ -30,7 +30,13 @@ MEMORY_ADVICE = (
 
 
 def run_stage(
-    wanted: Fingerprint, lora: FluxLoRA, data: RealLatents, train: Callable[..., StageResult], *, node: str
+    wanted: Fingerprint,
+    lora: FluxLoRA,
+    data: RealLatents,
+    train: Callable[..., StageResult],
+    *,
+    node: str,
+    workflow: str = "",
 ) -> StageResult:
     """Run ``train(lora, data, device=, reporter=, run_folder=, load=, requests=)`` with the device to itself.
 
@@ -44,8 +50,8 @@ def run_stage(
         choice = run_directory.choose(host.runs_folder(), wanted)
     except OSError as error:
         raise RuntimeError(f"The runs of earlier stages cannot be looked at. {in_words(error)}") from error
-    with host.running.open(node, wanted.stage, choice.folder) as requests:
-        reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base))
+    with host.running.open(node, wanted.stage, choice.folder, workflow) as requests:
+        reporter = host.HostReporter(node, wanted, choice, host.preview_decoder(lora.base), workflow)
         return _run(wanted, lora, data, partial(train, requests=requests), choice, reporter)
 
 

@@ -16,6 +16,7 @@ from ..training.stages.discriminator_files import DiscriminatorFileError
 from ..training.stages.stage import StageResult
 from . import host
 from .options.chain import stage_options
+from .run_history import workflow_of
 from .sockets import DiscriminatorSocket, FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
 from .values import DiscriminatorValue, OptionsValue
@@ -64,7 +65,7 @@ class TrainAdversarialStage(io.ComfyNode):
                     "guidance tells two samplers apart, and which state was delivered.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             **supported(io.Schema, search_aliases=["train adversarial stage", "discriminator", "finetune", "sharpen"]),
         )
 
@@ -95,7 +96,8 @@ class TrainAdversarialStage(io.ComfyNode):
         wanted = fingerprint(
             "adversarial", flux_lora, real_latents, config, discriminator.config, discriminator.weights
         )
-        result = run_stage(wanted, flux_lora, real_latents, train, node=node)
+        workflow = workflow_of(cls.hidden.extra_pnginfo)
+        result = run_stage(wanted, flux_lora, real_latents, train, node=node, workflow=workflow)
         # Where the LoRA was sampled with, the last note says which state is delivered.
         watched = any("score" in record for record in result.log.records)
         delivered = [text for _, text in result.log.notes[-1:] if watched]

@@ -13,6 +13,7 @@ from ..training.runs.fingerprints import fingerprint
 from ..training.runs.train_stages import train_diffusion_stage
 from . import host
 from .options.chain import stage_options
+from .run_history import workflow_of
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .stage_run import run_stage
 from .values import OptionsValue
@@ -46,7 +47,7 @@ class TrainDiffusionStage(io.ComfyNode):
                     "log", display_name="log", tooltip="The numbers of every update, for Plot Training Log."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             **supported(
                 io.Schema,
                 search_aliases=["fine-tune", "finetune", "DreamBooth", "train diffusion stage", "flow matching"],
@@ -68,5 +69,6 @@ class TrainDiffusionStage(io.ComfyNode):
             real_latents,
             lambda lora, data, **run: train_diffusion_stage(lora, data, config, **run),
             node=str(cls.hidden.unique_id),
+            workflow=workflow_of(cls.hidden.extra_pnginfo),
         )
         return io.NodeOutput(result.lora, result.log)

@@ -16,7 +16,7 @@ from ...training.evidence.preview_sheet import PREVIEWS, SHEET, Column, Row, pre
 from ...training.failure_words import reason
 from ..run_history import Run
 from .folders import runs_folder
-from .reporting import history
+from .reporting import asked_run
 from .same_origin import from_this_host
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def register_preview_routes() -> None:
     """``GET /fluxduel/previews?node=<id>``: run, rows and steps of the node's latest run; no content (204) without one.
 
     ``GET /fluxduel/preview?node=<id>&step=<n>&version=<v>``: the pictures of one step side by side, as the first answer
-    names them. ``GET /fluxduel/preview_sheet?node=<id>``: the whole sheet. No name of a file comes from outside: a node
+    names them. ``GET /fluxduel/preview_sheet?node=<id>``: the whole sheet. All with ``&workflow=<id>`` as the history. No name of a file comes from outside: a node
     is looked up among those that were trained since the host started, and a step among the previews of its run. Another
     site's page is refused (403).
     """
@@ -85,8 +85,8 @@ def register_preview_routes() -> None:
 
 
 async def _of(request: web.Request) -> tuple[Run, list[Column], Sequence[Row]] | None:
-    """The run that the request's ``node`` trained last, its columns and rows; ``None`` without any preview."""
-    run = history.latest(request.query.get("node", ""))
+    """The run that is asked about, its columns and rows; ``None`` without any preview."""
+    run = asked_run(request)
     if run is None:
         return None
     # A run that went on from an earlier step will draw those after it anew.

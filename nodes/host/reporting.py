@@ -37,10 +37,15 @@ class HostReporter:
     """A stage's ``Reporter``: progress bar, preview picture, text, events and history of one run of one node."""
 
     def __init__(
-        self, node: str, wanted: Fingerprint, choice: Choice, decode: Callable[[Tensor], Image.Image]
+        self,
+        node: str,
+        wanted: Fingerprint,
+        choice: Choice,
+        decode: Callable[[Tensor], Image.Image],
+        workflow: str = "",
     ) -> None:
-        """``choice``: the run's folder, whose name is the run's, and why it was chosen."""
-        self._node, self._stage, self._decode, self._folder = node, wanted.stage, decode, choice.folder
+        """``choice``: the run's folder, whose name is the run's, and why it was chosen. ``workflow``: the node's."""
+        self._stage, self._decode, self._folder = wanted.stage, decode, choice.folder
         self._run = Run(choice.folder.name, wanted.stage, message=choice.text, total=wanted.total)
         self._progress, self._peak = Progress(node), PeakMemory()
         self.step = 0
@@ -49,7 +54,9 @@ class HostReporter:
         self._told: dict[str, float] = {}
         self._noted = 0
         self._line_at = time.monotonic() + FIRST_LINE_AFTER
-        history.start(node, self._run)
+        history.start(node, self._run, workflow)
+        # By these a page knows whether a message is for it, and for which of its nodes.
+        self._address = {"node": node, "workflow": workflow, "run": self._run.run}
         self._log(logging.INFO, choice.text)
         self._state()
 
@@ -76,8 +83,7 @@ class HostReporter:
         self.step = step
         finite = self._run.add(step, total, values)
         self._pending = {
-            "node": self._node,
-            "run": self._run.run,
+            **self._address,
             "sitting": self._run.sitting,
             "stage": stage,
             "step": step,
@@ -104,7 +110,7 @@ class HostReporter:
         except OSError as error:
             self.note(step, f"The preview is not kept. {in_words(error)}")
             return
-        PromptServer.instance.send_sync("fluxduel.preview", {"node": self._node, "run": self._run.run, "step": step})
+        PromptServer.instance.send_sync("fluxduel.preview", {**self._address, "step": step})
 
     def note(self, step: int, text: str) -> None:
         self._run.notes.append((step, text))
@@ -159,8 +165,7 @@ class HostReporter:
         PromptServer.instance.send_sync(
             "fluxduel.state",
             {
-                "node": self._node,
-                "run": run.run,
+                **self._address,
                 "sitting": run.sitting,
                 "stage": run.stage,
                 "state": run.state,
@@ -172,9 +177,14 @@ class HostReporter:
         )
 
 
+def asked_run(request: web.Request) -> Run | None:
+    """The latest run of the ``node`` that is asked about, in its ``workflow``."""
+    return history.latest(request.query.get("node", ""), request.query.get("workflow"))
+
+
 def register_routes() -> None:
-    """``GET /fluxduel/history?node=<id>``, for a page that opens while a run is going on; all scalars of each step with
-    ``&columns=all``.
+    """``GET /fluxduel/history?node=<id>&workflow=<id>``, for a page that opens while a run is going on; all scalars of
+    each step with ``&columns=all``. Without a workflow, the node's latest run in any.
 
     A node that was not trained since the host started has no content (204): that is no error, and a page asks for
     every training node that it opens.
@@ -184,7 +194,7 @@ def register_routes() -> None:
     @answering
     async def get_history(request: web.Request) -> web.Response:
         check_asker(request)
-        run = history.latest(request.query.get("node", ""))
+        run = asked_run(request)
         if run is None:
             return web.Response(status=204)
         return web.json_response(run.as_json(everything=request.query.get("columns") == "all"))

@@ -280,6 +280,31 @@ def going_back(report: Report) -> None:
     report["gone_back"]["before"] = before
 
 
+def workflows(report: Report) -> None:
+    """Runs of nodes of the same id in two workflows, and in a prompt of a script."""
+    from fluxduel.nodes import run_history
+    from fluxduel.nodes.run_history import Run, RunHistory, workflow_of
+
+    prompts = [None, {}, {"workflow": {"id": "a"}}, {"workflow": {"id": "b"}}, {"workflow": {"id": 3}}, {"workflow": []}]
+    report["workflows"] = [workflow_of(prompt) for prompt in prompts]
+    history = RunHistory()
+    for run, workflow in (("first", "a"), ("second", "b")):
+        history.start("5", Run(run, "diffusion"), workflow)
+
+    def latest(*workflows: str | None) -> list[str | None]:
+        found = [history.latest("5", workflow) for workflow in workflows]
+        return [run and run.run for run in found]
+
+    report["own_runs"] = latest("a", "b", "c", "", None)
+    history.start("5", Run("script", "diffusion"))
+    history.start("5", Run("third", "diffusion"), "b")
+    report["with_a_script"] = latest("a", "b", "c", "", None)
+    report["other_node"] = history.latest("6", "a")
+    for number in range(run_history.MOST_RUNS - 1):
+        history.start(str(1000 + number), Run("more", "diffusion"), "a")
+    report["the_oldest_go"] = latest("a", "b")
+
+
 def reporting(report: Report) -> None:
     """What a step of stage 2 costs in the reporter, with all its numbers; and what the log says of a long run."""
     import logging
@@ -447,7 +472,7 @@ def main() -> None:
 
     checks = (
         posterior, colours, tiny_clip, ownership, cancel, device, previews, discriminators, failures,
-        cancelled_at_once, long_history, going_back, reporting, solvers, schedule,
+        cancelled_at_once, long_history, going_back, workflows, reporting, solvers, schedule,
     )  # fmt: skip
     report: Report = {}
     with torch.inference_mode():

@@ -136,6 +136,15 @@ def test_what_is_made_anew_leaves_the_history(report: dict[str, Any]) -> None:
     assert run["sitting"] > run["before"]
 
 
+def test_a_node_s_runs_are_those_of_its_workflow(report: dict[str, Any]) -> None:
+    assert report["workflows"] == ["", "", "a", "b", "", ""]
+    assert report["own_runs"] == ["first", "second", None, None, "second"]
+    # What a script has trained is in no workflow, and shown in each that has such a node.
+    assert report["with_a_script"] == ["script", "third", "script", "script", "third"]
+    assert report["other_node"] is None
+    assert report["the_oldest_go"] == [None, "third"]
+
+
 def test_reporting_costs_less_than_a_hundredth_of_the_shortest_step(
     report: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ class NotRunning(LookupError):
 @dataclass(frozen=True)
 class _Running:
     node: str
+    workflow: str
     stage: str
     folder: Path
     requests: Requests
@@ -37,9 +38,12 @@ class RunningRuns:
         self._runs: dict[str, _Running] = {}
 
     @contextmanager
-    def open(self, node: str, stage: str, folder: Path) -> Iterator[Requests]:
-        """Within the block the run of ``folder`` can be asked; what is asked of it arrives in what this gives."""
-        running = _Running(node, stage, folder, Requests())
+    def open(self, node: str, stage: str, folder: Path, workflow: str = "") -> Iterator[Requests]:
+        """Within the block the run of ``folder`` can be asked; what is asked of it arrives in what this gives.
+
+        ``workflow``: that of ``node``, by its id; empty where it is in none.
+        """
+        running = _Running(node, workflow, stage, folder, Requests())
         self._runs[folder.name] = running
         try:
             yield running.requests
@@ -61,5 +65,8 @@ class RunningRuns:
         return ANSWERS[request]
 
     def listed(self) -> list[dict[str, str]]:
-        """The node, the stage and the run of each."""
-        return [{"node": each.node, "stage": each.stage, "run": run} for run, each in list(self._runs.items())]
+        """Node, workflow, stage and run of each."""
+        return [
+            {"node": each.node, "workflow": each.workflow, "stage": each.stage, "run": run}
+            for run, each in list(self._runs.items())
+        ]

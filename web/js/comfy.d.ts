@@ -59,6 +59,8 @@ export type Note = [number, string, boolean];
 
 export interface StepEvent {
   node: string;
+  /** Its id; empty where the prompt came without one. */
+  workflow: string;
   run: string;
   /** Grows with each run and each going back of one: other numbers are other curves. */
   sitting: number;
@@ -73,6 +75,7 @@ export interface StepEvent {
 
 export interface StateEvent {
   node: string;
+  workflow: string;
   run: string;
   sitting: number;
   stage: Stage;

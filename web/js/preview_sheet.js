@@ -4,7 +4,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { forwardToEditor } from "./forwarding.js";
-import { executionIds, findNode } from "./node_lookup.js";
+import { inTurn, latestRun, openNode, queryOf } from "./latest_run.js";
 import { PreviewView } from "./preview_view.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
@@ -22,8 +22,8 @@ class NodePreviews {
     this.id = "";
     /** What was told last of the run as a whole. */
     this.told = "";
-    this.asking = false;
-    this.askAgain = false;
+    /** Fetch what the server has of the node's latest run. */
+    this.refresh = inTurn(() => this.#ask(), "the previews could not be fetched.");
   }
 
   /**
@@ -37,44 +37,23 @@ class NodePreviews {
     return this.told !== before;
   }
 
-  /** Fetch what the server has of the node's latest run. */
-  async refresh() {
-    this.askAgain = this.asking;
-    if (this.asking) return;
-    this.asking = true;
-    try {
-      await this.#ask();
-    } catch (error) {
-      // The next preview asks again, and so does a connection that is back.
-      console.warn("FluxDuel: the previews could not be fetched.", error);
-    } finally {
-      this.asking = false;
-    }
-    if (this.askAgain) await this.refresh();
-  }
-
   async #ask() {
-    const ids = executionIds(app.rootGraph, this.node);
-    const answers = await Promise.all(ids.map(async (id) => ({ id, previews: await fetchPreviews(id) })));
-    // A node inside a subgraph that is used several times has several runs.
-    let latest;
-    for (const { id, previews } of answers) {
-      if (previews && !(latest && latest.previews.sitting > previews.sitting)) latest = { id, previews };
-    }
+    /** @type {{id: string, told: Previews} | undefined} */
+    const latest = await latestRun(this.node, "/fluxduel/previews");
     if (!latest) {
       this.view?.clear();
       return;
     }
     this.id = latest.id;
     this.view ??= this.#add();
-    this.view.update(latest.previews, api.apiURL(`/fluxduel/preview_sheet?node=${encodeURIComponent(this.id)}`));
+    this.view.update(latest.told, api.apiURL(`/fluxduel/preview_sheet?${queryOf(this.id)}`));
   }
 
   #add() {
     const { node } = this;
     const view = new PreviewView(({ step, version }) => {
-      const query = new URLSearchParams({ node: this.id, step: String(step), version });
-      return api.apiURL(`/fluxduel/preview?${query}`);
+      const which = new URLSearchParams({ step: String(step), version });
+      return api.apiURL(`/fluxduel/preview?${queryOf(this.id)}&${which}`);
     });
     forwardToEditor(view.element);
     const widget = node.addDOMWidget("fluxduel_previews", "FLUXDUEL_PREVIEWS", view.element, {
@@ -96,16 +75,10 @@ class NodePreviews {
 /** @type {Map<GraphNode, NodePreviews>} */
 const shown = new Map();
 
-/** @param {string} executionId */
-function previewsOf(executionId) {
-  const node = findNode(app.rootGraph, executionId);
+/** @param {import("./latest_run.js").Address} event */
+function previewsOf(event) {
+  const node = openNode(event);
   return node && shown.get(node);
-}
-
-/** @param {string} executionId @returns {Promise<Previews | undefined>} undefined when its latest run has none */
-async function fetchPreviews(executionId) {
-  const answer = await api.fetchApi(`/fluxduel/previews?node=${encodeURIComponent(executionId)}`);
-  return answer.status === 200 ? answer.json() : undefined;
 }
 
 function refreshAll() {
@@ -115,9 +88,9 @@ function refreshAll() {
 app.registerExtension({
   name: "FluxDuel.Previews",
   setup() {
-    api.addEventListener("fluxduel.preview", ({ detail }) => previewsOf(detail.node)?.refresh());
+    api.addEventListener("fluxduel.preview", ({ detail }) => previewsOf(detail)?.refresh());
     api.addEventListener("fluxduel.state", ({ detail }) => {
-      const entry = previewsOf(detail.node);
+      const entry = previewsOf(detail);
       if (entry?.isNews(detail)) entry.refresh();
     });
     api.addEventListener("reconnected", refreshAll);

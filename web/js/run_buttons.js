@@ -1,14 +1,13 @@
 // @ts-check
 /** Buttons in a training node while it trains: finish now, a checkpoint, a preview, the run's folder. */
 
-import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { copyText } from "./clipboard.js";
-import { findNode } from "./node_lookup.js";
+import { openNode } from "./latest_run.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").Stage} Stage */
-/** @typedef {{node: string, stage: Stage, run: string}} Running a run that is going on, by the node's execution id */
+/** @typedef {{node: string, workflow?: string, stage: Stage, run: string}} Running a run that is going on, by the node's execution id */
 
 const ACTIONS = Object.freeze([
   ["finish", "finish now", "End this stage after this step. The rest of the graph takes what there is."],
@@ -131,9 +130,10 @@ export function placeButtons(node, stage, chart) {
 }
 
 /** @param {import("./comfy").StateEvent} event of any node: its run began, said something, or ended */
-export function follow({ node, stage, run, state }) {
-  const buttons = buttonsOf({ node, stage, run });
-  if (state === "running") buttons?.show({ node, stage, run });
+export function follow(event) {
+  const buttons = buttonsOf(event);
+  const { node, stage, run } = event;
+  if (event.state === "running") buttons?.show({ node, stage, run });
   else if (buttons?.running?.run === run) buttons.show(undefined);
 }
 
@@ -149,8 +149,8 @@ export async function lookAgain() {
 }
 
 /** @param {Running} running */
-function buttonsOf({ node: executionId, stage }) {
-  const node = findNode(app.rootGraph, executionId);
+function buttonsOf(running) {
+  const node = openNode(running);
   const buttons = node && placed.get(node);
-  return buttons?.stage === stage ? buttons : undefined;
+  return buttons?.stage === running.stage ? buttons : undefined;
 }

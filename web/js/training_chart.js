@@ -7,7 +7,7 @@ import { TrainingChart } from "./chart_canvas.js";
 import { copyText } from "./clipboard.js";
 import { curveTable } from "./curve_table.js";
 import { forwardToEditor } from "./forwarding.js";
-import { executionIds, findNode } from "./node_lookup.js";
+import { inTurn, latestRun, openNode, queryOf } from "./latest_run.js";
 import { placeButtons } from "./run_buttons.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
@@ -26,8 +26,8 @@ class NodeChart {
   constructor(node, stage) {
     this.node = node;
     this.chart = new TrainingChart(stage);
-    this.asking = false;
-    this.askAgain = false;
+    /** Fetch the run that the server remembers for the node: after a reload, or to fill in what was not sent. */
+    this.refresh = inTurn(() => this.#ask(), "the run so far could not be fetched.");
     forwardToEditor(this.chart.element);
     this.chart.view.copy.addEventListener("click", () => this.#copy());
   }
@@ -37,42 +37,22 @@ class NodeChart {
     if (!this.chart.record.whole) this.refresh();
   }
 
-  /** Fetch the run that the server remembers for the node: after a reload, or to fill in what was not sent. */
-  async refresh() {
-    this.askAgain = this.asking;
-    if (this.asking) return;
-    this.asking = true;
-    try {
-      await this.#ask();
-    } catch (error) {
-      // The next message of a run that is not whole asks again, and so does a connection that is back.
-      console.warn("FluxDuel: the run so far could not be fetched.", error);
-    } finally {
-      this.asking = false;
-    }
-    if (this.askAgain) await this.refresh();
-  }
-
   async #ask() {
-    const { chart } = this;
+    const { chart, node } = this;
     const sittingBefore = chart.record.sitting;
-    const ids = executionIds(app.rootGraph, this.node);
-    const answers = await Promise.all(ids.map(async (id) => ({ id, history: await fetchHistory(id, "") })));
-    // A node inside a subgraph that is used several times has several runs.
-    let latest;
-    for (const { id, history } of answers) {
-      if (history?.stage === chart.stage && !(latest && latest.history.sitting > history.sitting)) latest = { id, history };
-    }
-    if (latest) chart.merge(latest.history, latest.id, sittingBefore);
-    else if (ids.length > 0 && chart.record.sitting === sittingBefore) chart.forgetRunning();
+    /** @type {(told: History) => boolean} */
+    const fits = ({ stage }) => stage === chart.stage;
+    const latest = await latestRun(node, "/fluxduel/history", fits);
+    if (latest) chart.merge(latest.told, latest.id, sittingBefore);
+    else if (node.graph && chart.record.sitting === sittingBefore) chart.forgetRunning();
   }
 
   async #copy() {
     const { copy } = this.chart.view;
     try {
-      const history = await fetchHistory(this.chart.record.node, "&columns=all");
-      if (!history) throw new Error("The server does not remember this run. Its numbers are in its folder, in stats.jsonl.");
-      await copyText(curveTable(history.records));
+      const answer = await api.fetchApi(`/fluxduel/history?${queryOf(this.chart.record.node)}&columns=all`);
+      if (answer.status !== 200) throw new Error("The server does not remember this run. Its numbers are in its folder, in stats.jsonl.");
+      await copyText(curveTable((await answer.json()).records));
       copy.textContent = "copied";
       setTimeout(() => (copy.textContent = "copy"), 1500);
     } catch (error) {
@@ -112,17 +92,11 @@ function addChart(node, stage) {
   };
 }
 
-/** @param {{node: string, stage: Stage}} event */
-function chartOf({ node: executionId, stage }) {
-  const node = findNode(app.rootGraph, executionId);
+/** @param {import("./latest_run.js").Address & {stage: Stage}} event */
+function chartOf(event) {
+  const node = openNode(event);
   const entry = node && charts.get(node);
-  return entry?.chart.stage === stage ? entry : undefined;
-}
-
-/** @param {string} executionId @param {string} more @returns {Promise<History | undefined>} undefined when the node has not run */
-async function fetchHistory(executionId, more) {
-  const answer = await api.fetchApi(`/fluxduel/history?node=${encodeURIComponent(executionId)}${more}`);
-  return answer.status === 200 ? answer.json() : undefined;
+  return entry?.chart.stage === event.stage ? entry : undefined;
 }
 
 function refreshAll() {

@@ -13,8 +13,10 @@ FOLDER = Path("/output/fluxduel/diffusion-1")
 
 def test_only_a_run_that_is_going_on_can_be_asked_and_only_in_its_node() -> None:
     running = RunningRuns()
-    with running.open("2:1", "diffusion", FOLDER) as requests:
-        assert running.listed() == [{"node": "2:1", "stage": "diffusion", "run": "diffusion-1"}]
+    with running.open("2:1", "diffusion", FOLDER, "a-graph") as requests:
+        assert running.listed() == [
+            {"node": "2:1", "workflow": "a-graph", "stage": "diffusion", "run": "diffusion-1"}
+        ]
         for node, run in (("1", "diffusion-1"), ("2:1", "diffusion-2"), ("", ""), ("2:1", str(FOLDER))):
             with pytest.raises(NotRunning):
                 running.ask("finish", node, run)
