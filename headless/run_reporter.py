@@ -59,7 +59,7 @@ class RunReporter:
             self.note(step, f"The preview is not kept. {in_words(error)}")
 
     def note(self, step: int, text: str) -> None:
-        warn(f"{self._name}, step {step}: {text}")
+        warn(f"{self._name}, update {step}: {text}")
         self._told.append(text)
 
     def should_stop(self) -> bool:

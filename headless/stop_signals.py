@@ -47,7 +47,7 @@ class StopSignals:
             # Not through sys.stderr: the signal may have come while that was being written to. Where the terminal is
             # gone, nobody reads it.
             with contextlib.suppress(OSError):
-                os.write(2, f"\nStopping after this step.{again}\n".encode())
+                os.write(2, f"\nStopping after this update.{again}\n".encode())
         self.received = self.received or number
 
 

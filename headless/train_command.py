@@ -316,7 +316,7 @@ class _Run:
 
     def _say_how_to_go_on(self, stage: str, result: StageResult) -> None:
         step = result.goes_on_from
-        where = f"goes on from step {step}" if step else "begins this stage anew"
+        where = f"goes on from update {step}" if step else "begins this stage anew"
         self.say(f"{STAGE_NAMES[stage]} was stopped. The same command {where}.")
 
     def _rescued(self, stage: str, start: FluxLoRA, failure: StageFailure) -> str:

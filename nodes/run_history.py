@@ -31,7 +31,8 @@ class Run:
 
     ``notes``: (step, text) of what the stage noticed and did about it. ``sitting`` grows with each run and each going
     back to an earlier step: records with different numbers are not of one curve. ``facts``: the latest value of each of
-    ``FACTS``. ``stride``: of so many steps side by side one is kept.
+    ``FACTS``; of its steps the discriminator's ``warmup``; the update with which it was finished ``early``; whether it
+    was finished before and is ``reused``. ``stride``: of so many steps side by side one is kept.
     """
 
     run: str
@@ -107,7 +108,7 @@ class Run:
 
 
 class RunHistory:
-    """The latest run of each node of this process, by workflow and node: two workflows may have nodes of the same id."""
+    """The latest run of each node of this process. Nodes of two workflows may have the same id."""
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, str], Run] = {}
@@ -127,6 +128,13 @@ class RunHistory:
             if name == node and (workflow is None or of in (workflow, ""))
         ]
         return max(own, key=lambda run: run.sitting, default=None)
+
+    def has_finished_early(self, node: str, run: str) -> bool:
+        """Whether ``node`` shows that ``run`` as finished before its last update."""
+        return any(
+            name == node and known.run == run and "early" in known.facts
+            for (_, name), known in list(self._runs.items())
+        )
 
 
 def workflow_of(extra_pnginfo: Any) -> str:

@@ -90,12 +90,14 @@ def _run(
         reporter.finish("stopped", f"Cancelled {reporter.place}. {_kept(result, lora, choice.folder.name)}")
         host.raise_interruption()
     host.remove_interrupted_file(choice.folder.name)
+    made = result.lora.provenance[-1].get("finished_early")
+    early = None if made is None or made == wanted.steps else wanted.warmup + made
     if done is not None:
-        reporter.finish("finished", choice.text)
+        reporter.finish("finished", choice.text, early)
     else:
-        early = " early, as asked, after" if "finished_early" in result.lora.provenance[-1] else ""
+        asked = "" if early is None else " early, as asked,"
         noted = f", with {reporter.notes_text}" if reporter.notes_text else ""
-        reporter.finish("finished", f"Finished{early} step {reporter.step} of {wanted.total}{noted}.")
+        reporter.finish("finished", f"Finished{asked} at update {reporter.step} of {wanted.total}{noted}.", early)
     return result
 
 
@@ -114,7 +116,7 @@ def _finished(
 
 def _kept(result: StageResult, start: FluxLoRA, run: str) -> str:
     """Where what was trained so far is, for a run that did not finish."""
-    again = "" if result.goes_on_from is None else f"Queue again to go on from step {result.goes_on_from}. "
+    again = "" if result.goes_on_from is None else f"Queue again to go on from update {result.goes_on_from}. "
     if all(tensor.equal(start.tensors[key]) for key, tensor in result.lora.tensors.items()):
         return f"{again}The LoRA had not been changed by then, so none is saved."
     try:

@@ -74,6 +74,10 @@ class TrainAdversarialStage(io.ComfyNode):
         return host.problem_here()
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return host.reopened()
+
+    @classmethod
     def execute(
         cls,
         flux_lora: FluxLoRA,

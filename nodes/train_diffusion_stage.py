@@ -59,6 +59,10 @@ class TrainDiffusionStage(io.ComfyNode):
         return host.problem_here()
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return host.reopened()
+
+    @classmethod
     def execute(
         cls, flux_lora: FluxLoRA, real_latents: RealLatents, options: OptionsValue | None = None, **own: Any
     ) -> io.NodeOutput:

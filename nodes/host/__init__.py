@@ -37,7 +37,7 @@ from .preview_routes import register_preview_routes
 from .progress import Progress, text_ui
 from .prompts import register_prompt_handler
 from .reporting import HostReporter, history, register_routes
-from .run_routes import register_run_routes, running
+from .run_routes import register_run_routes, reopened, running
 from .vae_checks import check_vae, doubt_of
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "register_routes",
     "register_run_routes",
     "remove_interrupted_file",
+    "reopened",
     "running",
     "runs_folder",
     "show_comparison",

@@ -30,9 +30,9 @@ def register_preview_routes() -> None:
     """``GET /fluxduel/previews?node=<id>``: run, rows and steps of the node's latest run; no content (204) without one.
 
     ``GET /fluxduel/preview?node=<id>&step=<n>&version=<v>``: the pictures of one step side by side, as the first answer
-    names them. ``GET /fluxduel/preview_sheet?node=<id>``: the whole sheet. All with ``&workflow=<id>`` as the history. No name of a file comes from outside: a node
-    is looked up among those that were trained since the host started, and a step among the previews of its run. Another
-    site's page is refused (403).
+    names them. ``GET /fluxduel/preview_sheet?node=<id>``: the whole sheet. All with ``&workflow=<id>``, as the history.
+    No name of a file comes from outside: a node is looked up among those that were trained since the host started, and
+    a step among the previews of its run. Another site's page is refused (403).
     """
     routes = PromptServer.instance.routes
 

@@ -47,6 +47,10 @@ class HostReporter:
         """``choice``: the run's folder, whose name is the run's, and why it was chosen. ``workflow``: the node's."""
         self._stage, self._decode, self._folder = wanted.stage, decode, choice.folder
         self._run = Run(choice.folder.name, wanted.stage, message=choice.text, total=wanted.total)
+        if warmup := wanted.warmup:
+            self._run.facts["warmup"] = warmup
+        if choice.finished:
+            self._run.facts["reused"] = 1
         self._progress, self._peak = Progress(node), PeakMemory()
         self.step = 0
         self._pending: dict[str, Any] | None = None
@@ -76,8 +80,8 @@ class HostReporter:
 
     @property
     def place(self) -> str:
-        """Such as ``after step 3 of 300``."""
-        return f"after step {self.step} of {self._run.total}" if self.step else f"before step 1 of {self._run.total}"
+        """Such as ``after update 3 of 300``."""
+        return f"{f'after update {self.step}' if self.step else 'before update 1'} of {self._run.total}"
 
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         self.step = step
@@ -115,7 +119,7 @@ class HostReporter:
     def note(self, step: int, text: str) -> None:
         self._run.notes.append((step, text))
         log.log(
-            logging.WARNING if is_warning(text) else logging.INFO, "%s stage, step %d: %s", self._stage, step, text
+            logging.WARNING if is_warning(text) else logging.INFO, "%s stage, update %d: %s", self._stage, step, text
         )
         self._state()
 
@@ -133,9 +137,14 @@ class HostReporter:
     def should_stop(self) -> bool:
         return interrupted()
 
-    def finish(self, state: str, message: str) -> None:
-        """``state``: finished, stopped or failed. Sends what the throttle held back, then the state."""
+    def finish(self, state: str, message: str, early: int | None = None) -> None:
+        """``state``: finished, stopped or failed. Sends what the throttle held back, then the state.
+
+        ``early``: the update with which the user has had it end, where that was before the last one.
+        """
         self._send()
+        if early is not None:
+            self._run.facts["early"] = early
         said = message == self._run.message
         self._run.state, self._run.message = state, message
         # The host logs a failure itself, with its message.
@@ -170,6 +179,7 @@ class HostReporter:
                 "stage": run.stage,
                 "state": run.state,
                 "message": run.message,
+                "facts": dict(run.facts),
                 "notes_before": before,
                 "notes": noted(run.notes[before:]),
                 "records": len(run.records),

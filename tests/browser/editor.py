@@ -190,7 +190,8 @@ class Editor:
 
     def state(self, node: str | int, stage: str, state: str = "running", *, run: str = "first", **detail: Any) -> None:
         """A message about the state of a run. ``detail``: what is not as before the first step."""
-        told = {"sitting": SITTINGS[run], "message": "", "notes_before": 0, "notes": [], "records": 0} | detail
+        told = {"sitting": SITTINGS[run], "message": "", "facts": {}, "notes_before": 0, "notes": [], "records": 0}
+        told |= detail
         self.send("fluxduel.state", node=node, run=run, stage=stage, state=state, **told)
 
     def train(

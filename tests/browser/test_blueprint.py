@@ -122,10 +122,10 @@ def test_charts_buttons_and_previews_work_inside(dropped: tuple[Editor, str], co
     before = set(comfy_host.get("/history"))
     press_run(editor)
 
-    button(editor, "preview").wait_for(timeout=60_000)
+    button(editor, "preview now").wait_for(timeout=60_000)
     page.locator('canvas[aria-label*="of the diffusion stage"][aria-label*="update"]').wait_for()
-    button(editor, "preview").click()
-    page.get_by_text("A preview is sampled after this step.").wait_for()
+    button(editor, "preview now").click()
+    page.get_by_text("A preview is sampled after this update.").wait_for()
     page.locator("figure canvas").first.wait_for()
     button(editor, "finish now").click()
     button(editor, "sure? finish").click()

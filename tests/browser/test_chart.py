@@ -73,6 +73,35 @@ def test_text_says_where_the_run_is(editor: Editor) -> None:
     assert "failed" in text and message in text and "ETA" not in text
 
 
+def test_the_warm_up_counts_and_is_told_apart(editor: Editor) -> None:
+    (node,) = editor.add("adversarial")
+    facts = {"warmup": 3}
+    editor.train(node, "adversarial", records("adversarial", 5), total=25, facts=facts)
+    assert "update 5/25 (warm-up 3 + 22) · " in editor.panel("adversarial").inner_text()
+    editor.add("diffusion")
+    editor.train(node, "diffusion", records("diffusion", 5), total=25)
+    assert "update 5/25 · " in editor.panel("diffusion").inner_text()
+
+
+def test_a_run_that_was_finished_early_says_so_and_can_go_on(editor: Editor) -> None:
+    (node,) = editor.add("diffusion")
+    button = editor.panel("diffusion").get_by_role("button", name="go on to the end")
+    for facts, words, can in (
+        ({"early": 3}, "Finished early, at update 3 of 9. It can go on to the end.", True),
+        ({"early": 3, "reused": 1}, "Reused: this run was finished early, at update 3 of 9.", True),
+        ({"reused": 1}, "Reused: the same run was finished before.", False),
+        ({}, "", False),
+    ):
+        run = f"{len(facts)}{sum(facts.values())}"
+        SITTINGS[run] = max(SITTINGS.values()) + 1
+        editor.train(node, "diffusion", records("diffusion", 3), total=9, run=run)
+        assert not button.is_visible() and "early" not in editor.panel("diffusion").inner_text()
+        editor.state(node, "diffusion", "finished", facts=facts, records=3, run=run)
+        text = editor.panel("diffusion").inner_text()
+        assert words in text and ("early" in text) == ("early" in facts) and ("Reused" in text) == ("reused" in facts)
+        assert button.is_visible() == can
+
+
 def test_the_end_leaves_no_remaining_time(editor: Editor) -> None:
     (node,) = editor.add("diffusion")
     facts = {"images": 12, "peak_memory": 11.2 * 2**30}
@@ -159,7 +188,7 @@ def test_the_start_is_a_line(editor: Editor) -> None:
             editor.send("fluxduel.step", **common, step=at, **step)
         pictures.append(editor.picture("diffusion"))
     assert pictures[0] != pictures[1]
-    assert "lowest held-out: update 1, flow loss 1" in editor.panel("diffusion").inner_text()
+    assert "lowest held-out flow loss: update 1, 1" in editor.panel("diffusion").inner_text()
 
 
 def test_a_new_run_clears_the_chart(editor: Editor) -> None:
@@ -194,7 +223,7 @@ def test_a_curve_is_copied_as_a_table(editor: Editor) -> None:
 def test_logarithmic_axis_by_keyboard(editor: Editor) -> None:
     (node,) = editor.add("diffusion")
     editor.train(node, "diffusion", [{"diffusion_loss": 10.0 ** (-step / 4)} for step in range(12)])
-    button = editor.panel("diffusion").get_by_role("button", name="log")
+    button = editor.panel("diffusion").get_by_role("button", name="log axis")
     before = editor.picture("diffusion")
     button.focus()
     editor.page.keyboard.press("Enter")
@@ -242,6 +271,8 @@ def test_the_chart_is_in_neither_the_workflow_nor_the_prompt(editor: Editor) -> 
 
 def test_the_chart_fills_a_node_that_is_enlarged(editor: Editor) -> None:
     (node,) = editor.add("diffusion")
+    # Other parts of the node find their places one after the other.
+    editor.page.wait_for_timeout(500)
     before = editor.chart("diffusion").bounding_box()
     x, y = editor.corner(node)
     editor.page.mouse.move(x, y)

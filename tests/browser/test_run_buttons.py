@@ -11,7 +11,7 @@ from fluxduel.tests.browser.editor import TRAINING_NODES, Editor
 from fluxduel.tests.browser.test_resumed_run import graph_of, records
 from fluxduel.tests.comfy_host import ComfyHost, failure
 from fluxduel.tests.host.test_run_requests import LONG, until
-from fluxduel.tests.host.two_stage_graph import write_pictures
+from fluxduel.tests.host.two_stage_graph import STAGE_1, training_graph, write_pictures
 
 PICTURES = "buttons-test"
 # Where to leave pictures of what was seen, for people.
@@ -44,26 +44,27 @@ def test_a_run_is_asked_by_its_buttons(editor: Editor, comfy_host: ComfyHost) ->
     records(comfy_host, node, 2)
     toolbar(editor).wait_for()
     # It is one line, in the node, in both renderers; a reload shows it again.
-    boxes = [button(editor, text).bounding_box() for text in ("finish now", "checkpoint", "preview", "copy folder")]
+    names = ("finish now", "checkpoint now", "preview now", "copy path")
+    boxes = [button(editor, text).bounding_box() for text in names]
     assert all(box is not None and box["height"] >= 14 for box in boxes) and len({box["y"] for box in boxes}) == 1
 
     (run,) = comfy_host.get("/fluxduel/runs")["runs"]
     path = comfy_host.base / "output" / "fluxduel" / run["run"]
     editor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    button(editor, "copy folder").click()
+    button(editor, "copy path").click()
     say(editor, f"Copied: {path}")
     assert editor.page.evaluate("() => navigator.clipboard.readText()") == str(path)
     if SHOTS:
         renderer = "nodes2" if editor.page.locator(f'[data-node-id="{node}"]').count() else "classic"
         editor.screenshot(Path(SHOTS) / f"buttons-{renderer}.png", TRAINING_NODES["diffusion"])
 
-    button(editor, "checkpoint").focus()
+    button(editor, "checkpoint now").focus()
     editor.page.keyboard.press("Enter")
-    say(editor, "A checkpoint is written after this step.")
+    say(editor, "A checkpoint is written after this update.")
     until(comfy_host, lambda: list(path.glob("checkpoints/step-*")))
     editor.page.keyboard.press("Tab")
     editor.page.keyboard.press("Space")
-    say(editor, "A preview is sampled after this step.")
+    say(editor, "A preview is sampled after this update.")
     until(comfy_host, lambda: list(path.glob("previews/step-*.png")))
 
     # Once is not enough to end it, and it is forgotten after a while.
@@ -76,7 +77,33 @@ def test_a_run_is_asked_by_its_buttons(editor: Editor, comfy_host: ComfyHost) ->
     assert failure(comfy_host.wait(prompt)) is None
     toolbar(editor).wait_for(state="detached")
     told = comfy_host.get(f"/fluxduel/history?node={node}")
-    assert told["message"].startswith("Finished early, as asked, after step ")
+    assert told["message"].startswith("Finished early, as asked, at update ")
+
+
+def test_a_run_that_was_finished_early_goes_on_by_its_button(classic: Editor, comfy_host: ComfyHost) -> None:
+    """In the graph that the page has queued, whose result the host still has."""
+    folder = comfy_host.base / "input" / PICTURES
+    if not folder.exists():
+        write_pictures(folder)
+    graph = training_graph(PICTURES, validate_every=0, batch_size=1, steps=300, seed=81, checkpoint_every=0)
+    classic.page.evaluate("graph => app.loadApiJson(graph, 'go on')", graph)
+    classic.chart("diffusion").wait_for()
+    node = STAGE_1
+    classic.page.evaluate("() => app.queuePrompt(0)")
+    records(comfy_host, node, 3)
+    toolbar(classic).wait_for()
+    button(classic, "finish now").press("Enter")
+    button(classic, "sure? finish").press("Enter")
+    toolbar(classic).wait_for(state="detached")
+    go_on = classic.panel("diffusion").get_by_role("button", name="go on to the end")
+    go_on.wait_for()
+    early = comfy_host.get(f"/fluxduel/history?node={node}")["facts"]["early"]
+    assert f"Finished early, at update {early} of 300." in classic.panel("diffusion").inner_text()
+    go_on.press("Enter")
+    classic.panel("diffusion").get_by_text("finished · update 300/300").wait_for(timeout=90_000)
+    told = comfy_host.get(f"/fluxduel/history?node={node}")
+    assert [record["step"] for record in told["records"]][-300:] == list(range(1, 301)) and early < 300
+    assert not go_on.is_visible()
 
 
 def test_another_page_shows_the_buttons_of_what_is_going_on(classic: Editor, comfy_host: ComfyHost) -> None:
@@ -98,5 +125,5 @@ def test_another_page_shows_the_buttons_of_what_is_going_on(classic: Editor, com
     toolbar(classic).wait_for(state="detached")
     # As when the page has not heard yet that it is over.
     classic.state(node, "diffusion", run="gone")
-    button(classic, "preview").click()
+    button(classic, "preview now").click()
     say(classic, "No run 'gone' is going on")

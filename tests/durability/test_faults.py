@@ -291,7 +291,7 @@ def test_every_fault_of_choosing_a_run(tmp_path: Path) -> None:
                 # Where no run at all can be seen, beginning one anew would be the worst answer.
                 assert counted.places[number] == ""
         assert operations.spoiled
-        assert choose(tmp_path, LONG).text == "Going on with run from step 1."
+        assert choose(tmp_path, LONG).text == "Going on with run from update 1."
         assert files_of(tmp_path) == before
         TRIED["choosing"] += 1
 
@@ -503,7 +503,7 @@ def test_a_damaged_newest_checkpoint(whole_1: Whole, tmp_path: Path, how: str) -
         # A LoRA that lies there for people is not what a run goes on from.
         used = 3 if file == "lora.safetensors" else 2
         assert reporter.earlier_steps[-1] == used
-        said = [note for note in reporter.notes if "The checkpoint of step 3 is damaged and is not used" in note]
+        said = [note for note in reporter.notes if "The checkpoint of update 3 is damaged and is not used" in note]
         assert len(said) == (used == 2) and all(newest.name in note for note in said)
         TRIED["damaged checkpoint"] += 1
 
@@ -640,7 +640,7 @@ def test_a_folder_without_permission(whole_1: Whole, tmp_path: Path) -> None:
 
     assert in_child(lambda: as_nobody(locked)) == 0
     notes = kept(whole_1, tmp_path)
-    assert any("does not permit" in note and "The one of step 1 is kept" in note for note in notes)
+    assert any("does not permit" in note and "The one of update 1 is kept" in note for note in notes)
     (folder / "checkpoints").chmod(0o700)
     assert_same(whole_1.result, train(folder))
 
@@ -686,7 +686,7 @@ def test_a_disk_that_fills_up(whole_1: Whole, mounted: Callable[[str], Path]) ->
     reporter = Filling()
     assert_same(whole_1.result, train(folder, reporter))
     assert shutil.disk_usage(disk).free <= 4096  # what the lock had
-    assert any("step 3 could not be written" in note and "step 2 is kept" in note for note in reporter.notes)
+    assert any("update 3 could not be written" in note and "update 2 is kept" in note for note in reporter.notes)
     assert any("The result could not be kept" in note and "the disk is full" in note for note in reporter.notes)
     filler.unlink()
     reporter = Noted()

@@ -80,12 +80,12 @@ class Interruption(NamedTuple):
             return
         host.interrupt()
         assert "interrupted in FluxDuelTrain" in (failure(host.wait(prompt)) or "")
-        assert "Queue again to go on from step" in record_of(host, self.node)["message"]
+        assert "Queue again to go on from update" in record_of(host, self.node)["message"]
 
     def assert_gone_on(self, log: str) -> None:
         """The process after it did not begin anew: Cancel loses no step, SIGKILL those since the last checkpoint."""
         stage = STAGE_NAMES[self.node]
-        (step,) = re.findall(rf"{stage} stage: Going on with {stage}-\S+ from step (\d+)", log)
+        (step,) = re.findall(rf"{stage} stage: Going on with {stage}-\S+ from update (\d+)", log)
         lost = CHECKPOINT_EVERY if self.how == "kill" else 0
         assert int(step) >= self.step - lost, f"{self} went on from step {step}"
         print(f"{self.how} at step {self.step} or after in {stage}: gone on from step {step}")

@@ -285,7 +285,7 @@ def workflows(report: Report) -> None:
     from fluxduel.nodes import run_history
     from fluxduel.nodes.run_history import Run, RunHistory, workflow_of
 
-    prompts = [None, {}, {"workflow": {"id": "a"}}, {"workflow": {"id": "b"}}, {"workflow": {"id": 3}}, {"workflow": []}]
+    prompts = [None, {}, *({"workflow": found} for found in ({"id": "a"}, {"id": "b"}, {"id": 3}, []))]
     report["workflows"] = [workflow_of(prompt) for prompt in prompts]
     history = RunHistory()
     for run, workflow in (("first", "a"), ("second", "b")):

@@ -94,7 +94,7 @@ def test_a_failed_stage_leaves_its_lora(report: dict[str, Any], case: str) -> No
 
 def test_a_stage_that_is_cancelled_before_its_first_step_leaves_no_lora(report: dict[str, Any]) -> None:
     message = report["cancelled_at_once"]
-    assert message.startswith("Cancelled before step 1 of 7. Queue again to go on from step 0. "), message
+    assert message.startswith("Cancelled before update 1 of 7. Queue again to go on from update 0. "), message
     assert message.endswith("had not been changed by then, so none is saved.")
     runs = {report[case]["run"] for case in ("diverged", "exhausted")}
     saved = {path.stem for path in (report["base"] / "output" / "loras").iterdir()}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from safetensors.torch import load_file
@@ -72,7 +73,7 @@ def test_finish_now_and_go_on(comfy_host: ComfyHost, folder: Path) -> None:
     prompt = comfy_host.queue(graph)
     for stage in (STAGE_1, STAGE_2):
         run = running(comfy_host, stage, step=3)
-        assert comfy_host.post("/fluxduel/run/finish", run)["message"].startswith("The stage ends after this step.")
+        assert comfy_host.post("/fluxduel/run/finish", run)["message"].startswith("The stage ends after this update.")
     entry = comfy_host.wait(prompt)
     assert failure(entry) is None
     ends = {}
@@ -80,13 +81,11 @@ def test_finish_now_and_go_on(comfy_host: ComfyHost, folder: Path) -> None:
         told = history(comfy_host, stage)
         ends[stage] = told["records"][-1]["step"]
         assert 3 <= ends[stage] < LONG and told["state"] == "finished"
-        assert told["message"].startswith(f"Finished early, as asked, after step {ends[stage]} of ")
+        assert told["message"].startswith(f"Finished early, as asked, at update {ends[stage]} of ")
         assert sum("Finished early, as asked: the last update was" in text for _, text, _ in told["notes"]) == 1
-    # Stage 2 has a warm-up of one step.
-    update = ends[STAGE_2] - 1
     said = entry["outputs"]["20"]["text"][0]
     assert f"Stage 1 was finished early, after update {ends[STAGE_1]} of {LONG}." in said
-    assert f"Stage 2 was finished early, after update {update} of {LONG}." in said
+    assert f"Stage 2 was finished early, after update {ends[STAGE_2]} of {LONG + 1}." in said
     assert said.split("\n")[-1] == history(comfy_host, STAGE_2)["notes"][-1][1]
     loras = comfy_host.base / "output" / "loras"
     first = load_file(loras / "early_00001_.safetensors")
@@ -101,7 +100,7 @@ def test_finish_now_and_go_on(comfy_host: ComfyHost, folder: Path) -> None:
     nodes, _ = executed(comfy_host, graph)
     assert {STAGE_1, STAGE_2, SAVE} <= nodes and time.monotonic() - began < 60
     message = history(comfy_host, STAGE_1)["message"]
-    assert f"as asked, after {ends[STAGE_1]} of {LONG} steps; its result is used. Any other number" in message
+    assert f"as asked, at update {ends[STAGE_1]} of {LONG}; its result is used. With any other" in message
     again = load_file(loras / "early_00002_.safetensors")
     assert all(tensor.equal(again[key]) for key, tensor in first.items())
 
@@ -114,8 +113,38 @@ def test_finish_now_and_go_on(comfy_host: ComfyHost, folder: Path) -> None:
     )
     executed(comfy_host, longer)
     told = history(comfy_host, STAGE_1)
-    assert told["message"].startswith(f"Finished step {ends[STAGE_1] + 2} of ")
-    assert f"Extending {told['run']} from {ends[STAGE_1]} to {ends[STAGE_1] + 2} steps." in comfy_host.log
+    assert told["message"].startswith(f"Finished at update {ends[STAGE_1] + 2} of ")
+    assert f"Extending {told['run']}: steps was {ends[STAGE_1]}, now {ends[STAGE_1] + 2}." in comfy_host.log
+
+
+def test_what_was_finished_early_can_go_on(comfy_host: ComfyHost, folder: Path) -> None:
+    """Also where the host still has the result, and would not run the node again."""
+    stage = {"steps": 300, "seed": 24, "validate_every": 0, "checkpoint_every": 0}
+    graph = training_graph(folder.name, "loras/on", **stage)
+    prompt = comfy_host.queue(graph)
+    run = running(comfy_host, step=3)
+    comfy_host.post("/fluxduel/run/finish", run)
+    assert failure(comfy_host.wait(prompt)) is None
+    facts = history(comfy_host, STAGE_1)["facts"]
+    assert 3 <= facts["early"] < 300 and "reused" not in facts
+    assert executed(comfy_host, graph)[0] == set()
+    # A host that remembers nothing takes the run's result, and says so.
+    graph[SAVE]["inputs"]["prefix"] = "loras/on-again"
+    comfy_host.post("/free", {"free_memory": True, "unload_models": True})
+    time.sleep(1)
+    executed(comfy_host, graph)
+    assert history(comfy_host, STAGE_1)["facts"] == {**facts, "reused": 1}
+
+    with pytest.raises(HTTPError, match="409"):
+        comfy_host.post("/fluxduel/run/go_on", {"node": STAGE_1, "run": f"../{run['run']}"})
+    assert "goes on from there" in comfy_host.post("/fluxduel/run/go_on", run)["message"]
+    with pytest.raises(HTTPError, match="409"):
+        comfy_host.post("/fluxduel/run/go_on", run)
+    assert STAGE_1 in executed(comfy_host, graph)[0]
+    told = history(comfy_host, STAGE_1)
+    assert told["run"] == run["run"] and [record["step"] for record in told["records"]] == list(range(1, 301))
+    assert told["message"].startswith("Finished at update 300 of 300") and "early" not in told["facts"]
+    assert executed(comfy_host, graph)[0] == set()
 
 
 def test_checkpoint_preview_and_folder(comfy_host: ComfyHost, folder: Path) -> None:
@@ -126,14 +155,15 @@ def test_checkpoint_preview_and_folder(comfy_host: ComfyHost, folder: Path) -> N
     path = Path(comfy_host.post("/fluxduel/run/folder", run)["message"])
     assert path == comfy_host.base / "output" / "fluxduel" / run["run"] and path.is_dir()
     assert not (path / "checkpoints").exists() and not (path / "previews").exists()
-    assert comfy_host.post("/fluxduel/run/checkpoint", run)["message"] == "A checkpoint is written after this step."
+    assert comfy_host.post("/fluxduel/run/checkpoint", run)["message"] == "A checkpoint is written after this update."
     (checkpoint,) = until(comfy_host, lambda: list(path.glob("checkpoints/step-*")))
     assert load_file(checkpoint / "lora.safetensors")
-    assert comfy_host.post("/fluxduel/run/preview", run)["message"] == "A preview is sampled after this step."
+    assert comfy_host.post("/fluxduel/run/preview", run)["message"] == "A preview is sampled after this update."
     until(comfy_host, lambda: list(path.glob("previews/step-*.png")))
     step = int(checkpoint.name.removeprefix("step-"))
     noted = until(comfy_host, lambda: history(comfy_host, STAGE_1)["notes"])
-    assert [step, f"The checkpoint of step {step} is written. lora.safetensors in it is a LoRA to try.", False] in noted
+    said = f"The checkpoint of update {step} is written. lora.safetensors in it is a LoRA to try."
+    assert [step, said, False] in noted
     comfy_host.interrupt()
     assert failure(comfy_host.wait(prompt)) == f"interrupted in FluxDuelTrainDiffusionStage (node {STAGE_1})"
     assert comfy_host.get("/fluxduel/runs") == {"runs": []}

@@ -165,13 +165,13 @@ def test_notes_reach_the_page_one_by_one(comfy_host: ComfyHost, first: Finished)
     assert count == len(running) - 1 >= 1 and (finished["notes_before"], finished["notes"]) == (count, [])
     step, text, _ = notes[-1]
     assert step == 3 and "delivered" in text
-    assert finished["message"] == f"Finished step 3 of 3, with {count} note{'s' if count > 1 else ''}."
+    assert finished["message"] == f"Finished at update 3 of 3, with {count} note{'s' if count > 1 else ''}."
     history = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")
     assert history["notes"] == notes and history["message"] == finished["message"]
-    assert f"adversarial stage, step 3: {text}" in comfy_host.log
+    assert f"adversarial stage, update 3: {text}" in comfy_host.log
     # Stage 1 has but one to tell: what its measurements cost.
     (only,) = [note for event in first.of("state", STAGE_1) for note in event["notes"]]
-    assert first.of("state", STAGE_1)[-1]["message"] == "Finished step 3 of 3, with 1 note."
+    assert first.of("state", STAGE_1)[-1]["message"] == "Finished at update 3 of 3, with 1 note."
     assert "measurement" in only[1].lower() and not only[2]
 
 
@@ -332,7 +332,7 @@ def test_cancel_before_the_first_update_saves_no_lora(comfy_host: ComfyHost, fol
     assert failure(comfy_host.wait(prompt, timeout=60)) == "interrupted in FluxDuelTrainAdversarialStage (node 7)"
     assert set((comfy_host.base / "output" / "loras").glob("*")) == before
     message = comfy_host.get(f"/fluxduel/history?node={STAGE_2}")["message"]
-    assert message.startswith("Cancelled after step ") and message.endswith("so none is saved.")
+    assert message.startswith("Cancelled after update ") and message.endswith("so none is saved.")
 
 
 def wait_for_step(host: ComfyHost, step: int, stage: str = STAGE_1) -> None:

@@ -92,7 +92,7 @@ def sheet(columns: Sequence[Column], rows: Sequence[Row]) -> Image.Image:
     steps = [_cells(column.path, len(rows)) for column in chosen]
     group = Group(
         prompt="",
-        columns=tuple(f"step {column.step}" if column.step else "start" for column in chosen),
+        columns=tuple(f"update {column.step}" if column.step else "start" for column in chosen),
         cells=tuple(zip(*steps, strict=True)),
     )
     # What all rows have in common is said once.

@@ -87,7 +87,9 @@ def _early_ends(provenance: Sequence[Mapping[str, Any]]) -> str:
         done, config = entry.get("finished_early"), entry.get("config")
         if isinstance(done, int) and isinstance(config, Mapping):
             number = {"diffusion": 1, "adversarial": 2}.get(str(entry.get("stage")), "?")
-            words += f" Stage {number} was finished early, after update {done} of {config.get('steps', '?')}."
+            warmup = config.get("discriminator_warmup", 0)
+            planned = config["steps"] + warmup if "steps" in config else "?"
+            words += f" Stage {number} was finished early, after update {done + warmup} of {planned}."
     return words
 
 

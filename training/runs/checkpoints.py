@@ -150,7 +150,7 @@ class Checkpoints:
             try:
                 return self.load(name), words
             except CheckpointError as error:
-                words.append(f"The checkpoint of step {_step(name)} is damaged and is not used ({error})")
+                words.append(f"The checkpoint of update {_step(name)} is damaged and is not used ({error})")
                 os.replace(self.folder / name, self.folder / f".damaged-{name}-{uuid.uuid4().hex[:8]}")
         return None, words
 

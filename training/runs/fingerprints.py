@@ -45,7 +45,12 @@ class Fingerprint:
     @property
     def total(self) -> int:
         """Calls of the stage's ``step()``: stage 2 begins with the discriminator's warm-up."""
-        return self.steps + int(self.parts.get("discriminator_warmup", 0))
+        return self.steps + self.warmup
+
+    @property
+    def warmup(self) -> int:
+        """How many of them train the discriminator alone."""
+        return int(self.parts.get("discriminator_warmup", 0))
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """In words what differs from the ``parts`` of an earlier run, such as ``rank (was 16, now 8)``."""

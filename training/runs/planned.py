@@ -124,7 +124,7 @@ def run_planned(
         # Other ranks wait within a pass that this one has left.
         if cheaper is None or ranks.count > 1 or not out_of_memory(cause):
             raise
-        at = f" at step {loop.step + 1}" if loop else ""
+        at = f" at update {loop.step + 1}" if loop else ""
     again = loop.last_good if loop else None
     # What fills the card is held by the stage and by the frames of its failure, in circles.
     loop = None

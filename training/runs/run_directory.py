@@ -88,12 +88,12 @@ def choose(parent: Path, wanted: Fingerprint) -> Choice:
             unread = unread or f"A new run: {folder.name} cannot be read ({reason(error)})."
             continue
         if manifest["finished"] is None and furthest <= wanted.total:
-            more = "" if manifest["steps"] == wanted.steps else f", now to {wanted.steps} steps"
-            return Choice(folder, f"Going on with {folder.name} from step {furthest}{more}.")
+            more = "" if manifest["steps"] == wanted.steps else f", steps now {wanted.steps}"
+            return Choice(folder, f"Going on with {folder.name} from update {furthest}{more}.")
     shorter = [run for run in same if run[1]["finished"] is not None and _done(run[1]) < wanted.steps]
     if shorter:
         folder, manifest = max(shorter, key=lambda run: _done(run[1]))
-        return Choice(folder, f"Extending {folder.name} from {_done(manifest)} to {wanted.steps} steps.")
+        return Choice(folder, f"Extending {folder.name}: steps was {_done(manifest)}, now {wanted.steps}.")
     return Choice(_new_name(parent, wanted.stage), unread or _why_new(known, same, wanted))
 
 
@@ -121,13 +121,32 @@ def _answers(manifest: Mapping[str, Any], wanted: Fingerprint) -> bool:
     )
 
 
+def reopen(folder: Path) -> None:
+    """Take back that the run in ``folder`` was finished early: the same settings go on from there to the last update.
+
+    Raises ``RunDirectoryError`` where it was not, or another process is at it; ``OSError`` where it cannot be written.
+    """
+    path = folder / MANIFEST
+    try:
+        with held(folder):
+            manifest = _read_manifest(path)
+            if _early(manifest) is None:
+                raise RunDirectoryError(f"{folder} was not finished early.")
+            write_whole(path, _json(manifest | {"finished": None}))
+    except InUse as error:
+        raise RunDirectoryError(str(error)) from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} cannot be used: {error}") from error
+
+
 def _used(folder: Path, manifest: Mapping[str, Any], wanted: Fingerprint) -> str:
     early = _early(manifest)
     if early is None or early == wanted.steps:
         return f"The same run is finished in {folder.name}; its result is used."
     return (
-        f"The same run was finished early in {folder.name}, as asked, after {early} of {wanted.steps} steps; its "
-        f"result is used. Any other number of steps above {early} goes on from there, and another seed begins anew."
+        f"The same run was finished early in {folder.name}, as asked, at update {wanted.warmup + early} of "
+        f"{wanted.total}; its result is used. With any other steps above {early} it goes on from there, and another "
+        "seed begins anew."
     )
 
 
@@ -139,7 +158,7 @@ def _why_new(
         if _early(manifest) == wanted.steps:
             schedules = " and ".join(planned_over_steps(wanted.parts))
             return (
-                f"A new run: {folder.name} was finished early at {wanted.steps} steps, but its {schedules} had "
+                f"A new run: {folder.name} was finished early with {wanted.steps} steps made, but its {schedules} had "
                 f"{manifest['steps']} in view."
             )
         return f"A new run: {folder.name} has {_done(manifest)} steps, {wanted.steps} are asked for."

@@ -11,9 +11,9 @@ from typing import get_args
 from .requests import Request, Requests
 
 ANSWERS: dict[Request, str] = {
-    "finish": "The stage ends after this step. The graph then goes on with what there is.",
-    "checkpoint": "A checkpoint is written after this step.",
-    "preview": "A preview is sampled after this step.",
+    "finish": "The stage ends after this update. The graph then goes on with what there is.",
+    "checkpoint": "A checkpoint is written after this update.",
+    "preview": "A preview is sampled after this update.",
 }
 ACTIONS = (*get_args(Request), "folder")
 

@@ -275,7 +275,7 @@ class Loop:
             self._save()
         if asked and self.saved_at == self.step:
             self.reporter.note(
-                self.step, f"The checkpoint of step {self.step} is written. {RESULT} in it is a LoRA to try."
+                self.step, f"The checkpoint of update {self.step} is written. {RESULT} in it is a LoRA to try."
             )
 
     def _save(self) -> None:
@@ -288,10 +288,11 @@ class Loop:
             self.directory.checkpoints.rotate(config.keep_last, config.keep_every)
             self.saved_at = self.step
         except (OSError, CheckpointError, LoRAError) as error:
-            kept = "There is none yet" if self.saved_at is None else f"The one of step {self.saved_at} is kept"
+            kept = "There is none yet" if self.saved_at is None else f"The one of update {self.saved_at} is kept"
             self.reporter.note(
                 self.step,
-                f"The checkpoint of step {self.step} could not be written ({reason(error)}). {kept}; the run goes on.",
+                f"The checkpoint of update {self.step} could not be written ({reason(error)}). {kept}; the run goes "
+                "on.",
             )
 
     def _snapshot(self) -> Snapshot:
@@ -340,10 +341,10 @@ class Loop:
 
     def _message(self, error: Exception) -> str:
         at = self.step if self.pending is not None else self.step + 1
-        message = f"{self.stage.name} stage, step {at} of {self.stage.total}: {reason(error)}."
+        message = f"{self.stage.name} stage, update {at} of {self.stage.total}: {reason(error)}."
         if isinstance(error, NonFiniteError):
             message += (
-                " The weights from before this step are kept. Lower the learning rate or the adversarial weight, and "
+                " The weights from before this update are kept. Lower the learning rate or the adversarial weight, and "
                 "look at the images named."
             )
         return message
@@ -355,7 +356,7 @@ def _without_preview(error: Exception) -> str:
 
 def _early_end(stage: Stage) -> str:
     done, planned = stage.finished_early, stage.config.steps
-    words = f"Finished early, as asked: the last update was {done} of {planned}."
+    words = f"Finished early, as asked: the last update was {stage.last_step} of {stage.total}."
     if schedules := planned_over_steps(vars(stage.config)):
-        words += f" {' and '.join(schedules)} had {planned} in view, so that steps = {done} would give another LoRA."
-    return f"{words} Any other number of steps above {done} goes on from here."
+        words += f" {' and '.join(schedules)} had {planned} steps in view: steps = {done} would give another LoRA."
+    return f"{words} With any other steps above {done} the run goes on from here."

@@ -67,7 +67,7 @@ class Checkups:
             refusal = self._refusal(start, health)
             if not refusal:
                 best = True
-                of = f"step {self.best_step}" if self.best_step else "the start"
+                of = f"update {self.best_step}" if self.best_step else "the start"
                 lines.append(
                     f"Score {health.score:.4g} is below {self._best_score:.4g} of {of} (lower is better). This state "
                     f"is kept{'' if last else ', to be delivered unless a better one follows'}."
@@ -125,7 +125,7 @@ class Checkups:
         ``begin``."""
         start = self._reference()
         if self.best_step:
-            line = f"The state of step {self.best_step} is delivered: score {self._best_score:.4g}, against "
+            line = f"The state of update {self.best_step} is delivered: score {self._best_score:.4g}, against "
             line += f"{start.score:.4g} at the start (lower is better)."
         else:
             line = "Stage 2 did not improve on stage 1 by the held-out score (no acceptable state below "
@@ -227,7 +227,7 @@ class Checkups:
     def _best(self) -> str:
         if not self.best_step:
             return "the start (stage 1's weights)"
-        return f"the best state so far, of step {self.best_step} (score {self._best_score:.4g})"
+        return f"the best state so far, of update {self.best_step} (score {self._best_score:.4g})"
 
     def _verdict(self, kind: Kind, *lines: str) -> Verdict:
         self.lines.extend(lines)

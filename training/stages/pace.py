@@ -39,7 +39,8 @@ def told(stage: Stage, done: int) -> str:
     """In a sentence."""
     step, whole = expected_seconds(stage, done)
     left = "what is left of the stage" if done else "the whole stage"
-    return f"By the base alone a step takes {_duration(step)} here, and {left} {_duration(whole)}, measurements apart."
+    took = f"an update takes {_duration(step)} here, and {left} {_duration(whole)}"
+    return f"By the base alone {took}, measurements apart."
 
 
 def _wait(device: torch.device) -> None:

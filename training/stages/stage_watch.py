@@ -34,12 +34,12 @@ class StageWatch:
                 "alone. What is drawn beyond is not judged, also where a sample has its subject elsewhere."
             )
         self._best: Mapping[str, Tensor] = stage.start.tensors
-        # Updates of the LoRA that were due, left-out ones included. Notes count steps, as all that shows a run does.
+        # Updates of the LoRA that were due, left-out ones included. Notes count both, as all that shows a run does.
         self._attempted, self._warmup = 0, config.discriminator_warmup
         if self._warmup:
             stage.remarks.append(
-                f"Up to step {self._warmup} the discriminator learns alone (discriminator_warmup); step "
-                f"{self._warmup + 1} is the first update of the LoRA."
+                f"Up to update {self._warmup} the discriminator learns alone (discriminator_warmup); update "
+                f"{self._warmup + 1} is the LoRA's first."
             )
         self._begun = False
         # Whether a state after the start was measured, and whether memory did not suffice for one or the start.

@@ -5,7 +5,8 @@ import { buildView, setBlock, setPressed, setText } from "./chart_view.js";
 import { FONT, drawText, readTheme } from "./pen.js";
 import { drawPlot } from "./plot.js";
 import { RunRecord, lowerBound } from "./run_record.js";
-import { bestLine, noteText, spokenSummary, statusLine } from "./run_text.js";
+import { bestLine, canGoOn, endLine, noteText, spokenSummary, statusLine } from "./run_text.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {import("./panel.js").Panel} Panel */
@@ -92,7 +93,7 @@ export class TrainingChart {
   forgetRunning() {
     if (this.record.state !== "running") return;
     this.record.state = "stopped";
-    this.record.message = "ComfyUI was restarted.";
+    this.record.message = say("ComfyUI was restarted.");
     this.record.whole = true;
     this.#changed();
   }
@@ -163,16 +164,16 @@ export class TrainingChart {
     const { record, view } = this;
     setText(view.status, statusLine(record));
     setText(view.best, bestLine(record));
-    // What a run that went well has to say is in the lines above.
-    setBlock(view.message, record.state === "failed" || record.state === "stopped" ? record.message : "");
+    setBlock(view.message, endLine(record));
+    view.goOn.style.display = canGoOn(record) ? "" : "none";
     const warnings = record.notes.filter(([, , warning]) => warning);
     const latest = warnings.at(-1);
-    const more = warnings.length > 1 ? ` (${warnings.length - 1} more)` : "";
+    const more = warnings.length > 1 ? ` ${say("({count} more)", { count: warnings.length - 1 })}` : "";
     setBlock(view.warning, latest && !this.notesShown ? `⚠ ${noteText(latest)}${more}` : "");
     // The latest first: there is room for a few lines, and the rest scrolls.
     const lines = record.notes.map((note) => `${note[2] ? "⚠ " : ""}${noteText(note)}`).reverse();
     setBlock(view.list, this.notesShown ? lines.join("\n") : "");
-    view.notes.textContent = `notes ${record.notes.length}`;
+    setText(view.notes, say("notes {count}", { count: record.notes.length }), view.notes.title);
     view.notes.style.display = record.notes.length > 0 ? "" : "none";
     for (const button of [view.copy, view.logarithmic]) button.style.display = record.steps.length > 0 ? "" : "none";
     view.dot.style.background = STATE_COLORS[record.state] ?? "var(--descrip-text)";
@@ -204,7 +205,7 @@ export class TrainingChart {
     }
     this.panel = undefined;
     const waiting = record.state === "running";
-    const note = waiting ? "Waiting for the first update" : "The losses appear here while this node trains";
+    const note = waiting ? say("Waiting for the first update") : say("The losses appear here while this node trains");
     drawText(pen, note, width / 2, height / 2, theme.muted, "center");
   }
 }

@@ -2,6 +2,7 @@
 /** The chart's elements: lines of text, buttons, room for more buttons, and a canvas. */
 
 import { FONT } from "./pen.js";
+import { say } from "./say.js";
 
 /** Of a message that is longer, the rest scrolls. */
 const MESSAGE_HEIGHT = 75;
@@ -26,11 +27,19 @@ export function buildView(minHeight) {
   // In a narrow node the long line of a running stage takes two.
   const status = make("span", "flex:1;min-width:0;");
   const header = row([dot, status]);
-  const best = make("span", "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;");
-  const notes = makeButton("notes", "What the stage has noticed so far");
-  const logarithmic = makeButton("log", "Logarithmic axis for the losses");
-  const copy = makeButton("copy", "Copy all numbers of this run as a table, for a spreadsheet");
-  const tools = row([best, notes, logarithmic, copy]);
+  const best = make("span", "flex:1 1 auto;overflow-wrap:anywhere;");
+  const notes = makeButton("", say("What the stage has noticed so far"));
+  const logarithmic = makeButton(say("log axis"), say("Logarithmic axis for the losses"));
+  const copy = makeButton(say("copy numbers"), say("Copy all numbers of this run as a table, for a spreadsheet"));
+  const goOn = makeButton(
+    say("go on to the end"),
+    say("Queue the graph again; this run then goes on from where it was finished to its last update"),
+  );
+  const buttons = make("span", "flex:none;display:flex;gap:6px;margin-left:auto;");
+  buttons.append(goOn, notes, logarithmic, copy);
+  const tools = row([best, buttons]);
+  // What does not fit beside the buttons gets a line of its own.
+  tools.style.flexWrap = "wrap";
   const message = textBlock();
   const warning = textBlock();
   const list = textBlock();
@@ -45,14 +54,14 @@ export function buildView(minHeight) {
   canvasBox.append(canvas);
   column.append(header, tools, message, warning, list, slot, canvasBox);
   element.append(column);
-  return { element, dot, status, best, notes, logarithmic, copy, message, warning, list, canvasBox, canvas };
+  return { element, dot, status, best, goOn, notes, logarithmic, copy, message, warning, list, canvasBox, canvas };
 }
 
-/** @param {HTMLElement} element @param {string} text shown, and read whole where it is cut off */
-export function setText(element, text) {
+/** @param {HTMLElement} element @param {string} text @param {string} [title] */
+export function setText(element, text, title = text) {
   if (element.textContent === text) return;
   element.textContent = text;
-  element.title = text;
+  element.title = title;
 }
 
 /** @param {HTMLElement} element @param {string} text without one it takes no room */

@@ -81,6 +81,9 @@ export interface StateEvent {
   stage: Stage;
   state: RunState;
   message: string;
+  /** All that are known: those of a step, warmup (updates of the discriminator alone), early (the update with which it
+   * was finished), reused (it was finished before). */
+  facts: Record<string, number>;
   /** How many notes were sent before these. */
   notes_before: number;
   notes: Note[];

@@ -12,6 +12,7 @@ declare module "*/scripts/app.js" {
       setting: { get(id: string): unknown };
       toast: { add(toast: { severity: string; summary: string; detail: string; life: number }): void };
     };
+    queuePrompt(number: number): Promise<unknown>;
     registerExtension(extension: import("./comfy").Extension): void;
   };
 }

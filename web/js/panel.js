@@ -2,6 +2,7 @@
 /** One pair of axes with its legend and curves. */
 
 import { decimate, formatTick, formatValue, linearTicks, logTicks, valueRange } from "./curves.js";
+import { placeLabels } from "./labels.js";
 import { diamond, disc, drawLabel, drawText, line, ring } from "./pen.js";
 import { valueAt } from "./run_record.js";
 import { say } from "./say.js";
@@ -12,9 +13,11 @@ import { smooth, smoothingWindow } from "./smoothing.js";
 /** @typedef {import("./series.js").PanelPlan} PanelPlan */
 /** @typedef {import("./run_record.js").Column} Column */
 /** @typedef {import("./run_record.js").RunRecord} RunRecord */
-/** @typedef {{left: number, top: number, width: number, height: number}} Box in CSS pixels of the canvas */
+/** @typedef {import("./labels.js").Box} Box */
+/** @typedef {import("./labels.js").Label} Label */
 
 const LEGEND_LINE = 15;
+const BEST_RADIUS = 6.5;
 const GRID_OPACITY = 0.5;
 /** Room to the right of the axes, and below them for the steps. */
 export const MARGIN = Object.freeze({ right: 10, bottom: 18 });
@@ -210,10 +213,44 @@ export class Panel {
     for (const series of lines) this.#curve(pen, density, series, this.smoothed[series.name], 1, 1.8);
     pen.restore();
     for (const series of this.series) if (series.markers) this.#markers(pen, theme, series);
-    if (this.best) this.#best(pen, theme, this.best);
-    if (this.start === undefined || !this.shows(this.start)) return;
-    const y = this.y(this.start);
-    drawLabel(pen, theme, "start", left + width, y - 7 > top ? y - 7 : y + 8, theme.muted, "right");
+    if (this.#bestPlace) ring(pen, ...this.#bestPlace, BEST_RADIUS, theme.text);
+  }
+
+  /**
+   * The words inside the axes, of which none covers another.
+   * @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {Label[]} others less important than the panel's own
+   */
+  drawLabels(pen, theme, others) {
+    const { left, top, width } = this.box;
+    /** @type {Label[]} */
+    const own = [];
+    /** @type {Box[]} */
+    const taken = [];
+    if (this.#bestPlace) {
+      const [x, y] = this.#bestPlace;
+      const [radius, aside] = [BEST_RADIUS, BEST_RADIUS + 4];
+      taken.push({ left: x - radius, top: y - radius, width: 2 * radius, height: 2 * radius });
+      own.push({
+        text: say("best"),
+        color: theme.text,
+        places: [[x, y - 14, "center"], [x, y + 15, "center"], [x + aside, y, "left"], [x - aside, y, "right"]],
+      });
+    }
+    if (this.start !== undefined && this.shows(this.start)) {
+      const y = this.y(this.start);
+      /** @type {import("./labels.js").Place[]} */
+      const places = [];
+      for (const x of [left + width, left + width / 2, left + 40]) places.push([x, y - 7, "right"], [x, y + 8, "right"]);
+      own.push({ text: say("start"), color: theme.muted, places });
+    }
+    if (this.hidesValues) {
+      const text = say("values of 0 and below are not shown");
+      own.push({ text, color: theme.muted, places: [[left + 4, top + 8, "left"], [left + 4, top + 22, "left"]] });
+    }
+    const widthOf = (/** @type {string} */ text) => pen.measureText(text).width;
+    for (const { text, x, y, color, align } of placeLabels([...own, ...others], this.box, taken, widthOf)) {
+      drawLabel(pen, theme, text, x, y, color, align);
+    }
   }
 
   /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {number} value */
@@ -228,16 +265,10 @@ export class Panel {
     pen.setLineDash([]);
   }
 
-  /** @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {{step: number, value: number | undefined}} best */
-  #best(pen, theme, { step, value }) {
-    if (value === undefined) return;
-    const [x, y] = [this.x(step), this.y(value)];
-    ring(pen, x, y, 6.5, theme.text);
-    const { left, top, width } = this.box;
-    const half = pen.measureText("best").width / 2;
-    const above = y - 14 > top ? y - 14 : y + 15;
-    const middle = Math.min(Math.max(x, left + half + 2), left + width - half);
-    drawLabel(pen, theme, "best", middle, above, theme.text, "center");
+  /** @returns {[number, number] | undefined} the middle of the best state's point */
+  get #bestPlace() {
+    if (this.best?.value === undefined) return undefined;
+    return [this.x(this.best.step), this.y(this.best.value)];
   }
 
   /**

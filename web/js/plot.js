@@ -53,10 +53,8 @@ export function drawPlot(pen, size, theme, stage, record, view) {
     top = panel.bottom + GAP;
   });
   const [losses] = panels;
-  if (losses.hidesValues) {
-    drawText(pen, "values of 0 and below are not shown", left + 4, losses.box.top + 8, theme.muted, "left");
-  }
-  if (stage === "adversarial") drawWarmup(pen, theme, record, panels);
+  const warmup = stage === "adversarial" ? drawWarmup(pen, theme, record, panels) : [];
+  for (const panel of panels) panel.drawLabels(pen, theme, panel === losses ? warmup : []);
   if (view.cursor !== undefined) drawReadout(pen, theme, panels, view.cursor);
   return losses;
 }
@@ -64,21 +62,24 @@ export function drawPlot(pen, size, theme, stage, record, view) {
 /**
  * Shade the steps in which the discriminator alone is trained.
  * @param {CanvasRenderingContext2D} pen @param {Theme} theme @param {RunRecord} record @param {Panel[]} panels
+ * @returns {import("./labels.js").Label[]} what that is
  */
 function drawWarmup(pen, theme, record, panels) {
   const [, last] = panels[0].steps;
   const begin = record.columns.adversarial_loss.steps[0] ?? last;
-  if (!(record.columns.discriminator_loss.steps[0] < begin)) return;
+  if (!(record.columns.discriminator_loss.steps[0] < begin)) return [];
   const { left } = panels[0].box;
   const right = panels[0].x(begin);
   pen.globalAlpha = 0.1;
   pen.fillStyle = theme.muted;
   for (const { box } of panels) pen.fillRect(left, box.top, right - left, box.height);
   pen.globalAlpha = 1;
-  const label = ["warm-up of the discriminator", "warm-up"].find(
-    (text) => pen.measureText(text).width < right - left - 8,
+  const text = [say("warm-up of the discriminator"), say("warm-up")].find(
+    (words) => pen.measureText(words).width < right - left - 8,
   );
-  if (label) drawText(pen, label, right - 4, panels[0].bottom - 8, theme.muted, "right");
+  if (!text) return [];
+  const { box, bottom } = panels[0];
+  return [{ text, color: theme.muted, places: [[right - 4, bottom - 8, "right"], [right - 4, box.top + 8, "right"]] }];
 }
 
 /**
@@ -102,7 +103,7 @@ function drawReadout(pen, theme, panels, step) {
       if (panel.shows(value)) disc(pen, x, panel.y(value), 3);
     }
   }
-  const title = `update ${step}`;
+  const title = say("update {step}", { step });
   const widest = (/** @type {string[]} */ texts) => Math.max(0, ...texts.map((text) => pen.measureText(text).width));
   const labels = widest(rows.map((row) => row.label));
   const values = widest(rows.map((row) => row.value));

@@ -4,20 +4,32 @@
 import { api } from "../../../scripts/api.js";
 import { copyText } from "./clipboard.js";
 import { openNode } from "./latest_run.js";
+import { phrase, say } from "./say.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {{node: string, workflow?: string, stage: Stage, run: string}} Running a run that is going on, by the node's execution id */
 
 const ACTIONS = Object.freeze([
-  ["finish", "finish now", "End this stage after this step. The rest of the graph takes what there is."],
-  ["checkpoint", "checkpoint", "Write a checkpoint now, to go on from or to try its LoRA"],
-  ["preview", "preview", "Sample a preview now"],
-  ["folder", "copy folder", "Copy the path of this run's folder, and show it"],
+  ["finish", phrase("finish now"), phrase("End this stage after this update. The rest of the graph takes what there is.")],
+  ["checkpoint", phrase("checkpoint now"), phrase("Write a checkpoint now, to go on from or to try its LoRA")],
+  ["preview", phrase("preview now"), phrase("Sample a preview now")],
+  ["folder", phrase("copy path"), phrase("Copy the path of this run's folder, and show it")],
 ]);
+/** What the server answers when an action is on its way. Once it is done, nobody is to read it any more. */
+const DONE_LATER = Object.freeze({
+  finish: phrase("The stage ends after this update. The graph then goes on with what there is."),
+  checkpoint: phrase("A checkpoint is written after this update."),
+  preview: phrase("A preview is sampled after this update."),
+});
 /** A second press within this time ends the stage: one by mistake does not. */
 const SURE_MS = 5000;
-const ASK_AGAIN = "sure? finish";
+/** Updates can be faster than eyes. */
+const READABLE_MS = 4000;
+const TRAINING = Object.freeze({
+  diffusion: phrase("The diffusion stage that is training"),
+  adversarial: phrase("The adversarial stage that is training"),
+});
 const BUTTON =
   "flex:none;padding:1px 7px;border-radius:4px;border:1px solid var(--border-color);background:transparent;" +
   "color:var(--input-text);cursor:pointer;font:inherit;line-height:15px;";
@@ -30,10 +42,14 @@ class RunButtons {
     /** @type {Running | undefined} */
     this.running = undefined;
     this.sureTimer = 0;
+    /** The latest update that was heard of, and the one after which the answer is out of date. */
+    this.step = 0;
+    this.answeredUntil = Infinity;
+    this.answeredAt = 0;
     this.element = document.createElement("div");
     this.element.style.cssText = "flex:none;display:flex;flex-wrap:wrap;gap:4px;width:100%;";
     this.element.setAttribute("role", "toolbar");
-    this.element.setAttribute("aria-label", `The ${stage} stage that is training`);
+    this.element.setAttribute("aria-label", say(TRAINING[stage]));
     // The editor has meanings of its own for keys, also over an element of a node.
     this.element.addEventListener("keydown", (event) => event.stopPropagation());
     /** @type {Record<string, HTMLButtonElement>} */
@@ -42,8 +58,8 @@ class RunButtons {
       const button = document.createElement("button");
       button.type = "button";
       button.style.cssText = BUTTON;
-      button.textContent = text;
-      button.title = title;
+      button.textContent = say(text);
+      button.title = say(title);
       button.addEventListener("click", () => this.#press(action));
       this.buttons[action] = button;
     }
@@ -58,10 +74,24 @@ class RunButtons {
     if (running?.run === this.running?.run && running?.node === this.running?.node) return;
     this.running = running;
     this.#beSure(false);
-    this.answer.textContent = "";
+    this.#answer("");
+    this.step = 0;
     this.buttons.finish.disabled = false;
     if (running) this.parent.append(this.element);
     else this.element.remove();
+  }
+
+  /** @param {number} step an update that is done */
+  reached(step) {
+    this.step = step;
+    if (step > this.answeredUntil && performance.now() - this.answeredAt > READABLE_MS) this.#answer("");
+  }
+
+  /** @param {string} text @param {number} [until] the last update at which it holds */
+  #answer(text, until = Infinity) {
+    this.answer.textContent = text;
+    this.answeredUntil = until;
+    this.answeredAt = performance.now();
   }
 
   /** @param {string} action */
@@ -71,33 +101,22 @@ class RunButtons {
     const sure = this.sureTimer !== 0;
     this.#beSure(action === "finish" && !sure);
     if (action === "finish" && !sure) return;
-    const message = await this.#ask(action, running);
+    const { done, text } = await askOfRun(action, running.node, running.run);
     // The run may have ended, and another one begun, before the answer came.
     if (this.running !== running) return;
-    if (action === "finish") this.buttons.finish.disabled = message.done;
-    this.answer.textContent = message.text;
-    if (action !== "folder" || !message.done) return;
+    if (action === "finish") this.buttons.finish.disabled = done;
+    if (done && action in DONE_LATER) {
+      // It is done between the update at hand and the one after it.
+      this.#answer(say(DONE_LATER[/** @type {keyof DONE_LATER} */ (action)]), this.step + 2);
+      return;
+    }
+    this.#answer(text);
+    if (action !== "folder" || !done) return;
     try {
-      await copyText(message.text);
-      this.answer.textContent = `Copied: ${message.text}`;
+      await copyText(text);
+      this.#answer(say("Copied: {path}", { path: text }));
     } catch {
       // The path stays to be read and marked.
-      this.answer.textContent = message.text;
-    }
-  }
-
-  /** @param {string} action @param {Running} running @returns {Promise<{done: boolean, text: string}>} */
-  async #ask(action, { node, run }) {
-    try {
-      const answer = await api.fetchApi(`/fluxduel/run/${action}`, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ node, run }),
-      });
-      const { message, error } = await answer.json();
-      return { done: answer.ok, text: message ?? error };
-    } catch (error) {
-      return { done: false, text: `ComfyUI does not answer: ${error instanceof Error ? error.message : error}` };
     }
   }
 
@@ -105,7 +124,25 @@ class RunButtons {
   #beSure(asked) {
     clearTimeout(this.sureTimer);
     this.sureTimer = asked ? window.setTimeout(() => this.#beSure(false), SURE_MS) : 0;
-    this.buttons.finish.textContent = asked ? ASK_AGAIN : ACTIONS[0][1];
+    this.buttons.finish.textContent = asked ? say("sure? finish") : say(ACTIONS[0][1]);
+  }
+}
+
+/**
+ * @param {string} action @param {string} node by its execution id @param {string} run
+ * @returns {Promise<{done: boolean, text: string}>}
+ */
+export async function askOfRun(action, node, run) {
+  try {
+    const answer = await api.fetchApi(`/fluxduel/run/${action}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ node, run }),
+    });
+    const { message, error } = await answer.json();
+    return { done: answer.ok, text: message ?? error };
+  } catch (error) {
+    return { done: false, text: say("ComfyUI does not answer: {why}", { why: error instanceof Error ? error.message : String(error) }) };
   }
 }
 
@@ -135,6 +172,12 @@ export function follow(event) {
   const { node, stage, run } = event;
   if (event.state === "running") buttons?.show({ node, stage, run });
   else if (buttons?.running?.run === run) buttons.show(undefined);
+}
+
+/** @param {import("./comfy").StepEvent} event */
+export function count(event) {
+  const buttons = buttonsOf(event);
+  if (buttons?.running?.run === event.run) buttons.reached(event.step);
 }
 
 /** Ask the server what is going on: after a reload, in another graph, or once the connection is back. */

@@ -34,7 +34,7 @@ export class RunRecord {
     this.message = "";
     /** @type {Note[]} what the stage noticed and did */
     this.notes = [];
-    /** @type {Record<string, number>} images, peak_memory (bytes), best_step, best_score, as far as they are known */
+    /** @type {Record<string, number>} images, peak_memory (bytes), best_step, best_score, warmup, early, reused: as far as they are known */
     this.facts = {};
     this.step = 0;
     this.total = 0;
@@ -73,6 +73,7 @@ export class RunRecord {
   setState(event) {
     this.state = event.state;
     this.message = event.message;
+    Object.assign(this.facts, event.facts);
     // A message brings the new notes alone.
     if (event.notes_before > this.notes.length) this.whole = false;
     else this.notes = [...this.notes.slice(0, event.notes_before), ...event.notes];

@@ -8,7 +8,8 @@ import { copyText } from "./clipboard.js";
 import { curveTable } from "./curve_table.js";
 import { forwardToEditor } from "./forwarding.js";
 import { inTurn, latestRun, openNode, queryOf } from "./latest_run.js";
-import { placeButtons } from "./run_buttons.js";
+import { askOfRun, placeButtons } from "./run_buttons.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").History} History */
@@ -30,6 +31,7 @@ class NodeChart {
     this.refresh = inTurn(() => this.#ask(), "the run so far could not be fetched.");
     forwardToEditor(this.chart.element);
     this.chart.view.copy.addEventListener("click", () => this.#copy());
+    this.chart.view.goOn.addEventListener("click", () => this.#goOn());
   }
 
   /** Whatever the chart lacks, the server remembers. */
@@ -47,19 +49,30 @@ class NodeChart {
     else if (node.graph && chart.record.sitting === sittingBefore) chart.forgetRunning();
   }
 
+  async #goOn() {
+    const { node, run } = this.chart.record;
+    const { done, text } = await askOfRun("go_on", node, run);
+    if (done) app.queuePrompt(0);
+    else complain(say("The run does not go on"), text);
+  }
+
   async #copy() {
     const { copy } = this.chart.view;
     try {
       const answer = await api.fetchApi(`/fluxduel/history?${queryOf(this.chart.record.node)}&columns=all`);
-      if (answer.status !== 200) throw new Error("The server does not remember this run. Its numbers are in its folder, in stats.jsonl.");
+      if (answer.status !== 200) throw new Error(say("The server does not remember this run. Its numbers are in its folder, in stats.jsonl."));
       await copyText(curveTable((await answer.json()).records));
-      copy.textContent = "copied";
-      setTimeout(() => (copy.textContent = "copy"), 1500);
+      copy.textContent = say("copied");
+      setTimeout(() => (copy.textContent = say("copy numbers")), 1500);
     } catch (error) {
-      const detail = error instanceof Error ? error.message : String(error);
-      app.extensionManager.toast.add({ severity: "error", summary: "The curve is not copied", detail, life: 8000 });
+      complain(say("The numbers are not copied"), error instanceof Error ? error.message : String(error));
     }
   }
+}
+
+/** @param {string} summary @param {string} detail */
+function complain(summary, detail) {
+  app.extensionManager.toast.add({ severity: "error", summary, detail, life: 8000 });
 }
 
 /** @type {Map<GraphNode, NodeChart>} */

@@ -188,7 +188,7 @@ def test_a_terminal_that_is_closed_saves_the_run(pictures: Path, alone: Path, tm
     (checkpoint,) = tmp_path.glob("diffusion-*/checkpoints/step-*")
     assert 0 < int(checkpoint.name.removeprefix("step-")) < STEPS
     again = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS)
-    assert f"from step {int(checkpoint.name.removeprefix('step-'))}" in again.stdout
+    assert f"from update {int(checkpoint.name.removeprefix('step-'))}" in again.stdout
     assert_same(tmp_path / "fluxduel-stage1.safetensors", alone)
 
 

@@ -115,7 +115,7 @@ def test_both_stages_run_and_say_where_the_loras_are(finished: Done) -> None:
     assert finished.said.splitlines()[-1].startswith("Sample with 4 steps, sampler euler, scheduler simple, ")
     # Once, among the notes.
     (delivered,) = [line for line in (finished.said + finished.progress).splitlines() if "is delivered" in line]
-    assert re.fullmatch(r"stage 2, step 20: The state of step \d+ is delivered: .*", delivered)
+    assert re.fullmatch(r"stage 2, update 20: The state of update \d+ is delivered: .*", delivered)
     assert "Traceback" not in finished.progress
     assert "stage 1: 24 of 24" in finished.progress
     assert "stage 2 (4 of warm-up first): 20 of 20" in finished.progress
@@ -166,7 +166,7 @@ def test_the_same_command_uses_what_is_finished(finished: Done, config_file: Pat
     again = run("train", config_file, "--output.folder", finished.output, "--output_name", "mine")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("The same run is finished in") == 2
-    assert re.fullmatch(r"The state of step \d+ is delivered: .*", again.stdout.splitlines()[-1])
+    assert re.fullmatch(r"The state of update \d+ is delivered: .*", again.stdout.splitlines()[-1])
     assert "Encodings found in the cache: 9 of 9." in again.stdout
     assert all(torch.equal(before[name], t) for name, t in load_file(finished.output / "mine.safetensors").items())
     assert len(list(finished.output.glob("*/run.json"))) == 2
@@ -211,7 +211,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_lora(
     command = ["train", config_file, "--output.folder", tmp_path, "--output.name", "mine"]
     stopped = interrupted(command, stage, tmp_path, number)
     assert stopped.returncode == code, stopped.stderr
-    assert "The same command goes on from step" in stopped.stdout
+    assert "The same command goes on from update" in stopped.stdout
     assert f"Stopped by {number.name}." in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not (tmp_path / "mine.safetensors").exists()
@@ -255,7 +255,7 @@ def test_a_stage_that_fails_before_it_changed_anything_saves_no_lora_and_exits_w
         "--diffusion.validate_every", 0,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "diffusion stage, step 1 of 24" in done.stderr
+    assert "diffusion stage, update 1 of 24" in done.stderr
     assert "The LoRA had not been changed by then, so none is saved." in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -19,6 +19,7 @@ from fluxduel.training.lora.sampling_advice import advice_of
 from fluxduel.training.runs import run_directory
 from fluxduel.training.runs.fingerprints import Fingerprint, fingerprint
 from fluxduel.training.runs.requests import Request, Requests
+from fluxduel.training.runs.run_directory import Choice, RunDirectoryError
 from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 from fluxduel.training.stages.stage import StageResult
 
@@ -89,12 +90,13 @@ def test_a_run_that_is_finished_early_is_the_run_of_so_many_steps(start, data, t
     assert not early.stopped and early.log.records[-1]["step"] == step
     assert_same_tensors(early.lora.tensors, short.lora.tensors)
     assert without_total(early) == without_total(short)
-    told = f"Finished early, as asked: the last update was {update} of {train.config.steps}."
+    total = WARMUP[kind] + train.config.steps
+    told = f"Finished early, as asked: the last update was {step} of {total}."
     assert [is_warning(text) for _, text in recorder.notes if told in text] == [False]
     assert not any("would give another" in text for _, text in recorder.notes)
     assert early.lora.provenance[-1]["finished_early"] == update and "finished_early" not in short.lora.provenance[-1]
     number = 1 if kind == "diffusion" else 2
-    said = f" Stage {number} was finished early, after update {update} of {train.config.steps}."
+    said = f" Stage {number} was finished early, after update {step} of {total}."
     assert said in advice_of(early.lora.provenance)[0]
     # The line about what is delivered stays the last one.
     assert kind == "diffusion" or "delivered" in early.log.notes[-1][1]
@@ -116,12 +118,34 @@ def test_the_same_run_again_is_what_was_finished_early(start, data, tmp_path):
         assert_same_tensors(train(folder, again, steps=steps).lora.tensors, early.lora.tensors)
         assert again.records == [] and [record["step"] for record in again.earlier] == [0, 1, 2, 3]
     text = run_directory.choose(tmp_path, train.wanted()).text
-    assert "finished early in diffusion-1, as asked, after 3 of 9 steps" in text
-    assert "Any other number of steps above 3 goes on from there, and another seed begins anew." in text
+    assert "finished early in diffusion-1, as asked, at update 3 of 9" in text
+    assert "With any other steps above 3 it goes on from there, and another seed begins anew." in text
     for steps in (4, 8, 10):
         choice = run_directory.choose(tmp_path, train.wanted(steps=steps))
-        assert (choice.text, choice.finished) == (f"Extending diffusion-1 from 3 to {steps} steps.", False)
+        assert (choice.text, choice.finished) == (f"Extending diffusion-1: steps was 3, now {steps}.", False)
     assert run_directory.choose(tmp_path, train.wanted(steps=2)).text.startswith("A new run: diffusion-1 has 3 steps")
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "adversarial", "heads"])
+def test_what_was_finished_early_and_reopened_goes_on_to_its_last_update(start, data, tmp_path, kind):
+    """To the weights of a run without a break, also under a schedule that has the last update in view."""
+    train = Trains(start, data, kind)
+    changes = {"lr_schedule": "linear"}
+    folder = tmp_path / f"{train.wanted().stage}-1"
+    step = WARMUP[kind] + 3
+    train(folder, Asking({step - 1: "finish"}), **changes)
+    assert run_directory.choose(tmp_path, train.wanted(**changes)).finished
+    run_directory.reopen(folder)
+    choice = run_directory.choose(tmp_path, train.wanted(**changes))
+    assert choice == Choice(folder, f"Going on with {folder.name} from update {step}.")
+    recorder = Recorder()
+    done = train(folder, recorder, **changes)
+    assert [record["step"] for record in recorder.records] == list(range(step + 1, train.wanted().total + 1))
+    assert "finished_early" not in done.lora.provenance[-1]
+    assert not any("Finished early" in text for _, text in done.log.notes)
+    assert_same_tensors(done.lora.tensors, train(tmp_path / "whole", **changes).lora.tensors)
+    with pytest.raises(RunDirectoryError, match="was not finished early"):
+        run_directory.reopen(folder)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +166,10 @@ def test_what_a_schedule_has_in_view_is_another_run(start, data, tmp_path, kind,
     short = train(tmp_path / "short" / "run", steps=4, **changes)
     assert any(not early.lora.tensors[key].equal(tensor) for key, tensor in short.lora.tensors.items())
     planned = train.config.steps
-    assert any(f"{name} had {planned} in view, so that steps = 4" in text for _, text in recorder.notes)
+    assert any(f"{name} had {planned} steps in view: steps = 4" in text for _, text in recorder.notes)
     choice = run_directory.choose(tmp_path, train.wanted(steps=4, **changes))
     assert not choice.finished and choice.folder != folder
-    finished = f"A new run: {folder.name} was finished early at 4 steps"
+    finished = f"A new run: {folder.name} was finished early with 4 steps made"
     assert choice.text == f"{finished}, but its {name} had {planned} in view."
     assert run_directory.choose(tmp_path, train.wanted(**changes)).finished
 
@@ -205,7 +229,7 @@ def test_a_checkpoint_and_a_preview_on_request(start, data, tmp_path):
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert names == ["step-00000002", "step-00000007", "step-00000009"]
     assert [text for step, text in recorder.notes if step in (2, 7)] == [
-        f"The checkpoint of step {step} is written. lora.safetensors in it is a LoRA to try." for step in (2, 7)
+        f"The checkpoint of update {step} is written. lora.safetensors in it is a LoRA to try." for step in (2, 7)
     ]
     tried = adapter.load_file(tmp_path / "run" / "checkpoints" / names[0] / "lora.safetensors", start.base)
     assert tried.tensors.keys() == whole.lora.tensors.keys()

@@ -71,7 +71,7 @@ def test_what_is_settled_on_is_told_and_gives_the_result_of_its_precision(start)
     step, text = reporter.notes[0]
     assert step == 0 and text.startswith("Memory: int8_convrot, every block computed anew, ")
     assert "streamed" in text and (0, text) in found.log.notes
-    assert reporter.notes[1][1].startswith("By the base alone a step takes ")
+    assert reporter.notes[1][1].startswith("By the base alone an update takes ")
 
 
 def test_stage_2_is_planned_with_its_discriminator(start):
@@ -160,14 +160,14 @@ def test_out_of_memory_goes_on_by_a_cheaper_plan(start, when):
     assert steps == ([1, 2, 3, 4] if when == "before" else [1, 2, 1, 2, 3, 4])
     (note,) = [text for _, text in reporter.notes if text.startswith("Out of memory")]
     assert note == (
-        "Out of memory at step 3 with fp32, feed-forward parts computed anew. Going on, once, with fp32, every block "
+        "Out of memory at update 3 with fp32, feed-forward parts computed anew. Going on, once, with fp32, every block "
         "computed anew."
     )
     assert [record["step"] for record in found.log.records] == [1, 2, 3, 4]
 
 
 def test_a_second_time_it_ends_with_what_there_is(start):
-    with pytest.raises(StageFailure, match="step 4 of 4: CUDA out of memory") as caught:
+    with pytest.raises(StageFailure, match="update 4 of 4: CUDA out of memory") as caught:
         planned(start, lambda plan, step: "before" if step == (3 if plan.streamed_share else 1) else "",
                 Plan("fp32", "blocks"))  # fmt: skip
     assert [record["step"] for record in caught.value.result.log.records] == [1, 2, 3]

@@ -734,7 +734,7 @@ def test_a_runaway_discriminator_stops_the_stage_with_the_weights_kept(start, da
         data, samples=tuple(dataclasses.replace(s, mean=s.mean * 1e30, std=None) for s in make_data().samples)
     )
     with pytest.raises(
-        StageFailure, match=r"adversarial stage, step 1 of 2: \w+ is (inf|nan) for .*picture"
+        StageFailure, match=r"adversarial stage, update 1 of 2: \w+ is (inf|nan) for .*picture"
     ) as failure:
         train_adversarial_stage(start, broken, judge, CONFIG, device=DEVICE, reporter=Recorder())
     kept = failure.value.result.lora.tensors

@@ -223,7 +223,7 @@ def test_a_bad_sample_stops_the_stage_and_keeps_the_weights(start, data):
         )
     result = failure.value.result
     done = result.lora.provenance[0]["steps_done"]
-    assert f"step {done + 1} of 6" in str(failure.value)
+    assert f"update {done + 1} of 6" in str(failure.value)
     assert all(torch.isfinite(tensor).all() for tensor in result.lora.tensors.values())
 
 

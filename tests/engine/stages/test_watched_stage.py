@@ -109,7 +109,7 @@ def test_a_collapse_goes_back_to_the_best_state(start, data, monkeypatch, ema_de
 def test_the_last_best_state_is_delivered(start, data, monkeypatch):
     played = Played(start, data, [FINE, better(0.5), better(0.4), better(0.45), FINE], monkeypatch)
     assert same(played.result.lora.tensors, played.examined[2])
-    assert "The state of step 4 is delivered" in played.texts[-1]
+    assert "The state of update 4 is delivered" in played.texts[-1]
 
 
 def test_without_a_better_state_the_start_is_delivered(start, data, monkeypatch):
@@ -170,7 +170,7 @@ def test_measurements_and_notes_reach_everyone(start, data, monkeypatch, tmp_pat
         (
             "Measurements take",
             "Score 0.5 is below 1",
-            "High frequencies are 5.*goes back to .*step 2",
+            "High frequencies are 5.*goes back to .*update 2",
             "raised",
             "raised",
             "is delivered",
@@ -265,23 +265,24 @@ def test_a_gradient_that_is_not_finite_is_skipped_at_once_and_three_go_back(star
     assert note.startswith("3 gradients of the LoRA in a row are not finite")
 
 
-def test_notes_count_steps_as_all_that_shows_a_run_does(start, data, monkeypatch):
+def test_notes_count_updates_as_all_that_shows_a_run_does(start, data, monkeypatch):
     """Warm-up included, of which the first note speaks: a state that is named is that of the step with its score."""
     script = [FINE, better(0.5), SHARP, better(0.4)]
     played = Played(start, data, script, monkeypatch, discriminator_warmup=4, steps=6)
     notes = played.recorder.notes
     step, first = notes[0]
-    assert step == 0 and "Up to step 4 the discriminator learns alone" in first and "step 5 is the first" in first
+    assert step == 0 and "Up to update 4 the discriminator learns alone" in first
+    assert "update 5 is the LoRA's first" in first
     by_score = {record["score"]: record["step"] for record in played.recorder.records if "score" in record}
     assert by_score == {1: 0, 0.5: 6, 0.1: 8, 0.4: 10}
     told = {step: text for step, text in notes if "core" in text}
     assert told[6].startswith("Score 0.5 is below 1 of the start") and "unless a better one follows" in told[6]
-    assert "goes back to the best state so far, of step 6 (score 0.5)" in told[8]
+    assert "goes back to the best state so far, of update 6 (score 0.5)" in told[8]
     # Nothing can follow the last step, and the state that is delivered is told by the last note alone.
     last, _, delivered = (text for step, text in notes if step == 10)
-    assert "below 0.5 of step 6" in last and "deliver" not in last and "follow" not in last
-    assert delivered.startswith("The state of step 10 is delivered: score 0.4, against 1 at the start")
-    assert not any(re.search(r"\b[Uu]pdate \d", text) for _, text in notes), "a number of another count"
+    assert "below 0.5 of update 6" in last and "deliver" not in last and "follow" not in last
+    assert delivered.startswith("The state of update 10 is delivered: score 0.4, against 1 at the start")
+    assert not any(re.search(r"\b[Ss]tep \d", text) for _, text in notes), "a number of another count"
 
 
 def test_the_third_collapse_and_the_end_tell_the_delivered_state_once(start, data, monkeypatch):

@@ -75,6 +75,8 @@ def test_the_cost_of_measurements() -> None:
         ),
         ("Up to step 50 the discriminator learns alone (discriminator_warmup); step 51 is the first.", False),
         ("Finished early, as asked: the last update was 3 of 9. Any other number of steps goes on from here.", False),
+        ("Up to update 50 the discriminator learns alone (discriminator_warmup); update 51 is the first.", False),
+        ("The checkpoint of update 3 is written. lora.safetensors in it is a LoRA to try.", False),
         ("The checkpoint of step 3 is written. lora.safetensors in it is a LoRA to try.", False),
         ("Finished early, as asked: the last update was 40 of 300.", False),
         ("No samples for the watch this time: out of memory.", True),

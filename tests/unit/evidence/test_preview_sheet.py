@@ -144,5 +144,5 @@ def test_what_all_rows_have_in_common_is_said_once(tmp_path: Path, monkeypatch: 
     later(save_preview(strip("red", "blue"), other, tmp_path, 50), 9)
     assert drawn == [
         (["a cat", "a dog"], [("start",)], "4 steps, euler, seed 0"),
-        (["a cat\n4 steps, euler, seed 0", "(no prompt)\n8 steps, heun, seed 0"], [("step 50",)], ""),
+        (["a cat\n4 steps, euler, seed 0", "(no prompt)\n8 steps, heun, seed 0"], [("update 50",)], ""),
     ]

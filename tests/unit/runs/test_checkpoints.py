@@ -63,8 +63,8 @@ def test_the_one_before_a_damaged_one_is_used_and_the_damaged_one_put_aside(tmp_
     newest, words = checkpoints.newest()
     assert newest is not None and newest.step == 1 and torch.equal(newest.tensors["adapter"]["a"], torch.ones(2, 3))
     assert [word.split(" (")[0] for word in words] == [
-        "The checkpoint of step 3 is damaged and is not used",
-        "The checkpoint of step 2 is damaged and is not used",
+        "The checkpoint of update 3 is damaged and is not used",
+        "The checkpoint of update 2 is damaged and is not used",
     ]
     assert "adapter.safetensors" in words[0] and "stats.jsonl" in words[1]
     aside = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob(".damaged-*"))

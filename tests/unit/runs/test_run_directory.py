@@ -71,9 +71,9 @@ def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
     run(tmp_path / "older", wanted(), step=70)
     folder = run(tmp_path / "newer", wanted(), step=40)
     choice = choose(tmp_path, wanted())
-    assert (choice.folder, choice.text) == (folder, "Going on with newer from step 40.")
+    assert (choice.folder, choice.text) == (folder, "Going on with newer from update 40.")
     # Also to another number of steps, unless it is further already.
-    assert choose(tmp_path, wanted(50)).text == "Going on with newer from step 40, now to 50 steps."
+    assert choose(tmp_path, wanted(50)).text == "Going on with newer from update 40, steps now 50."
     assert choose(tmp_path, wanted(30)).text == "A new run: newer has 100 steps, 30 are asked for."
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch) -
         return furthest(self)
 
     monkeypatch.setattr(Checkpoints, "furthest", failing)
-    assert choose(tmp_path, wanted()).text == "Going on with oldest from step 20."
+    assert choose(tmp_path, wanted()).text == "Going on with oldest from update 20."
     assert choose(tmp_path, wanted(10)).text.startswith("A new run: newest cannot be read (")
 
 
@@ -97,7 +97,7 @@ def test_more_steps_extend_the_longest_of_the_finished(tmp_path: Path) -> None:
     folder = run(tmp_path / "longer", wanted(80), finished=True)
     run(tmp_path / "shorter", wanted(60), finished=True)
     choice = choose(tmp_path, wanted(100))
-    assert (choice.folder, choice.text) == (folder, "Extending longer from 80 to 100 steps.")
+    assert (choice.folder, choice.text) == (folder, "Extending longer: steps was 80, now 100.")
     assert choose(tmp_path, wanted(70)).folder.name == "shorter"
     assert choose(tmp_path, wanted(50)).text.startswith("A new run: ")
 

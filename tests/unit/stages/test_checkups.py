@@ -129,14 +129,14 @@ def test_two_roll_backs_then_the_end():
     assert "2 of real" in first.lines[0] and "limit 1.5" in first.lines[0] and "the start" in first.lines[0]
     assert watched.examine(200, GOOD).kind == "best"
     second = watched.examine(300, replace(GOOD, score=math.nan))
-    assert second.kind == "roll back" and "of step 200 (score 5)" in second.lines[0]
+    assert second.kind == "roll back" and "of update 200 (score 5)" in second.lines[0]
     assert watched.weight_scale == pytest.approx(0.5 * 1.1 * 0.5)
     assert watched.examine(400, replace(GOOD, score=6.0)).kind == "fine"
     third = watched.examine(500, replace(GOOD, held_out_loss=2.0))
     assert third.kind == "stop" and watched.stopped and watched.roll_backs == 2
     assert "limit 3" in third.lines[0] and "the stage ends" in third.lines[0]
-    assert "step 200" not in third.lines[0], "the conclusion tells it"
-    assert "step 200 is delivered: score 5, against 127" in watched.conclude()
+    assert "update 200" not in third.lines[0], "the conclusion tells it"
+    assert "update 200 is delivered: score 5, against 127" in watched.conclude()
 
 
 def test_without_a_better_state_the_start_is_delivered():
