@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -268,7 +267,8 @@ def _adapter_switched(layers: Sequence[BaseTunerLayer], enabled: bool) -> Iterat
 
 def empty_transformer(config: dict[str, Any]) -> FluxTransformer2DModel:
     """A transformer of this configuration without memory for its weights (on the meta device)."""
-    with init_empty_weights():
+    # Of this thread alone: accelerate's init_empty_weights would take the weights of whatever another thread makes.
+    with torch.device("meta"):
         return FluxTransformer2DModel.from_config(config)
 
 

@@ -5,15 +5,16 @@ The passes are those of the stages' own ``step()``; what they compute has no num
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...discriminator.interface import Conditioning, Discriminator, Seen
-from ..base.base_model import BaseReference, FluxBase, empty_base, empty_transformer, read_transformer_config
+from ..base.base_model import BaseReference, FluxBase, empty_base, read_transformer_config
 from ..base.families import flux1
 from ..base.footprint import Bytes, Counted, FlashAttention, weight_bytes
 from ..config import DiscriminatorConfig
@@ -43,14 +44,16 @@ class Demand:
 
 def weights(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     """What a stage with this start holds in ``precision`` before it computes. Raises as ``rehearse``."""
-    whole = empty_base(BaseReference(start.base.path, precision))
-    blocks = tuple(weight_bytes(block) for block in whole.blocks)
-    outside = weight_bytes(whole.transformer) - sum(blocks)
+    depth, few, judge = _shortened(start, demand)
+    base = _empty(start, precision, few)
+    here = [weight_bytes(block) for block in base.blocks]
+    # All of a kind are alike.
+    blocks = (*here[: few.double][:1] * depth.double, *here[few.double :][:1] * depth.single)
     adapted = sum(tensor.nbytes for tensor in start.tensors.values())
     trained = (TRAINED_COPIES + demand.copies) * adapted
-    if demand.discriminator is not None:
-        trained += TRAINED_COPIES * weight_bytes(judges.build(demand.discriminator, whole, 1.0))
-    return Counted(blocks, outside, trained, 0)
+    if judge is not None:
+        trained += TRAINED_COPIES * weight_bytes(judges.build(judge, base, 1.0))
+    return Counted(blocks, weight_bytes(base.transformer) - sum(here), trained, 0)
 
 
 def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
@@ -61,28 +64,20 @@ def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     have.
     """
     held = weights(start, precision, demand)
-    reference, judge = BaseReference(start.base.path, precision), demand.discriminator
-    whole = empty_transformer(read_transformer_config(reference.path))
-    depth = Depth(len(whole.transformer_blocks), len(whole.single_transformer_blocks))
-    taps = ()
-    if judge is not None and judge.architecture == "flux_features":
-        taps = flux1.tap_blocks(judge.taps, *depth)
-
-    few = Depth(min(depth.double, max(2, len(taps) - 2)), min(depth.single, 2))
-    if few == depth or not _of_depth(start, few).tensors:
-        return held._replace(working=_working(start, reference, depth, demand, judge))
-    first = range(few.double + few.single)
-    shown = judge and replace(judge, taps=",".join(_name(few, place) for place in [*first][len(first) - len(taps) :]))
-    loras, discriminators = _halves(start, reference, few, demand, shown)
-    alone = _working(start, reference, few, demand, None)
-    run = Depth(0, 0) if not taps else Depth(min(taps[-1] + 1, depth.double), max(0, taps[-1] + 1 - depth.double))
-    for kind in Depth._fields:
-        here, there = getattr(few, kind), getattr(depth, kind)
-        missing = there - here + (max(0, getattr(run, kind) - here) if taps else 0)
-        if there > here:
-            deeper = _working(start, reference, few._replace(**{kind: here + 1}), demand, None)
-            loras += missing * (deeper - alone)
-    return held._replace(working=max(loras, discriminators))
+    depth, few, judge = _shortened(start, demand)
+    if not _of_depth(start, few).tensors:
+        few, judge = depth, demand.discriminator
+    passes = _passes(start, precision, few, demand, judge)
+    doubles, singles = (there - here for there, here in zip(depth, few, strict=True))
+    kept = passes.kept
+    # By the time that a pass comes back to the double blocks, the single ones keep nothing any more.
+    back = passes.back + doubles * kept.double
+    ahead = passes.ahead + doubles * kept.double + singles * kept.single
+    if judge is not None:
+        last = flux1.tap_blocks(demand.discriminator.taps, *depth)[-1] if judge.architecture == "flux_features" else -1
+        run = Depth(min(last + 1, depth.double), max(0, last + 1 - depth.double))
+        ahead += max(0, run.double - few.double) * kept.double + max(0, run.single - few.single) * kept.single
+    return held._replace(working=max(ahead, back, passes.judged))
 
 
 class Depth(NamedTuple):
@@ -92,18 +87,43 @@ class Depth(NamedTuple):
     single: int
 
 
-def _working(
-    start: FluxLoRA, reference: BaseReference, depth: Depth, demand: Demand, judge: DiscriminatorConfig | None
-) -> int:
-    """The most that is kept at once besides weights, in a base of this depth."""
-    return max(_halves(start, reference, depth, demand, judge))
+def _shortened(start: FluxLoRA, demand: Demand) -> tuple[Depth, Depth, DiscriminatorConfig | None]:
+    """The base's depth, one of as few blocks as tell of all, and the discriminator for that, with as many taps."""
+    config, judge = read_transformer_config(start.base.path), demand.discriminator
+    depth = Depth(config["num_layers"], config["num_single_layers"])
+    taps = ()
+    if judge is not None and judge.architecture == "flux_features":
+        taps = flux1.tap_blocks(judge.taps, *depth)
+    few = Depth(min(depth.double, max(2, len(taps) - 2)), min(depth.single, 2))
+    if not taps or few == depth:
+        return depth, few, judge
+    last = range(sum(few) - len(taps), sum(few))
+    return depth, few, replace(judge, taps=",".join(_name(few, place) for place in last))
 
 
-def _halves(
-    start: FluxLoRA, reference: BaseReference, depth: Depth, demand: Demand, judge: DiscriminatorConfig | None
-) -> tuple[int, int]:
-    """The same for the LoRA's half of an update and for the discriminator's, which no further block makes larger."""
-    base = empty_base(reference, num_layers=depth.double, num_single_layers=depth.single)
+def _empty(start: FluxLoRA, precision: str, depth: Depth) -> FluxBase:
+    reference = BaseReference(start.base.path, precision)
+    return empty_base(reference, num_layers=depth.double, num_single_layers=depth.single)
+
+
+class Passes(NamedTuple):
+    """The most bytes besides weights: of the LoRA's half of an update until it comes ``back`` to the double blocks
+    (``ahead``) and from there on, and of the discriminator's half (``judged``), which no further block makes larger.
+
+    ``kept``: what a block of each kind keeps for the way back.
+    """
+
+    ahead: int
+    back: int
+    judged: int
+    kept: Depth
+
+
+def _passes(
+    start: FluxLoRA, precision: str, depth: Depth, demand: Demand, judge: DiscriminatorConfig | None
+) -> Passes:
+    """Run an update in a base of this depth."""
+    base = _empty(start, precision, depth)
     adapter.attach(base, _of_depth(start, depth))
     base.attention = FlashAttention
     base.checkpointing = demand.checkpointing
@@ -113,15 +133,49 @@ def _halves(
     for weight in trained:
         # Those of all layers are there at the end of the backward pass, and are counted as trained.
         weight.grad = torch.zeros_like(weight)
-    if network is None:
-        with Bytes(base.transformer) as counted:
-            update_of_stage_1(base, given)
-        return counted.peak, 0
-    with Bytes(base.transformer, network) as counted:
-        seen = update_of_the_lora(base, network, given)
-        loras, counted.peak = counted.peak, counted.alive
-        update_of_the_discriminator(network, seen, given)
-    return loras, counted.peak
+    with Bytes(base.transformer, *([] if network is None else [network])) as counted:
+        watched = _Watched(base, counted)
+        seen = update_of_stage_1(base, given) if network is None else update_of_the_lora(base, network, given)
+        ahead, back = watched.halves()
+        judged, counted.peak = 0, counted.alive
+        if network is not None:
+            update_of_the_discriminator(network, seen, given)
+            judged = counted.peak
+    return Passes(ahead, back, judged, watched.kept())
+
+
+class _Watched:
+    """What is alive as the first pass through a base comes to each block, and when it is back at the double ones."""
+
+    def __init__(self, base: FluxBase, counted: Bytes) -> None:
+        self._counted, self._doubles = counted, len(base.transformer.transformer_blocks)
+        self._stops = len(base.blocks) + 1
+        self._alive: list[int] = []
+        self._ahead: int | None = None
+        for module in (*base.blocks, base.transformer.norm_out):
+            module.register_forward_pre_hook(self._come_to, with_kwargs=True)
+
+    def _come_to(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        place = len(self._alive)
+        if place == self._stops:
+            return
+        self._alive.append(self._counted.alive)
+        image = args[0] if args else named["hidden_states"]
+        if place == self._doubles and image.requires_grad:
+            image.register_hook(self._come_back)
+
+    def _come_back(self, _: Tensor) -> None:
+        self._ahead, self._counted.peak = self._counted.peak, self._counted.alive
+
+    def halves(self) -> tuple[int, int]:
+        """The peak until the pass was back at the double blocks, and the one from there on."""
+        return (self._counted.peak, 0) if self._ahead is None else (self._ahead, self._counted.peak)
+
+    def kept(self) -> Depth:
+        """What the last block of each kind has kept; 0 where there is none."""
+        gained = [after - before for before, after in itertools.pairwise(self._alive)]
+        doubles, singles = gained[: self._doubles], gained[self._doubles :]
+        return Depth(doubles[-1] if doubles else 0, singles[-1] if singles else 0)
 
 
 _BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data
-from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, load_base
+from fluxduel.training.base import footprint
+from fluxduel.training.base.base_model import (
+    CHECKPOINTING,
+    BaseReference,
+    empty_transformer,
+    load_base,
+    read_transformer_config,
+)
 from fluxduel.training.base.footprint import Bytes, Counted
 from fluxduel.training.base.streaming import stream
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
@@ -39,13 +47,19 @@ def demand(judge: DiscriminatorConfig | None, level: str = "blocks", batch_size:
     return Demand((SIDE, SIDE), LENGTH, batch_size, level, judge, copies=0)
 
 
+def in_full(lora: FluxLoRA, wanted: Demand, judge: DiscriminatorConfig | None) -> int:
+    """Bytes besides weights where every block is run."""
+    passes = rehearsal._passes(lora, lora.base.precision, Depth(6, 8), wanted, judge)
+    return max(passes.ahead, passes.back, passes.judged)
+
+
 @pytest.mark.parametrize("level", CHECKPOINTING)
 @pytest.mark.parametrize("taps", [None, "", "d1,d5,s3", "s6"])
 def test_a_few_blocks_tell_what_all_of_them_keep(deep, taps, level):
     judge = None if taps is None else DiscriminatorConfig(taps=taps, width=8)
     wanted = demand(judge, level)
     found = rehearse(deep, "bf16", wanted).working
-    whole = rehearsal._working(deep, deep.base, Depth(6, 8), wanted, judge)
+    whole = in_full(deep, wanted, judge)
     print(f"{found / whole:.3f} of what all blocks need")
     # A look keeps less of a block than the LoRA's pass does, where nothing is computed anew.
     assert 0.98 < found / whole < (1.03 if level == "blocks" or judge is None else 1.15)
@@ -118,7 +132,7 @@ def test_what_is_counted_of_a_streamed_base_is_where_it_lies(deep, share):
 def test_a_lora_on_late_blocks_alone_is_counted_whole(deep):
     late = lora.create(deep.base, LoRAConfig(rank=4, targets="regex", target_regex=r"single_transformer_blocks\.7\..*"))
     found = rehearse(late, "bf16", demand(None))
-    assert found.working == rehearsal._working(late, late.base, Depth(6, 8), demand(None), None)
+    assert found.working == in_full(late, demand(None), None)
 
 
 def test_numbers_are_nowhere(deep):
@@ -127,3 +141,32 @@ def test_numbers_are_nowhere(deep):
     assert all(weight.is_meta for weight in base.transformer.state_dict().values())
     assert base.device == torch.device("meta")
     assert Path(deep.base.path).is_dir()
+
+
+@pytest.mark.parametrize("func", footprint._POINTWISE, ids=str)
+def test_a_pointwise_result_has_the_shape_and_type_that_torch_gives(func):
+    wide, narrow = torch.empty(2, 1, 3, dtype=torch.bfloat16, device="meta"), torch.empty(4, 3, device="meta")
+    level = torch.empty((), device="meta")
+    names = [argument.name for argument in func._schema.arguments if not argument.has_default_value()]
+    pairs = [(wide, narrow), (narrow, wide), (wide, level), (level, wide)] if names[1:2] == ["other"] else [(wide, 2)]
+    for given in pairs:
+        given = (wide, wide) if names[0] == "grad_output" else given[: len(names)]
+        found, truth = footprint._pointwise(func, given), func(*given)
+        assert (found.shape, found.dtype, found.device) == (truth.shape, truth.dtype, truth.device)
+
+
+def test_what_another_thread_makes_meanwhile_has_its_weights(deep):
+    """The check before Run looks at bases while the host may be loading models."""
+    config, over, seen = read_transformer_config(deep.base.path), threading.Event(), []
+
+    def make() -> None:
+        while not over.is_set():
+            seen.append(torch.nn.Linear(2, 2).weight.is_meta)
+
+    other = threading.Thread(target=make)
+    other.start()
+    for _ in range(20):
+        empty_transformer(config)
+    over.set()
+    other.join()
+    assert len(seen) > 20 and not any(seen)
