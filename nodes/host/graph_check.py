@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from functools import cache
@@ -14,11 +15,12 @@ import folder_paths
 import psutil
 import torch
 from comfy_execution.utils import get_executing_context
+from server import PromptServer
 
 import nodes as host_nodes
 
 from ...training.graph.known import Known, Memory
-from ...training.graph.problems import problems
+from ...training.graph.problems import OURS, Checking
 from ...training.graph.prompt_graph import PromptGraph
 from .folders import (
     checkpoints,
@@ -31,7 +33,8 @@ from .folders import (
     written_folders,
 )
 
-OURS = "FluxDuel"
+# The host answers nothing else meanwhile.
+MOST_SECONDS = 4.0
 # Class -> the input that its ``validate_inputs`` names, and what to give where a graph may leave it out: hosts tell the
 # answer at inputs that are named and given. Of a widget that is named they check nothing; ``problems`` does.
 SHOWN_AT: dict[str, tuple[str, Any]] = {
@@ -56,6 +59,9 @@ SHOWN_AT: dict[str, tuple[str, Any]] = {
 # The host asks for graphs one request a task, and looks at its nodes in the same one.
 _found: ContextVar[Mapping[str, list[str]]] = ContextVar("fluxduel_problems")
 
+# One check at a time: what one has counted the next one knows.
+_at_it = threading.Lock()
+
 log = logging.getLogger(__name__)
 
 Graph = dict[str, dict[str, Any]]
@@ -66,28 +72,29 @@ def forget() -> None:
     _found.set({})
 
 
-def checked(graph: Graph, targets: Collection[str] | None) -> Graph:
+def checked(graph: Graph, targets: Collection[str] | None, page: object) -> Graph:
     """``graph``, whose problems ``problem_here`` tells from now on, so that none of it runs where it has some.
 
     ``targets``: the output nodes that are to run; ``None``: all. The host would still run the outputs that do not
     depend on a problem, and train for them: where there is one, those that need a node of this pack are left out.
+    ``page``: the name of the client that asks, as it says; it is told where the time was too short for all.
     """
     try:
-        return _checked(graph, targets)
+        return _checked(graph, targets, page)
     except Exception:
         log.warning("The check before the run failed, and is left out.", exc_info=True)
         forget()
         return graph
 
 
-def _checked(graph: Graph, targets: Collection[str] | None) -> Graph:
+def _checked(graph: Graph, targets: Collection[str] | None, page: object) -> Graph:
     if not any(str(node.get("class_type", None)).startswith(OURS) for node in graph.values()):
         return graph
     wires = PromptGraph(graph)
     outputs = [key for key in wires.nodes if _is_output(wires.nodes[key].kind) and (targets is None or key in targets)]
     above = {key: wires.above(key) for key in outputs}
     run = set().union(*above.values())
-    told = problems({key: graph[key] for key in wires.nodes if key in run}, _known())
+    told = _told({key: graph[key] for key in wires.nodes if key in run}, page)
     found = {key: texts for key, texts in told.items() if graph[key]["class_type"] in SHOWN_AT}
     if not found:
         return graph
@@ -103,6 +110,30 @@ def _checked(graph: Graph, targets: Collection[str] | None) -> Graph:
         if trains and above[key].isdisjoint(found) and key not in needed:
             del shown[key]
     return shown
+
+
+def _told(graph: Graph, page: object) -> dict[str, list[str]]:
+    """What is found within the time there is. The rest is looked at all the same, for the next Run to know it."""
+    checking = Checking(graph, _known())
+
+    def work() -> None:
+        with _at_it:
+            checking.run()
+
+    thread = threading.Thread(target=work, name="FluxDuel's check", daemon=True)
+    thread.start()
+    thread.join(MOST_SECONDS)
+    left = checking.left
+    if left:
+        parts = [f"{_name(part.node.kind)} (node {part.node.key}): {part.what}" for part in left]
+        log.warning("Run did not wait for all of its check, which took too long. Not checked: %s.", "; ".join(parts))
+        if isinstance(page, str):
+            PromptServer.instance.send_sync("fluxduel.unchecked", {"parts": parts}, page)
+    return checking.found
+
+
+def _name(kind: str) -> str:
+    return host_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)
 
 
 def problem_here() -> bool | str:

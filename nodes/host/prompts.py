@@ -23,6 +23,7 @@ def register_prompt_handler() -> None:
             # The host's own words on it are the better ones.
             return request
         whole = with_option_nodes(graph)
-        return request | {"prompt": graph_check.checked(whole, request.get("partial_execution_targets"))}
+        page = request.get("client_id")
+        return request | {"prompt": graph_check.checked(whole, request.get("partial_execution_targets"), page)}
 
     PromptServer.instance.add_on_prompt_handler(handle)

@@ -27,6 +27,13 @@ _MARKED = """() => app.graph.nodes.filter(node => {
 }).map(node => node.type).sort()"""
 
 
+def test_a_check_that_takes_too_long_is_told_of(editor: Editor) -> None:
+    editor.send("fluxduel.unchecked", parts=["Stage 2: Train LoRA with GAN (node 7): memory"])
+    told = editor.page.get_by_text("Run goes on before all was checked")
+    told.first.wait_for()
+    assert editor.page.get_by_text("Stage 2: Train LoRA with GAN (node 7): memory").first.is_visible()
+
+
 def test_three_faults_make_one_message_and_three_marks(editor: Editor) -> None:
     editor.open(editor.host.get(f"/api/workflow_templates/{PACK_NAME}/Two%20stages%20on%20the%20tiny%20base.json"))
     editor.chart("adversarial").wait_for()

@@ -41,4 +41,4 @@ def absent(choices: Mapping[str, object], label: str, where: str) -> str:
     """What is wrong with a label; empty where the host lists it."""
     if label in choices:
         return ""
-    return f"{where}: the host lists no {label!r} (any more). Refresh the page (R) and choose again."
+    return f"{where}: the host lists no {label!r} (any more). Press R to have its lists read anew, and choose again."

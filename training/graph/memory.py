@@ -16,7 +16,7 @@ from ..stages.plan import GIB, Counting, NoRoom, Plan, Room, asked, plan_stage
 from ..stages.rehearsal import Demand
 from .known import Memory
 from .prompt_graph import Settings
-from .starts import Start
+from .starts import ByShapes, Start
 
 # What a plan depends on in other ways than that more of it takes more room.
 DECIDING = ("memory_limit_gb", "gradient_checkpointing", "streamed_share", "compile_blocks")
@@ -89,24 +89,10 @@ def _least(
     )
 
 
-class _ByShapes:
-    """A LoRA as a key: two of the same base and shapes take the same room."""
-
-    def __init__(self, lora: FluxLoRA) -> None:
-        self.lora = lora
-        self._key = tuple((name, tuple(tensor.shape)) for name, tensor in lora.tensors.items())
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByShapes) and self._key == other._key
-
-
 def _counting(base: BaseReference, lora: FluxLoRA, demand: Demand) -> Counting:
-    return _counted(base, _ByShapes(lora), demand)
+    return _counted(base, ByShapes(lora), demand)
 
 
 @lru_cache(maxsize=16)
-def _counted(base: BaseReference, shapes: _ByShapes, demand: Demand) -> Counting:
+def _counted(base: BaseReference, shapes: ByShapes, demand: Demand) -> Counting:
     return Counting(dataclasses.replace(shapes.lora, base=base), demand)

@@ -32,7 +32,9 @@ def check_save(node: Node, lora: FluxLoRA | None, known: Known) -> Iterator[str]
     # Parts of a date are filled in when it is saved.
     folder = known.output if "%" in prefix else (known.output / prefix).parent
     size = 0 if lora is None or dtype is UNKNOWN else size_of(lora, BYTES[dtype])
-    yield from (f"Save FLUX LoRA: {fault}" for fault in folder_faults(folder, size))
+    cure = "lower rank in Load FLUX LoRA, or choose fewer targets there"
+    faults = folder_faults(folder, size, f"the LoRA alone takes {in_bytes(size)}", cure)
+    yield from (f"Save FLUX LoRA: {fault}" for fault in faults)
 
 
 def size_of(lora: FluxLoRA, width: int = 4) -> int:
@@ -40,8 +42,16 @@ def size_of(lora: FluxLoRA, width: int = 4) -> int:
     return width * sum(tensor.numel() for tensor in lora.tensors.values())
 
 
-def folder_faults(folder: Path, size: int) -> Iterator[str]:
-    """Why no file of ``size`` bytes can be written to a folder, which need not be there yet."""
+def in_bytes(size: int) -> str:
+    """A number of bytes on a disk, for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def folder_faults(folder: Path, size: int, taken: str, cure: str) -> Iterator[str]:
+    """Why no ``size`` bytes can be written to a folder, which need not be there yet.
+
+    ``taken``: what they are, in words that follow "and"; ``cure``: what makes them fewer.
+    """
     there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     try:
         if not there.is_dir():
@@ -53,7 +63,4 @@ def folder_faults(folder: Path, size: int) -> Iterator[str]:
         yield in_words(error)
         return
     if free < size:
-        yield (
-            f"the disk of {there} has {free / 1e6:.0f} MB free, and the LoRA alone takes {size / 1e6:.0f} MB. Make "
-            "room, lower rank in Load FLUX LoRA, or choose fewer targets there."
-        )
+        yield f"the disk of {there} has {in_bytes(free)} free, and {taken}. Make room, {cure}."

@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..base.base_model import BaseReference
 from ..base.families import flux1
+from ..config import DiscriminatorConfig
 from ..runs.run_directory import settings_of_runs
 from ..step_counts import sampler_names, seeds, step_counts
 from .datasets import ENCODE, IMAGES, check_encoding, check_images, data_settings, prompt_fault
+from .disk import least_on_disk
 from .known import Known
 from .memory import check_room
-from .outputs import check_save, folder_faults, size_of
+from .outputs import check_save, folder_faults, in_bytes
 from .prompt_graph import UNKNOWN, Node, PromptGraph, Settings
 from .stages import (
     CONFIGS,
@@ -44,6 +46,7 @@ SAMPLING: dict[str, tuple[str, dict[str, tuple[Callable[[str, str], Any], str]]]
 }
 STAGE_NAMES = dict(zip(STAGES, ("diffusion", "adversarial"), strict=True))
 COMPARED = ("flux_lora", "flux_lora_2", "flux_lora_3")
+OURS = "FluxDuel"
 UNTOLD = Start(None, None, False)
 
 log = logging.getLogger(__name__)
@@ -54,14 +57,36 @@ def problems(graph: Mapping[str, Mapping[str, Any]], known: Known) -> dict[str, 
 
     ``graph`` in the API's format. Every node that is named here would fail when it runs.
     """
-    found: dict[str, list[str]] = {}
-    check = _Check(PromptGraph(graph), known)
-    for node in check.graph.nodes.values():
-        for place, text in _guarded(check.of(node)):
-            texts = found.setdefault(place, [])
-            if text not in texts:
-                texts.append(text)
-    return found
+    checking = Checking(graph, known)
+    checking.run()
+    return checking.found
+
+
+class Part(NamedTuple):
+    """Of the check of a graph. ``what``: of the node it is about, for people."""
+
+    node: Node
+    what: str
+    told: Iterator[Problem]
+
+
+class Checking:
+    """The check of a graph, part by part, what takes longest last: what is ``found``, and what is ``left``.
+
+    Both may be read while another thread is at ``run``.
+    """
+
+    def __init__(self, graph: Mapping[str, Mapping[str, Any]], known: Known) -> None:
+        self.found: dict[str, list[str]] = {}
+        self.left: tuple[Part, ...] = _Check(PromptGraph(graph), known).parts()
+
+    def run(self) -> None:
+        while self.left:
+            for place, text in _guarded(self.left[0].told):
+                texts = self.found.get(place, [])
+                if text not in texts:
+                    self.found = {**self.found, place: [*texts, text]}
+            self.left = self.left[1:]
 
 
 def _guarded(told: Iterator[Problem]) -> Iterator[Problem]:
@@ -75,6 +100,14 @@ class _Check:
     def __init__(self, graph: PromptGraph, known: Known) -> None:
         self.graph, self.known = graph, known
         self._starts: dict[str, Start] = {}
+
+    def parts(self) -> tuple[Part, ...]:
+        nodes = self.graph.nodes.values()
+        stages = [node for node in nodes if node.kind in CONFIGS]
+        return (
+            *(Part(node, "settings", self.of(node)) for node in nodes if node.kind.startswith(OURS)),
+            *(Part(stage, "memory", self.of_memory(stage)) for stage in stages),
+        )
 
     def of(self, node: Node) -> Iterator[Problem]:
         """What is wrong with a node, or found by way of it with others."""
@@ -118,19 +151,39 @@ class _Check:
         if stage.kind == STAGES[1]:
             yield from check_target(self.graph, stage, begun.base)
         yield from self._of_prompts(stage, begun.base)
-        if done:
-            return
-        size = 0 if begun.lora is None else size_of(begun.lora)
-        yield from _at(stage, (f"The runs of stages: {fault}" for fault in folder_faults(self.known.runs, size)))
-        yield from _at(stage, self._of_room(stage, begun))
+        if not done:
+            yield from _at(stage, self._of_disk(stage))
+
+    def _of_disk(self, stage: Node) -> Iterator[str]:
+        own, before = self._on_disk(stage), 0
+        earlier = self.graph.source(stage, "flux_lora")
+        if earlier is not None and earlier.kind in CONFIGS and earlier != stage:
+            before = 0 if self._may_be_done(earlier, self._start(earlier)) else self._on_disk(earlier)
+        taken = f"the checkpoints and the LoRA that this stage keeps take {in_bytes(own)} at least"
+        if before:
+            taken += f", beside {in_bytes(before)} of the stage before it"
+        cure = "or lower keep_last in Saving Options, or rank in Load FLUX LoRA"
+        faults = folder_faults(self.known.runs, own + before, taken, cure)
+        return (f"The runs of stages: {fault}" for fault in faults)
+
+    def _on_disk(self, stage: Node) -> int:
+        return least_on_disk(self._start(stage), stage_settings(self.graph, stage), self._judge(stage))
+
+    def _judge(self, stage: Node) -> Settings[DiscriminatorConfig] | None:
+        """The settings of the discriminator at a stage; ``None`` where there is none, or it is not told."""
+        judging = self.graph.source(stage, "discriminator")
+        return judge_settings(judging) if judging is not None and judging.kind == DISCRIMINATOR else None
+
+    def of_memory(self, stage: Node) -> Iterator[Problem]:
+        """Whether a stage fits its card."""
+        begun = self._start(stage)
+        if not self._may_be_done(stage, begun):
+            yield from _at(stage, self._of_room(stage, begun))
 
     def _of_room(self, stage: Node, begun: Start) -> Iterator[str]:
-        encoding, judging = self.graph.source(stage, "real_latents"), self.graph.source(stage, "discriminator")
-        judge = None
-        if stage.kind == STAGES[1]:
-            if judging is None or judging.kind != DISCRIMINATOR:
-                return
-            judge = judge_settings(judging)
+        encoding, judge = self.graph.source(stage, "real_latents"), self._judge(stage)
+        if stage.kind == STAGES[1] and judge is None:
+            return
         data = data_settings(encoding) if encoding is not None and encoding.kind == ENCODE else None
         yield from check_room(begun, stage_settings(self.graph, stage), data, judge, self.known.memory())
 
@@ -138,10 +191,10 @@ class _Check:
         """Whether a run of these settings is there: of one that is finished nothing is asked that training takes."""
         if begun.base is None or begun.lora is None:
             return True
-        name, judging = STAGE_NAMES[stage.kind], self.graph.source(stage, "discriminator")
+        name, judge = STAGE_NAMES[stage.kind], self._judge(stage)
         parts: list[tuple[str, Settings]] = [(name, stage_settings(self.graph, stage))]
-        if judging is not None and judging.kind == DISCRIMINATOR:
-            parts.append(("discriminator", judge_settings(judging)))
+        if judge is not None:
+            parts.append(("discriminator", judge))
         # More than one choice of targets, or name of a base, comes to the same run.
         size = begun.lora.config.rank, begun.lora.config.alpha
         return any(

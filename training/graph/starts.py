@@ -38,6 +38,20 @@ class Start:
     precision_known: bool
 
 
+class ByShapes:
+    """A LoRA as a key: two of the same base and shapes take the same room."""
+
+    def __init__(self, lora: FluxLoRA) -> None:
+        self.lora = lora
+        self._key = tuple((name, tuple(tensor.shape)) for name, tensor in lora.tensors.items())
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByShapes) and self._key == other._key
+
+
 def start_of(graph: PromptGraph, node: Node, name: str) -> Node | None:
     """The Load FLUX LoRA node that the LoRA at an input began with, through stages; ``None`` where that is not told."""
     found, seen = graph.source(node, name), set()

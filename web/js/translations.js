@@ -274,5 +274,25 @@ export const TRANSLATIONS = {
  "The numbers are not copied": {
   "zh": "数值没有复制",
   "ja": "数値はコピーされませんでした"
+ },
+ "Run goes on before all was checked": {
+  "zh": "未检查完即开始运行",
+  "ja": "確認が終わる前に実行を始めました"
+ },
+ "Read only.": {
+  "zh": "只读。",
+  "ja": "読み取り専用。"
+ },
+ "caption_rule makes the captions: {rule}.": {
+  "zh": "标注由 caption_rule 生成：{rule}。",
+  "ja": "キャプションは caption_rule が作ります：{rule}。"
+ },
+ "These pictures come with the pack. Put your own into a new folder.": {
+  "zh": "这些图片随节点包提供。请把自己的图片放进新文件夹。",
+  "ja": "この画像はパックに付属するものです。自分の画像は新しいフォルダーに入れてください。"
+ },
+ "{name}: {count} changed": {
+  "zh": "{name}：已更改 {count} 项",
+  "ja": "{name}：{count} 項目を変更"
  }
 };

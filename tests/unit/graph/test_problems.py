@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import TINY_BASE, AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.graph import problems as problems_file
 from fluxduel.training.graph.known import Memory
+from fluxduel.training.graph.problems import Checking
 from fluxduel.training.lora.adapter import create, save
 from fluxduel.training.lora.value import LoRAConfig
 from fluxduel.training.runs.fingerprints import Fingerprint
@@ -264,6 +267,25 @@ def test_the_check_is_quick(machine: Machine, graph: Graph) -> None:
     machine.check(large)
     print(f"tiny {tiny:.2f} s, FLUX.1 {first:.2f} s, again {time.perf_counter() - began:.2f} s")
     assert tiny < 1 and first < 10
+
+
+def test_what_is_left_is_known_while_the_check_goes_on(machine: Machine, graph: Graph) -> None:
+    graph, asked, go_on = changed(graph, SAVE, prefix=" "), threading.Event(), threading.Event()
+
+    def memory() -> Memory:
+        asked.set()
+        go_on.wait(30)
+        return Memory(GIB, False)
+
+    checking = Checking(graph, dataclasses.replace(machine.known(), memory=memory))
+    thread = threading.Thread(target=checking.run)
+    thread.start()
+    assert asked.wait(30)
+    assert [(part.node.key, part.what) for part in checking.left] == [(STAGE_1, "memory"), (STAGE_2, "memory")]
+    assert set(checking.found) == {SAVE}
+    go_on.set()
+    thread.join()
+    assert checking.left == () and set(checking.found) == {SAVE}
 
 
 def test_where_the_check_fails_itself_the_graph_runs(
