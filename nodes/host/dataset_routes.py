@@ -67,7 +67,7 @@ class Folders:
         if label not in self._listed or time.monotonic() - self._at > SECONDS_OF_A_LISTING:
             self._listed, self._at = training_folders(), time.monotonic()
         if label not in self._listed:
-            raise Refused(404, f"The host lists no training folder {label!r} (any more). Refresh the page (R).")
+            raise Refused(404, f"The host lists no training folder {label!r} (any more). Press R to look again.")
         return self._listed[label]
 
     def own_root(self, label: str) -> Path:

@@ -89,14 +89,16 @@ def training_folder_problem(label: str) -> str | None:
     own = Path(folder_paths.get_input_directory()) / "NAME"
     return (
         f"Load Dataset Images: folder: the host lists no {label!r} (any more). Choose {DEMO_LABEL!r} to try the "
-        f"graph, or put your pictures into {own}, refresh the page (R) and choose that."
+        f"graph, or put your pictures into {own}, press R to have the lists read anew, and choose that."
     )
 
 
 def choose(choices: Mapping[str, Listed], name: str, where: str) -> Listed:
     """``choices[name]``. Raises ``ValueError`` that names the input where the host lists no such thing (any more)."""
     if name not in choices:
-        raise ValueError(f"{where}: the host lists no {name!r} (any more). Refresh the page (R) and choose again.")
+        raise ValueError(
+            f"{where}: the host lists no {name!r} (any more). Press R to have its lists read anew, and choose again."
+        )
     return choices[name]
 
 

@@ -107,6 +107,7 @@ def test_a_new_node_shows_the_demo_pictures(editor: Editor) -> None:
     caption = editor.page.get_by_label("Caption of alarm-clock.webp")
     expect(caption).to_have_value("3d alarm clock")
     expect(caption).to_have_js_property("readOnly", True)
+    expect(panel(sheet)).to_contain_text("Read only. These pictures come with the pack.")
     widths = sheet.evaluate("list => Array.from(list.querySelectorAll('img'), img => img.naturalWidth)")
     assert max(widths) == 128 and len(widths) == 40
 
@@ -255,6 +256,8 @@ def test_the_sheet_follows_the_other_widgets(editor: Editor, folder: Path) -> No
         [LOADER, {"caption_rule": "file name", "trigger_word": "ohwx", "mask_rule": "mask files"}],
     )
     expect(tile(sheet, "picture 0000.png. ohwx, picture 0000")).to_be_visible()
+    tile(sheet, "picture 0000.png").click()
+    expect(panel(sheet)).to_contain_text("Read only. caption_rule makes the captions: file name.")
     expect(panel(sheet)).to_contain_text("2 pictures, 2 without mask")
 
 
@@ -291,7 +294,8 @@ def test_a_thousand_pictures_come_as_they_are_scrolled_to(editor: Editor, folder
     scale = editor.page.evaluate("() => app.canvas.ds.scale")
     tile(sheet, "picture 0000.png").hover()
     # Newer editors give an element the wheel while the focus is in it.
-    tile(sheet, "picture 0000.png").focus()
+    panel(sheet).get_by_role("status").first.click()
+    tile(sheet, "picture 0000.png").hover()
     editor.page.mouse.wheel(0, 300)
     editor.page.wait_for_function("list => list.scrollTop > 100", arg=sheet.element_handle())
     assert editor.page.evaluate("() => app.canvas.ds.scale") == scale

@@ -321,7 +321,8 @@ def _no_captions(chosen: _Chosen, used: Sequence[Path], without: Sequence[Path])
     return ImageFolderError(
         f"{len(without)} of {len(used)} pictures in {chosen.found.root} have no caption file: "
         f"{listed([chosen.found.name(path) for path in without])}. Put a text file of the same name beside each "
-        f"(for example '{without[0].stem}.txt'; it may be empty), or choose another caption rule."
+        f"(for example '{without[0].stem}.txt'; it may be empty): in ComfyUI by a click on the picture in Load Dataset "
+        "Images, which opens a field for its caption. Or choose another caption rule."
     )
 
 

@@ -4,6 +4,7 @@
 import { RequestError, saveCaption } from "./dataset_requests.js";
 import { button, keepPointer, keepWheel, make, show } from "./elements.js";
 import { WARNING_COLOR } from "./dataset_tile.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./dataset_tile.js").Tile} Tile */
 
@@ -14,6 +15,7 @@ export class CaptionEditor {
     /** @type {Tile | undefined} */
     this.tile = undefined;
     this.folder = "";
+    this.fixed = "";
     /** @type {string | null} what the caption's file held when it was shown */
     this.seen = null;
     this.title = make("span", "flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600;");
@@ -26,6 +28,7 @@ export class CaptionEditor {
       "box-sizing:border-box;width:100%;height:52px;resize:none;font:inherit;padding:4px;border-radius:4px;" +
         "border:1px solid var(--border-color);background:var(--comfy-input-bg);color:var(--input-text);",
     );
+    this.readOnly = make("div", "color:var(--descrip-text);");
     this.text.spellcheck = false;
     keepWheel(this.text);
     keepPointer(this.text);
@@ -38,6 +41,7 @@ export class CaptionEditor {
       this.facts,
       this.warnings,
       this.text,
+      this.readOnly,
     );
     show(this.element, false);
     this.text.addEventListener("change", () => this.save());
@@ -45,12 +49,13 @@ export class CaptionEditor {
     this.element.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  /** @param {Tile} tile @param {string} folder */
-  open(tile, folder) {
+  /** @param {Tile} tile @param {string} folder @param {string} fixed why its captions are not edited, where that is so */
+  open(tile, folder, fixed) {
     this.save();
     this.tile?.setChosen(false);
     this.tile = tile;
     this.folder = folder;
+    this.fixed = fixed;
     tile.setChosen(true);
     this.seen = tile.entry.text;
     this.text.value = shownText(tile.entry.text ?? tile.entry.caption);
@@ -76,7 +81,11 @@ export class CaptionEditor {
     this.warnings.replaceChildren(...this.tile.warnings().map((text) => make("li", "", text)));
     show(this.warnings, this.warnings.childElementCount > 0);
     this.text.readOnly = !entry.editable;
-    this.text.style.opacity = entry.editable ? "" : "0.7";
+    this.text.style.background = entry.editable ? "var(--comfy-input-bg)" : "none";
+    this.text.style.borderStyle = entry.editable ? "solid" : "dashed";
+    this.text.style.cursor = entry.editable ? "" : "default";
+    this.readOnly.textContent = say("Read only.") + ` ${this.fixed}`;
+    show(this.readOnly, !entry.editable);
     this.text.placeholder = entry.editable ? "Describe the picture. It is saved beside it as a .txt file." : "";
     this.text.setAttribute("aria-label", `Caption of ${entry.name}`);
     const typing = this.text.value !== shownText(this.seen);

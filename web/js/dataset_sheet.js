@@ -7,6 +7,7 @@ import { Tile, WARNING_COLOR } from "./dataset_tile.js";
 import { Uploads, count } from "./dataset_uploads.js";
 import { droppedFiles, namedFiles } from "./dropped_files.js";
 import { TEXT_FONT, button, keepWheel, make, show } from "./elements.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./dataset_requests.js").Choices} Choices */
 /** @typedef {import("./dataset_requests.js").Part} Part */
@@ -81,6 +82,9 @@ export class DatasetSheet {
     this.element = make("div", `position:relative;width:100%;height:100%;min-height:${MIN_HEIGHT}px;`, column);
     // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
     this.element.className = "widget-expands";
+    // A click anywhere in it takes the focus, without which newer editors zoom by a wheel over it.
+    this.element.tabIndex = -1;
+    this.element.style.outline = "none";
     // What was changed by other ways shows when the pointer comes.
     this.element.addEventListener("pointerenter", () => this.#follow());
     keepWheel(this.list, this.element);
@@ -182,9 +186,18 @@ export class DatasetSheet {
 
   /** @param {import("./dataset_requests.js").Entry} entry */
   #newTile(entry) {
-    const tile = new Tile(entry, () => this.editor.open(tile, this.choices?.folder ?? ""));
+    const tile = new Tile(entry, () => this.editor.open(tile, this.choices?.folder ?? "", this.#fixed()));
     this.tiles.set(entry.name, tile);
     return tile;
+  }
+
+  /** Why no caption of the folder is edited here; empty where it is not the folder's doing. */
+  #fixed() {
+    if (this.choices?.caption_rule !== "text file") {
+      return say("caption_rule makes the captions: {rule}.", { rule: this.choices?.caption_rule ?? "" });
+    }
+    if (!this.part?.own) return say("These pictures come with the pack. Put your own into a new folder.");
+    return "";
   }
 
   #removeAll() {

@@ -163,6 +163,7 @@ def test_pictures_without_a_caption_file_are_listed(tmp_path: Path) -> None:
     assert "7 of 8 pictures" in message and str(tmp_path) in message
     assert "'0.png', '1.png', '2.png', '4.png', '5.png' and 2 more" in message
     assert "for example '0.txt'" in message and "choose another caption rule" in message
+    assert "by a click on the picture in Load Dataset Images" in message
 
 
 def test_a_caption_that_is_not_utf8_is_named(tmp_path: Path) -> None:
