@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -87,6 +88,11 @@ def test_a_preset_sets_widgets_and_adds_the_options_it_needs(editor: Editor) -> 
     graph(editor)
     choose(editor, "style")
     found = values(editor)
+    told = editor.page.get_by_label("Presets").first
+    assert re.fullmatch(r"style: \d changed", told.evaluate("menu => menu.selectedOptions[0].text"))
+    assert "adversarial_weight 3" in (told.get_attribute("title") or "")
+    # Nothing lies over Run.
+    assert editor.page.get_by_text("Preset style").count() == 0
     assert found["FluxDuelTrainAdversarialStage"]["adversarial_weight"] == 3
     assert found["FluxDuelAdversarialOptions"]["anchor"] == "start" and found["FluxDuelNoiseOptions"]["guidance"] == 3.5
     assert sorted(chain(editor)) == ["FluxDuelAdversarialOptions", "FluxDuelNoiseOptions"]

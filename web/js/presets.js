@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { OPTION_NODES } from "./convert_graph.js";
 import { placeAboveChart } from "./node_rows.js";
 import { GROUPS } from "./preset_values.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").Stage} Stage */
@@ -13,6 +14,8 @@ import { GROUPS } from "./preset_values.js";
 
 /** @type {Record<string, Stage>} */
 const STAGE_OF = { FluxDuelTrainDiffusionStage: "diffusion", FluxDuelTrainAdversarialStage: "adversarial" };
+const USUAL = "preset ...";
+const TOLD_MS = 12_000;
 const GAP = 60;
 /** Of Nodes 2.0: a widget's row, and title and sockets. */
 const ROW = 36;
@@ -24,7 +27,9 @@ function addMenu(node, stage) {
   menu.setAttribute("aria-label", "Presets");
   menu.style.cssText = "width:100%;height:22px;border:0;border-radius:4px;padding:0 6px;font:12px sans-serif;" +
     "background:var(--comfy-input-bg,#222);color:var(--input-text,#ddd)";
-  menu.append(new Option("preset ...", ""));
+  const usual = new Option(USUAL, "");
+  menu.append(usual);
+  let timer = 0;
   /** @type {Preset[]} */
   const offered = [];
   for (const { title, presets } of GROUPS) {
@@ -41,7 +46,13 @@ function addMenu(node, stage) {
     const preset = offered[Number(menu.value)];
     // What a preset has set is in the widgets: which one it was says nothing once they are changed.
     menu.value = "";
-    if (preset) apply(node, stage, preset);
+    if (!preset) return;
+    // Beside the choice: a message of the page's own would lie over Run.
+    const [done, title] = apply(node, stage, preset);
+    clearTimeout(timer);
+    usual.textContent = done;
+    menu.title = title;
+    timer = window.setTimeout(() => (usual.textContent = USUAL), TOLD_MS);
   });
   const widget = node.addDOMWidget("fluxduel_presets", "FLUXDUEL_PRESETS", menu, {
     serialize: false,
@@ -53,7 +64,10 @@ function addMenu(node, stage) {
   placeAboveChart(node, widget);
 }
 
-/** @param {GraphNode} node @param {Stage} stage @param {Preset} preset */
+/**
+ * Set what a preset sets, and say in few words and in all what that was.
+ * @param {GraphNode} node @param {Stage} stage @param {Preset} preset @returns {[string, string]}
+ */
 function apply(node, stage, preset) {
   const done = [];
   const missing = [];
@@ -64,12 +78,12 @@ function apply(node, stage, preset) {
   }
   app.canvas.setDirty?.(true, true);
   const also = missing.length ? ` Not found in front of this node, to be set by hand: ${missing.join(", ")}.` : "";
-  app.extensionManager.toast.add({
-    severity: missing.length ? "warn" : "info",
-    summary: `Preset ${preset.name}`,
-    detail: `${preset.about} ${done.length ? `Now ${done.join(", ")}.` : "All was so already."}${also}`,
-    life: 12_000,
-  });
+  const detail = `${preset.about} ${done.length ? `Now ${done.join(", ")}.` : "All was so already."}${also}`;
+  if (missing.length) {
+    app.extensionManager.toast.add({ severity: "warn", summary: `Preset ${preset.name}`, detail, life: TOLD_MS });
+  }
+  const few = say("{name}: {count} changed", { name: preset.name, count: done.length });
+  return [few, detail];
 }
 
 /** Set widgets, and say in words what has changed. @param {GraphNode} node @param {Values} values @returns {string[]} */
