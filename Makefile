@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability test-install test-mutation demo lint bench-step bench-quality bench-robust bench-ranks bench-memory bench-gpu host clean
+.PHONY: help test test-durability test-install test-mutation demo lint lint-web bench-step bench-quality bench-robust bench-ranks bench-memory bench-gpu host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ demo: host ## train both stages on the CPU in a real ComfyUI and show what chang
 
 lint: .venv/installed ## ruff
 	$(PY) -m ruff check .
+
+lint-web: ## TypeScript's checks of the page's scripts (needs npx, which fetches the compiler)
+	npx --yes --package typescript tsc -p web/jsconfig.json
 
 bench-step: .venv/installed ## time of a training step against a plain diffusers + PEFT loop; ARGS are the script's
 	$(PY) benchmarks/step.py $(ARGS)

@@ -160,7 +160,8 @@ function connect(graph, source, target, ids) {
 
 /** Older graphs hold a pair as an object with the keys 0 and 1. @param {SavedNode["pos"]} pair @returns {[number, number]} */
 function position(pair) {
-  return pair ? [Number(pair[0]), Number(pair[1])] : [0, 0];
+  const [x, y] = [0, 1].map((place) => Number(/** @type {Record<number, number>} */ (pair ?? [0, 0])[place]));
+  return [x, y];
 }
 
 /** Ids that no node and no link of any of the graphs has. */

@@ -24,8 +24,8 @@ function card(resolution) {
   };
 }
 
-/** @type {ReadonlyArray<{title: string, presets: Preset[]}>} */
-export const GROUPS = Object.freeze([
+/** @type {Array<{title: string, presets: Preset[]}>} */
+const groups = [
   {
     title: "What is learned",
     presets: [
@@ -93,4 +93,6 @@ export const GROUPS = Object.freeze([
       { name: "24 GB", about: "1024 pixels, one picture at a time.", ...card(1024) },
     ],
   },
-]);
+];
+
+export const GROUPS = Object.freeze(groups);
