@@ -14,8 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from .spread import spread
 
-
-# Most of what a transformer calls. On the meta device torch finds their shapes in Python, a tenth of a millisecond each.
+# Most of what a transformer calls. On the meta device torch works their shapes out in Python, which takes its time.
 _POINTWISE = {
     torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor, torch.ops.aten.div.Tensor, torch.ops.aten.clamp_min.default,
     torch.ops.aten.abs.default, torch.ops.aten.gelu.default, torch.ops.aten.gelu_backward.default,
