@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from fluxduel.training.base.base_model import (
     BaseModelError,
     BaseReference,
     FluxBase,
+    empty_base,
     empty_transformer,
     load_base,
     read_transformer_config,
 )
 from fluxduel.training.base.families import flux1
+from fluxduel.training.config import TINY_BASE
 from fluxduel.training.lora import adapter as lora
 
 log = logging.getLogger(__name__)
@@ -340,6 +343,25 @@ def test_a_pipeline_folder_is_its_transformer(random_transformer: Path, tmp_path
     outer = load_base(BaseReference(str(random_transformer), "fp32"), "cpu")
     with torch.no_grad():
         assert torch.equal(inner.velocity(**inputs()), outer.velocity(**inputs()))
+
+
+def test_an_empty_base_leaves_what_another_thread_loads_alone() -> None:
+    """A graph is checked with empty bases while another one runs: what that loads must have its numbers."""
+    done = threading.Event()
+
+    def check() -> None:
+        while not done.is_set():
+            empty_base(BaseReference(TINY_BASE, "fp32"))
+
+    checking = threading.Thread(target=check)
+    checking.start()
+    try:
+        for _ in range(20):
+            base = load_base(BaseReference(TINY_BASE, "fp32"), "cpu")
+            assert not [name for name, weight in base.transformer.named_parameters() if weight.is_meta]
+    finally:
+        done.set()
+        checking.join()
 
 
 def test_fingerprint_is_of_the_content(random_transformer: Path, tmp_path: Path) -> None:
