@@ -1,6 +1,6 @@
 # Variables: PYTHON (3.11 or newer), TORCH (what to install for it; TORCH=torch takes the newest, for a GPU),
 # COMFYUI_PATH (a ComfyUI checkout to test against, instead of the one that is fetched), PYTEST_ARGS, ARGS,
-# WORKERS (processes that tests run in; 0: in this one).
+# WORKERS (processes that tests run in; 0: in this one), SHOTS (a folder for pictures of test-frontends).
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability test-install test-mutation demo lint lint-web bench-step bench-quality bench-robust bench-ranks bench-memory bench-gpu host clean
+.PHONY: help test test-durability test-frontends test-install test-mutation demo lint lint-web bench-step bench-quality bench-robust bench-ranks bench-memory bench-gpu host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +23,12 @@ test: host ## all tests, a real ComfyUI and a real browser included; PYTEST_ARGS
 
 test-durability: host ## runs that are killed, cancelled and starved of disk end as if nothing had happened (minutes)
 	$(PY) -m pytest tests/durability -m durability $(PYTEST_ARGS)
+
+test-frontends: host ## the page in three of ComfyUI's frontends (an hour); writes docs/FRONTENDS.md; SHOTS=docs takes its pictures
+	@sh tests/get_chromium.sh
+	@$(PY) -m fluxduel.tests.get_frontends
+	FLUXDUEL_SHOTS=$(SHOTS) OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser/frontends -m slow $(PYTEST_ARGS); \
+	status=$$?; $(PY) -m fluxduel.tests.browser.frontends.document; exit $$status
 
 test-install: .venv/installed ## what installing the requirements moves in hosts' environments, and the engine with what it brings
 	$(PY) -m pytest tests/unit/test_install.py -m "slow or not slow" -s $(PYTEST_ARGS)
@@ -61,7 +67,7 @@ host: .venv/installed ## fetch the ComfyUI that tests and demo start, and what i
 	@$(PY) -m fluxduel.tests.get_host
 
 clean: ## remove everything that these commands made
-	rm -rf .venv .host .demo .bench .pytest_cache .ruff_cache fluxduel.egg-info
+	rm -rf .venv .host .frontends .demo .bench .pytest_cache .ruff_cache fluxduel.egg-info
 
 # torch first: a torch that is already importable (a venv with --system-site-packages) is kept.
 .venv/installed: pyproject.toml

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
 
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 
@@ -64,7 +64,10 @@ _COLOURED_COLUMNS = """(canvas, colour) => {
 
 
 class Editor:
-    """One page with the editor in it. ``problems`` collects what the console says of this pack's scripts."""
+    """One page with the editor in it. ``problems`` collects what the console says of this pack's scripts.
+
+    ``window``: that of another page, of which this is then a second tab.
+    """
 
     def __init__(
         self,
@@ -75,13 +78,15 @@ class Editor:
         theme: str = "dark",
         size: tuple[int, int] = (1400, 1800),
         pixel_ratio: float = 1,
+        window: BrowserContext | None = None,
     ) -> None:
         for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": nodes2, "Comfy.ColorPalette": theme}.items():
             host.post(f"/settings/{name}", value)
         self.host = host
-        self.page: Page = browser.new_page(
+        self.window = window or browser.new_context(
             viewport={"width": size[0], "height": size[1]}, device_scale_factor=pixel_ratio
         )
+        self.page: Page = self.window.new_page()
         self.page.set_default_timeout(30_000)
         # Not a setting: the banner of frontend 1.32 that advertises Nodes 2.0.
         self.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
