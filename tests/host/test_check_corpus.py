@@ -159,7 +159,6 @@ def wired(graph: Graph, chosen: dict[tuple[str, str], Any]) -> Graph:
 
 def test_what_is_refused_fails(host: ComfyHost) -> None:
     machine = Machine(Path(host.base))
-    machine.folders = {path.name: path for path in (host.base / "input").iterdir()}
     refused: dict[str, tuple[dict[tuple[str, str], Any], dict[str, list[str]]]] = {}
     count = 0
     for chosen in corpus():

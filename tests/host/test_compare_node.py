@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, failure
+from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.host.asking import picture, refusal
 from fluxduel.tests.host.test_errors import fake_flux
 from fluxduel.tests.host.two_stage_graph import (
     DISCRIMINATOR,
@@ -52,17 +50,6 @@ def comparison_graph(folder: Path, *needed: str, **inputs: Any) -> Graph:
     return {key: whole[key] for key in keys} | {COMPARE: node("FluxDuelCompareFluxLoRAs", given)}
 
 
-def fetched(host: ComfyHost, entry: dict[str, str]) -> Image.Image:
-    with urlopen(f"{host.url}/view?{urlencode(entry)}") as answer:
-        return Image.open(BytesIO(answer.read())).convert("RGB")
-
-
-def refusal(host: ComfyHost, graph: Graph) -> str:
-    with pytest.raises(HostError) as error:
-        host.run(graph)
-    return str(error.value)
-
-
 def test_base_and_both_stages_are_on_one_sheet_with_the_real_pictures(comfy_host: ComfyHost, folder: Path) -> None:
     graph = comparison_graph(
         folder, STAGE_1, DISCRIMINATOR, STAGE_2, flux_lora_2=[STAGE_1, 0], flux_lora_3=[STAGE_2, 0], seeds="0, 5",
@@ -78,18 +65,18 @@ def test_base_and_both_stages_are_on_one_sheet_with_the_real_pictures(comfy_host
         assert [len(row) for row in group["cells"]] == [4] * 4
         # One real picture has this caption.
         assert [entry is None for entry in group["cells"][3]] == [False, True, True, True]
-        pictures = [[np.asarray(fetched(comfy_host, entry)) for entry in row] for row in group["cells"][:3]]
+        pictures = [[np.asarray(picture(comfy_host, entry)) for entry in row] for row in group["cells"][:3]]
         assert all(picture.shape == (64, 64, 3) for row in pictures for picture in row)
         # Another seed is another picture; another LoRA is nearly the same one after three steps of training.
         assert np.abs(pictures[0][0].astype(int) - pictures[0][1]).mean() > 3
         assert not np.array_equal(pictures[0][0], pictures[1][0])
     number = comparison["groups"][0]["prompt"].rsplit(" ", 1)[1]
-    real = np.asarray(fetched(comfy_host, comparison["groups"][0]["cells"][3][0])).astype(int)
+    real = np.asarray(picture(comfy_host, comparison["groups"][0]["cells"][3][0])).astype(int)
     true = np.asarray(Image.open(folder / f"picture{number}.png").convert("RGB"))
     assert np.abs(real - true).mean() < 40
 
     (entry,) = outputs[COMPARE]["images"]
-    sheet = fetched(comfy_host, entry)
+    sheet = picture(comfy_host, entry)
     assert sheet.width > 4 * 192 and sheet.height > 3 * 4 * 192
     (report,) = outputs[COMPARE]["text"]
     assert outputs[SHOW_REPORT]["text"] == [report]
@@ -112,7 +99,7 @@ def test_own_prompts_names_and_size(comfy_host: ComfyHost, folder: Path) -> None
     assert comparison["rows"] == ["mine"]
     assert [group["prompt"] for group in comparison["groups"]] == ["a cat", "猫 on a mat"]
     assert comparison["groups"][0]["columns"] == ["1 step, euler", "1 step, dpmpp_2m"]
-    assert fetched(comfy_host, comparison["groups"][0]["cells"][0][0]).size == (96, 64)
+    assert picture(comfy_host, comparison["groups"][0]["cells"][0][0]).size == (96, 64)
     assert "2. 猫 on a mat" in outputs[COMPARE]["text"][0] and "All: seed 0, guidance 1, 96 x 64." in report_of(outputs)
 
 

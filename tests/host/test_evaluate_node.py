@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, failure
+from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.host.asking import picture, refusal
 from fluxduel.tests.host.test_errors import fake_flux
 from fluxduel.tests.host.two_stage_graph import (
     DISCRIMINATOR,
@@ -50,16 +48,10 @@ def evaluation_graph(folder: Path, *needed: str, **inputs: Any) -> Graph:
     }
 
 
-def picture(host: ComfyHost, outputs: dict[str, Any], shown_by: str) -> Image.Image:
-    (image,) = outputs[shown_by]["images"]
-    with urlopen(f"{host.url}/view?{urlencode(image)}") as answer:
-        return Image.open(BytesIO(answer.read())).convert("RGB")
-
-
-def refusal(host: ComfyHost, graph: Graph) -> str:
-    with pytest.raises(HostError) as error:
-        host.run(graph)
-    return str(error.value)
+def shown(host: ComfyHost, outputs: dict[str, Any], node_id: str) -> Image.Image:
+    """The one picture that a node shows."""
+    (image,) = outputs[node_id]["images"]
+    return picture(host, image)
 
 
 def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Path) -> None:
@@ -93,8 +85,8 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
     assert "stage 2 against stage 1 at 2 steps: Fréchet " in report
     assert "trained on other data" not in report and "no measurements" not in report
 
-    assert picture(comfy_host, outputs, SHOW_CHART).size == (1650, 1350)
-    grid = picture(comfy_host, outputs, SHOW_PICTURES)
+    assert shown(comfy_host, outputs, SHOW_CHART).size == (1650, 1350)
+    grid = shown(comfy_host, outputs, SHOW_PICTURES)
     # Twelve rows of three pictures, each three times as large, with names before them and captions beneath.
     assert grid.height > 12 * 192 and grid.width > 3 * 192
     # The untrained LoRA and stage 1 after three steps look alike.
@@ -105,7 +97,7 @@ def test_base_stage_1_and_stage_2_are_compared(comfy_host: ComfyHost, folder: Pa
 def test_without_a_vae_the_pictures_are_previews(comfy_host: ComfyHost, folder: Path) -> None:
     with_vae = comfy_host.run(evaluation_graph(folder, step_counts="1", vae=[ENCODERS, 1]))
     without = comfy_host.run(evaluation_graph(folder, step_counts="1"))
-    pictures = [picture(comfy_host, outputs, SHOW_PICTURES) for outputs in (with_vae, without)]
+    pictures = [shown(comfy_host, outputs, SHOW_PICTURES) for outputs in (with_vae, without)]
     # The tiny base's own decoder is small enough to be the preview, too.
     assert pictures[0].size == pictures[1].size
     assert pictures[0].tobytes() == pictures[1].tobytes()
