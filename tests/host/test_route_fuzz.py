@@ -22,7 +22,7 @@ from fluxduel.tests.host.test_run_requests import LONG, history, running
 from fluxduel.tests.host.two_stage_graph import STAGE_1, training_graph, write_pictures
 
 SEED, CASES = 9, 600
-ACTIONS = ("finish", "checkpoint", "preview", "folder")
+ACTIONS = ("finish", "checkpoint", "preview", "folder", "go_on")
 STRANGE = (
     "", "0", "5", "-1", "null", "../..", "..%2f..", "%00", "\u202e", "é" * 40, "a" * 5000, "5:5", "__proto__",
     "<script>", "' or 1=1", "diffusion-1", "C:\\", "/etc/passwd", "%s%n", "😀",
@@ -114,16 +114,43 @@ def questions(print_: random.Random) -> Iterator[Case]:
         odd = print_.choice(STRANGE)
         query = print_.choice([f"node={urllib.parse.quote(odd)}", f"node={urllib.parse.quote(odd, safe='%')}",
                                f"node=5&node={urllib.parse.quote(odd)}", f"columns={urllib.parse.quote(odd)}&node=5",
+                               f"node=5&workflow={urllib.parse.quote(odd)}",
                                urllib.parse.quote(odd), "&&&=", "node", "node[]=5", "%zz=%%"])  # fmt: skip
         path = print_.choice(["/fluxduel/history", "/fluxduel/runs", "/api/fluxduel/history", "/fluxduel/previews"])
         method = print_.choice(["GET", "GET", "GET", "POST", "PUT", "DELETE"])
         yield Case(method, f"{path}?{query}".replace("\u202e", "x"), good=method == "GET")
 
 
+FOLDER = "fuzz-test"
+# Of the pack's other routes, what their pages hand over.
+PARTS = {
+    "/fluxduel/preview": {"node": STAGE_1, "step": "0", "version": "1", "workflow": ""},
+    "/fluxduel/preview_sheet": {"node": STAGE_1, "version": "1", "workflow": ""},
+    "/fluxduel/dataset": {"folder": FOLDER, "start": "0", "count": "5", "caption_rule": "text file"},
+    "/fluxduel/dataset/thumbnail": {"folder": FOLDER, "name": "picture0.png", "mask_rule": "none"},
+    "/fluxduel/dataset/caption": {"folder": FOLDER, "name": "picture0.png", "caption": "a picture"},
+    "/fluxduel/dataset/upload": {"folder": FOLDER, "name": "picture9.png", "replace": "1"},
+    "/fluxduel/dataset/folder": {"name": "fuzz-test-2"},
+}
+
+
+def odd_parts(print_: random.Random) -> Iterator[Case]:
+    """Some of what a page hands over is left out or strange, in the query and in the body."""
+    for _ in range(CASES // 2):
+        path, good = print_.choice(list(PARTS.items()))
+        values = {name: print_.choice(STRANGE) if print_.random() < 0.3 else value for name, value in good.items()}
+        for name in [name for name in values if print_.random() < 0.2]:
+            del values[name]
+        body = print_.choice([b"", json.dumps(values).encode(), print_.randbytes(100), b"{", b"[[]]"])
+        kind = print_.choice(["application/json", "multipart/form-data; boundary=x", "image/png", ""])
+        query = urllib.parse.urlencode(values, safe=print_.choice(["", "%"])).replace("%E2%80%AE", "x")
+        yield Case(print_.choice(["GET", "GET", "POST", "PUT"]), f"{path}?{query}", body, {"Content-Type": kind})
+
+
 @pytest.fixture(scope="module")
 def run(comfy_host: ComfyHost) -> Iterator[dict[str, str]]:
     """A run that goes on all the time."""
-    folder = write_pictures(comfy_host.base / "input" / "fuzz-test")
+    folder = write_pictures(comfy_host.base / "input" / FOLDER)
     stage = {"steps": LONG, "validate_every": 0, "checkpoint_every": 0, "preview_every": 0}
     graph = training_graph(folder.name, "loras/fuzz", seed=31, **stage)
     prompt = comfy_host.queue(graph)
@@ -163,6 +190,21 @@ def test_nothing_breaks_what_is_asked_for(comfy_host: ComfyHost, run: dict[str, 
         if answer.status == 200:
             assert isinstance(json.loads(answer.body), dict), told
     assert comfy_host.log.count("Error handling request") == errors
+
+
+def test_nothing_odd_breaks_the_other_routes(comfy_host: ComfyHost, run: dict[str, str]) -> None:
+    """Nor does it write, but captions of the pictures and folders that were named well."""
+    errors, found = comfy_host.log.count("Error handling request"), Counter()
+    outside = {path for path in comfy_host.base.rglob("*") if comfy_host.base / "input" not in path.parents}
+    for number, case in enumerate(odd_parts(random.Random(SEED))):
+        answer = send(comfy_host, case)
+        assert answer.status < 500, f"case {number}: {case} -> {answer}"
+        found[answer.status] += 1
+    print(dict(found))
+    assert {200, 400, 404, 405} <= set(found)
+    assert comfy_host.log.count("Error handling request") == errors
+    new = {path for path in comfy_host.base.rglob("*") if comfy_host.base / "input" not in path.parents} - outside
+    assert not [path for path in new if "fluxduel" not in path.parts and "temp" not in path.parts]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "own"}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://proxy"}])
