@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability test-frontends test-install test-mutation demo lint lint-web bench-step bench-quality bench-robust bench-ranks bench-memory bench-gpu host clean
+.PHONY: help test test-durability test-frontends test-install test-mutation demo lint lint-web bench-step bench-quality bench-robust bench-ranks bench-memory bench-page bench-gpu host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -59,6 +59,9 @@ bench-ranks: .venv/installed ## throughput of two ranks, each on a core, against
 
 bench-memory: .venv/installed ## memory of training on 100,000 pictures against 20
 	$(PY) -m fluxduel.benchmarks.dataset_memory $(ARGS)
+
+bench-page: host ## time of a training step with a page open that shows it, against none
+	$(PY) -m fluxduel.benchmarks.page $(ARGS)
 
 bench-gpu: .venv/installed ## memory and time at FLUX.1's full size on one GPU, random weights (8 minutes of an H100); TORCH=torch
 	$(PY) -m fluxduel.benchmarks.gpu.run $(ARGS)

@@ -94,7 +94,7 @@ class Editor:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack}"))
         self.page.goto(host.url)
-        self._wait_until_ready()
+        self.wait_until_ready()
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -104,7 +104,7 @@ class Editor:
         if SCRIPTS in text:
             self.problems.append(text)
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
         self.page.wait_for_function(
             "type => !!(window.app?.canvas && window.LiteGraph?.registered_node_types?.[type])",
             arg=TRAINING_NODES["adversarial"],
@@ -115,7 +115,7 @@ class Editor:
 
     def reload(self) -> None:
         self.page.reload()
-        self._wait_until_ready()
+        self.wait_until_ready()
 
     def add(self, *stages: str) -> list[str]:
         """Empty the graph, add one training node for each stage and return their ids."""
