@@ -169,18 +169,18 @@ def test_pictures_are_added_by_button_and_by_drop(editor: Editor, folder: Path, 
     with editor.page.expect_file_chooser() as chooser:
         panel(sheet).get_by_role("button", name="Add pictures").click()
     chooser.value.set_files([more / "picture 0001.png", more / "picture 0001.txt"])
-    expect(panel(sheet)).to_contain_text("2 files added.")
+    expect(panel(sheet)).to_contain_text("Files added: 2.")
     expect(tile(sheet, "picture 0001.png. caption 1")).to_be_visible()
 
     graph = editor.page.evaluate("() => app.graph.nodes.length")
     dropped = ["picture 0002.png", "picture 0002.txt", "picture 0000.png", "picture 0001.png", "notes.py"]
     sheet.evaluate(_DROP, files(more, dropped))
-    expect(panel(sheet)).to_contain_text("2 files added, 1 were there already.")
+    expect(panel(sheet)).to_contain_text("Files added: 2. Already there: 1.")
     expect(panel(sheet)).to_contain_text("'notes.py' is neither a picture that is read here nor a caption")
     expect(panel(sheet)).to_contain_text("Another picture 0000.png is there already.")
     assert (folder / "picture 0000.png").read_bytes() != (more / "picture 0000.png").read_bytes()
     panel(sheet).get_by_role("button", name="Replace").click()
-    expect(panel(sheet)).to_contain_text("1 file added.")
+    expect(panel(sheet)).to_contain_text("Files added: 1.")
     assert (folder / "picture 0000.png").read_bytes() == (more / "picture 0000.png").read_bytes()
     expect(tile(sheet, "picture 0002.png. caption 2")).to_be_visible()
     # The editor itself has not taken the files for graphs or for pictures to load.
@@ -193,14 +193,14 @@ def test_files_for_the_demo_pictures_ask_for_a_folder(editor: Editor, folder: Pa
     sheet = open_sheet(editor, DEMO_LABEL)
     expect(panel(sheet)).to_contain_text("40 pictures")
     sheet.evaluate(_DROP, files(tmp_path, ["picture 0000.png", "picture 0000.txt"]))
-    expect(panel(sheet)).to_contain_text("A folder for the 2 new files")
+    expect(panel(sheet)).to_contain_text("A folder for the new files (2)")
     name = editor.page.get_by_label("Name of the new folder")
     name.fill("../outside")
     panel(sheet).get_by_role("button", name="Make").click()
     expect(panel(sheet)).to_contain_text("begins with a dot")
     name.fill(folder.name)
     editor.page.keyboard.press("Enter")
-    expect(panel(sheet)).to_contain_text("2 files added.")
+    expect(panel(sheet)).to_contain_text("Files added: 2.")
     expect(tile(sheet, "picture 0000.png. caption 0")).to_be_visible()
     assert folder_widget(editor) == folder.name and len(list(folder.iterdir())) == 2
 

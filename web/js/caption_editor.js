@@ -32,7 +32,7 @@ export class CaptionEditor {
     this.text.spellcheck = false;
     keepWheel(this.text);
     keepPointer(this.text);
-    const close = button("×", "Close (Escape)", () => this.close());
+    const close = button("×", say("Close (Escape)"), () => this.close());
     this.element = make(
       "div",
       "flex:none;display:flex;flex-direction:column;gap:3px;max-height:55%;overflow:auto;padding:5px 6px;" +
@@ -45,7 +45,7 @@ export class CaptionEditor {
     );
     show(this.element, false);
     this.text.addEventListener("change", () => this.save());
-    this.text.addEventListener("input", () => (this.status.textContent = "Ctrl+Enter saves"));
+    this.text.addEventListener("input", () => (this.status.textContent = say("Ctrl+Enter saves")));
     this.element.addEventListener("keydown", (event) => this.#key(event));
   }
 
@@ -71,11 +71,13 @@ export class CaptionEditor {
     const { entry, about } = this.tile;
     this.title.textContent = this.title.title = entry.name;
     this.facts.textContent = [
-      about ? `${about.width} × ${about.height} pixels` : "",
-      entry.bucket ? `bucket ${entry.bucket.join(" × ")}` : "",
-      entry.held_out ? "held out" : "",
-      entry.mask ? `mask ${entry.mask}` : "",
-      entry.editable && entry.caption !== null && entry.caption !== entry.text ? `trained as: ${entry.caption}` : "",
+      about ? say("{size} pixels", { size: `${about.width} × ${about.height}` }) : "",
+      entry.bucket ? say("bucket {size}", { size: entry.bucket.join(" × ") }) : "",
+      entry.held_out ? say("held out") : "",
+      entry.mask ? say("mask {name}", { name: entry.mask }) : "",
+      entry.editable && entry.caption !== null && entry.caption !== entry.text
+        ? say("trained as: {caption}", { caption: entry.caption })
+        : "",
       ...(about?.remarks ?? []),
     ].filter(Boolean).join(" · ");
     this.warnings.replaceChildren(...this.tile.warnings().map((text) => make("li", "", text)));
@@ -86,8 +88,8 @@ export class CaptionEditor {
     this.text.style.cursor = entry.editable ? "" : "default";
     this.readOnly.textContent = say("Read only.") + ` ${this.fixed}`;
     show(this.readOnly, !entry.editable);
-    this.text.placeholder = entry.editable ? "Describe the picture. It is saved beside it as a .txt file." : "";
-    this.text.setAttribute("aria-label", `Caption of ${entry.name}`);
+    this.text.placeholder = entry.editable ? say("Describe the picture. It is saved beside it as a .txt file.") : "";
+    this.text.setAttribute("aria-label", say("Caption of {name}", { name: entry.name }));
     const typing = this.text.value !== shownText(this.seen);
     if (!typing && entry.text !== null && entry.text !== this.seen) {
       this.seen = entry.text;
@@ -103,7 +105,7 @@ export class CaptionEditor {
       await saveCaption(folder, tile.entry.name, text, seen);
       if (this.tile === tile) {
         this.seen = text;
-        this.status.textContent = "saved";
+        this.status.textContent = say("saved");
       }
       this.saved();
     } catch (error) {
@@ -113,7 +115,9 @@ export class CaptionEditor {
       // What is there now is shown beside; saving once more writes over it.
       if (error.status === 409 && error.body.now !== undefined) {
         this.seen = error.body.now;
-        this.status.textContent = `Changed elsewhere to “${error.body.now ?? ""}”. Save again to write over it.`;
+        this.status.textContent = say("Changed elsewhere to “{text}”. Save again to write over it.", {
+          text: error.body.now ?? "",
+        });
       }
     }
   }

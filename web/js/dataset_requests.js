@@ -2,6 +2,7 @@
 /** What the page asks the server about training folders, and what it has it change. */
 
 import { api } from "../../../scripts/api.js";
+import { say } from "./say.js";
 
 /**
  * What a node of training pictures has chosen.
@@ -43,7 +44,7 @@ const MOST_AT_ONCE = 4;
 export class RequestError extends Error {
   /** @param {number} status @param {{error?: string, exists?: boolean, now?: string | null}} body */
   constructor(status, body) {
-    super(body.error ?? `The server answered with ${status}.`);
+    super(body.error ?? say("The server answered with {status}.", { status }));
     this.status = status;
     this.body = body;
   }

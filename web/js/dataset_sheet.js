@@ -4,7 +4,7 @@
 import { CaptionEditor } from "./caption_editor.js";
 import { RequestError, ThumbnailQueue, fetchPart } from "./dataset_requests.js";
 import { Tile, WARNING_COLOR } from "./dataset_tile.js";
-import { Uploads, count } from "./dataset_uploads.js";
+import { Uploads } from "./dataset_uploads.js";
 import { droppedFiles, namedFiles } from "./dropped_files.js";
 import { TEXT_FONT, button, keepWheel, make, show } from "./elements.js";
 import { say } from "./say.js";
@@ -42,8 +42,14 @@ export class DatasetSheet {
       this.uploads.add(namedFiles(files.files ?? []));
       files.value = "";
     });
-    const add = button("Add pictures", "Pictures, and captions (.txt) and masks of the same names", () => files.click());
-    const folder = button("New folder", "In ComfyUI's input folder", () => this.uploads.askForFolder("Name of the new folder:"));
+    const add = button(
+      say("Add pictures"),
+      say("Pictures, and captions (.txt) and masks of the same names"),
+      () => files.click(),
+    );
+    const folder = button(say("New folder"), say("In ComfyUI's input folder"), () =>
+      this.uploads.askForFolder(say("Name of the new folder:")),
+    );
     const header = make("div", "flex:none;display:flex;flex-wrap:wrap;gap:3px 6px;align-items:center;padding:0 6px 4px;", this.summary, add, folder, files);
     this.problems = make(
       "div",
@@ -66,7 +72,7 @@ export class DatasetSheet {
       this.end,
     );
     this.list.setAttribute("role", "group");
-    this.list.setAttribute("aria-label", "Training pictures");
+    this.list.setAttribute("aria-label", say("Training pictures"));
     this.list.addEventListener("keydown", (event) => this.#key(event));
     this.editor = new CaptionEditor(() => this.refresh());
     const column = make(
@@ -289,14 +295,15 @@ export class DatasetSheet {
       return;
     }
     const missing = [
-      part.without_caption ? `${part.without_caption} without caption` : "",
-      part.without_mask ? `${part.without_mask} without mask` : "",
+      part.without_caption ? say("{count} without caption", { count: part.without_caption }) : "",
+      part.without_mask ? say("{count} without mask", { count: part.without_mask }) : "",
     ];
-    const trained = part.trained === part.pictures ? "" : `${part.trained} with repeats`;
-    this.summary.textContent = [count(part.pictures, "picture"), trained, ...missing].filter(Boolean).join(", ");
+    const trained = part.trained === part.pictures ? "" : say("{count} with repeats", { count: part.trained });
+    const pictures = part.pictures === 1 ? say("1 picture") : say("{count} pictures", { count: part.pictures });
+    this.summary.textContent = [pictures, trained, ...missing].filter(Boolean).join(", ");
     this.summary.title = this.summary.textContent;
-    const empty = part.pictures === 0 ? "Drop pictures here, each with its caption in a .txt file of the same name.\n" : "";
-    this.problems.textContent = empty + part.problems.join("\n");
+    const empty = say("Drop pictures here, each with its caption in a .txt file of the same name.");
+    this.problems.textContent = [...(part.pictures === 0 ? [empty] : []), ...part.problems].join("\n");
     show(this.problems, this.problems.textContent !== "");
   }
 

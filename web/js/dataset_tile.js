@@ -2,6 +2,7 @@
 /** One picture of a training folder: small, with its crop, its marks and the beginning of its caption. */
 
 import { make, show } from "./elements.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./dataset_requests.js").Entry} Entry */
 /** @typedef {import("./dataset_requests.js").About} About */
@@ -99,9 +100,11 @@ export class Tile {
     if (bucket && this.about) {
       const { width, height } = this.about;
       const [across, down] = cropShares(width, height, bucket);
-      if (1 - across * down > MUCH) found.push(`The crop takes ${Math.round(100 * (1 - across * down))} % of it`);
+      if (1 - across * down > MUCH) {
+        found.push(say("The crop takes {share} % of it", { share: Math.round(100 * (1 - across * down)) }));
+      };
       const scale = Math.max(bucket[0] / width, bucket[1] / height);
-      if (scale > 1) found.push(`It is enlarged ${scale.toFixed(1)} times, which teaches blur`);
+      if (scale > 1) found.push(say("It is enlarged {times} times, which teaches blur", { times: scale.toFixed(1) }));
     }
     return found;
   }
@@ -128,18 +131,18 @@ export class Tile {
     const warnings = this.warnings();
     const marks = [
       warnings.length > 0 ? mark(`⚠ ${warnings.length}`, warnings.join("\n"), `background:${WARNING_COLOR};color:#000;`) : "",
-      entry.held_out ? mark("held out", "Not trained on, to measure with", "background:#3d8fe0;color:#fff;") : "",
-      entry.bucket ? mark(entry.bucket.join("×"), "Width and height of its bucket, in pixels", PLAIN) : "",
-      entry.mask !== null || about?.masked ? mark("mask", "The dimmed parts are not learned", PLAIN) : "",
-      entry.repeats !== 1 ? mark(`× ${entry.repeats}`, "How often it comes, by its folder's name", PLAIN) : "",
+      entry.held_out ? mark(say("held out"), say("Not trained on, to measure with"), "background:#3d8fe0;color:#fff;") : "",
+      entry.bucket ? mark(entry.bucket.join("×"), say("Width and height of its bucket, in pixels"), PLAIN) : "",
+      entry.mask !== null || about?.masked ? mark(say("mask"), say("The dimmed parts are not learned"), PLAIN) : "",
+      entry.repeats !== 1 ? mark(`× ${entry.repeats}`, say("How often it comes, by its folder's name"), PLAIN) : "",
     ];
     this.marks.replaceChildren(...marks.filter(Boolean));
     const caption = entry.caption ?? "";
-    this.caption.textContent = caption || (entry.caption === null ? "no caption" : "empty caption");
+    this.caption.textContent = caption || (entry.caption === null ? say("no caption") : say("empty caption"));
     this.caption.style.fontStyle = caption ? "" : "italic";
     this.caption.style.color = caption ? "" : "var(--descrip-text)";
     this.element.title = [entry.name, caption].filter(Boolean).join("\n");
-    const said = [entry.name, caption || "no caption", entry.held_out ? "held out" : "", ...warnings];
+    const said = [entry.name, caption || say("no caption"), entry.held_out ? say("held out") : "", ...warnings];
     this.element.setAttribute("aria-label", said.filter(Boolean).join(". "));
   }
 }

@@ -3,6 +3,7 @@
 
 import { RequestError, makeFolder, upload } from "./dataset_requests.js";
 import { button, make, show } from "./elements.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./dropped_files.js").NamedFile} NamedFile */
 
@@ -23,15 +24,15 @@ export class Uploads {
         "background:var(--comfy-input-bg);color:var(--input-text);",
     );
     this.name.type = "text";
-    this.name.setAttribute("aria-label", "Name of the new folder");
+    this.name.setAttribute("aria-label", say("Name of the new folder"));
     this.name.addEventListener("keydown", (event) => {
       event.stopPropagation();
       if (event.key === "Enter") this.#makeFolder();
       if (event.key === "Escape") this.#rest("");
     });
-    this.makeButton = button("Make", "Make this folder in ComfyUI's input folder", () => this.#makeFolder());
-    this.replaceButton = button("Replace", "Write over the files that are there", () => this.#replace());
-    this.leaveButton = button("Leave", "Keep the files that are there", () => this.#rest(""));
+    this.makeButton = button(say("Make"), say("Make this folder in ComfyUI's input folder"), () => this.#makeFolder());
+    this.replaceButton = button(say("Replace"), say("Write over the files that are there"), () => this.#replace());
+    this.leaveButton = button(say("Leave"), say("Keep the files that are there"), () => this.#rest(""));
     this.element = make(
       "div",
       "flex:none;display:flex;flex-wrap:wrap;gap:6px;align-items:center;padding:4px 6px;max-height:110px;overflow:auto;",
@@ -49,7 +50,7 @@ export class Uploads {
     if (files.length === 0) return;
     if (!this.host.target().own) {
       this.waiting = files;
-      this.askForFolder(`A folder for the ${files.length} new files:`);
+      this.askForFolder(say("A folder for the new files ({count}):", { count: files.length }));
       return;
     }
     await this.#send(files, false);
@@ -95,7 +96,7 @@ export class Uploads {
     const work = async () => {
       while (next < files.length) {
         const { name, file } = files[next++];
-        this.text.textContent = `Adding ${next} of ${files.length}`;
+        this.text.textContent = say("Adding {next} of {count}", { next, count: files.length });
         try {
           if ((await upload(folder, name, file, replace)) === "same") same += 1;
           else written += 1;
@@ -109,16 +110,20 @@ export class Uploads {
     show(this.element, true);
     await Promise.all(Array.from({ length: AT_ONCE }, work));
     const lines = [
-      `${count(written, "file")} added${same ? `, ${same} were there already` : ""}.`,
+      say("Files added: {count}.", { count: written }),
+      same ? say("Already there: {count}.", { count: same }) : "",
       ...faults.slice(0, SHOWN_FAULTS),
-      faults.length > SHOWN_FAULTS ? `And ${faults.length - SHOWN_FAULTS} more that were not added.` : "",
+      faults.length > SHOWN_FAULTS ? say("And {count} more that were not added.", { count: faults.length - SHOWN_FAULTS }) : "",
     ].filter(Boolean);
     this.#rest(lines.join("\n"));
     if (there.length > 0) {
       this.waiting = there;
       const names = there.slice(0, 3).map(({ name }) => name).join(", ");
-      const which = there.length === 1 ? `Another ${names} is` : `${there.length} others of the same names (${names}…) are`;
-      this.#ask([...lines, `${which} there already.`].join("\n"), [this.replaceButton, this.leaveButton]);
+      const which =
+        there.length === 1
+          ? say("Another {names} is there already.", { names })
+          : say("{count} others of the same names ({names}…) are there already.", { count: there.length, names });
+      this.#ask([...lines, which].join("\n"), [this.replaceButton, this.leaveButton]);
     }
     this.host.done();
   }
@@ -127,7 +132,7 @@ export class Uploads {
   #ask(text, answers) {
     this.text.textContent = text;
     for (const each of [this.name, this.makeButton, this.replaceButton, this.leaveButton]) show(each, answers.includes(each));
-    this.leaveButton.textContent = answers.includes(this.name) ? "Cancel" : "Leave";
+    this.leaveButton.textContent = answers.includes(this.name) ? say("Cancel") : say("Leave");
     show(this.element, true);
   }
 
@@ -137,9 +142,4 @@ export class Uploads {
     this.#ask(text, []);
     show(this.element, text !== "");
   }
-}
-
-/** @param {number} number @param {string} word */
-export function count(number, word) {
-  return `${number} ${word}${number === 1 ? "" : "s"}`;
 }

@@ -7,6 +7,8 @@
  * @typedef {{name: string, about: string, diffusion?: Nodes, adversarial?: Nodes}} Preset what it sets in front of each stage
  */
 
+import { phrase } from "./say.js";
+
 const STAGE_1 = "FluxDuelTrainDiffusionStage";
 const STAGE_2 = "FluxDuelTrainAdversarialStage";
 const ENCODE = "FluxDuelEncodeRealLatents";
@@ -27,11 +29,11 @@ function card(resolution) {
 /** @type {Array<{title: string, presets: Preset[]}>} */
 const groups = [
   {
-    title: "What is learned",
+    title: phrase("What is learned"),
     presets: [
       {
-        name: "style",
-        about: "A way of drawing, from a few dozen pictures. Stage 2 holds to what stage 1 has learned, at guidance 3.5.",
+        name: phrase("style"),
+        about: phrase("A way of drawing, from a few dozen pictures. Stage 2 holds to what stage 1 has learned, at guidance 3.5."),
         diffusion: { [STAGE_1]: { steps: 1000, learning_rate: 1e-4 } },
         adversarial: {
           [STAGE_2]: { steps: 300, learning_rate: 2e-5, adversarial_weight: 3 },
@@ -40,8 +42,8 @@ const groups = [
         },
       },
       {
-        name: "character",
-        about: "A person, a thing or an animal. Shorter, and gentler in stage 2, which must not change who it is.",
+        name: phrase("character"),
+        about: phrase("A person, a thing or an animal. Shorter, and gentler in stage 2, which must not change who it is."),
         diffusion: { [STAGE_1]: { steps: 800, learning_rate: 1e-4 } },
         adversarial: {
           [STAGE_2]: { steps: 200, learning_rate: 2e-5, adversarial_weight: 1 },
@@ -50,8 +52,8 @@ const groups = [
         },
       },
       {
-        name: "texture",
-        about: "Surfaces and materials, from a hundred pictures or more. Where stage 2 does most: it sharpens.",
+        name: phrase("texture"),
+        about: phrase("Surfaces and materials, from a hundred pictures or more. Where stage 2 does most: it sharpens."),
         diffusion: { [STAGE_1]: { steps: 1500, learning_rate: 1e-4 } },
         adversarial: {
           [STAGE_2]: { steps: 300, learning_rate: 2e-5, adversarial_weight: 1.5 },
@@ -62,21 +64,21 @@ const groups = [
     ],
   },
   {
-    title: "How it is sampled",
+    title: phrase("How it is sampled"),
     presets: [
       {
-        name: "few steps",
-        about: "For 4 sampling steps.",
+        name: phrase("few steps"),
+        about: phrase("For 4 sampling steps."),
         adversarial: { [STAGE_2]: { target: "target_steps", target_steps: 4 } },
       },
       {
-        name: "many steps",
-        about: "For 20 sampling steps and more.",
+        name: phrase("many steps"),
+        about: phrase("For 20 sampling steps and more."),
         adversarial: { [STAGE_2]: { target: "target_steps", target_steps: 25 } },
       },
       {
-        name: "both",
-        about: "One LoRA for both: prompts for few steps begin with few_step_phrase. Practice prompts are then left out.",
+        name: phrase("both"),
+        about: phrase("One LoRA for both: prompts for few steps begin with few_step_phrase. Practice prompts are then left out."),
         adversarial: {
           [STAGE_2]: { target: "two_samplers", target_steps: 4 },
           [ENCODE]: { few_step_phrase: "quick draft" },
@@ -86,11 +88,11 @@ const groups = [
     ],
   },
   {
-    title: "The card, for a real FLUX",
+    title: phrase("The card, for a real FLUX"),
     presets: [
-      { name: "8 GB", about: "512 pixels, one picture at a time. What is streamed is planned when a stage starts.", ...card(512) },
-      { name: "12 GB", about: "768 pixels, one picture at a time.", ...card(768) },
-      { name: "24 GB", about: "1024 pixels, one picture at a time.", ...card(1024) },
+      { name: "8 GB", about: phrase("512 pixels, one picture at a time. What is streamed is planned when a stage starts."), ...card(512) },
+      { name: "12 GB", about: phrase("768 pixels, one picture at a time."), ...card(768) },
+      { name: "24 GB", about: phrase("1024 pixels, one picture at a time."), ...card(1024) },
     ],
   },
 ];

@@ -24,7 +24,7 @@ const HEAD = 90;
 /** @param {GraphNode} node @param {Stage} stage */
 function addMenu(node, stage) {
   const menu = document.createElement("select");
-  menu.setAttribute("aria-label", "Presets");
+  menu.setAttribute("aria-label", say("Presets"));
   menu.style.cssText = "width:100%;height:22px;border:0;border-radius:4px;padding:0 6px;font:12px sans-serif;" +
     "background:var(--comfy-input-bg,#222);color:var(--input-text,#ddd)";
   const usual = new Option(USUAL, "");
@@ -34,10 +34,10 @@ function addMenu(node, stage) {
   const offered = [];
   for (const { title, presets } of GROUPS) {
     const group = document.createElement("optgroup");
-    group.label = title;
+    group.label = say(title);
     for (const preset of presets.filter((each) => each[stage])) {
-      const entry = new Option(preset.name, String(offered.push(preset) - 1));
-      entry.title = preset.about;
+      const entry = new Option(say(preset.name), String(offered.push(preset) - 1));
+      entry.title = say(preset.about);
       group.append(entry);
     }
     if (group.childElementCount) menu.append(group);
@@ -77,12 +77,14 @@ function apply(node, stage, preset) {
     else missing.push(...Object.entries(values).map(([name, value]) => `${name} ${value}`));
   }
   app.canvas.setDirty?.(true, true);
-  const also = missing.length ? ` Not found in front of this node, to be set by hand: ${missing.join(", ")}.` : "";
-  const detail = `${preset.about} ${done.length ? `Now ${done.join(", ")}.` : "All was so already."}${also}`;
+  const now = done.length ? say("Now {changes}.", { changes: done.join(", ") }) : say("All was so already.");
+  const also = say("Not found in front of this node, to be set by hand: {missing}.", { missing: missing.join(", ") });
+  const detail = [say(preset.about), now, missing.length ? also : ""].filter(Boolean).join(" ");
   if (missing.length) {
-    app.extensionManager.toast.add({ severity: "warn", summary: `Preset ${preset.name}`, detail, life: TOLD_MS });
+    const summary = say("Preset {name}", { name: say(preset.name) });
+    app.extensionManager.toast.add({ severity: "warn", summary, detail, life: TOLD_MS });
   }
-  const few = say("{name}: {count} changed", { name: preset.name, count: done.length });
+  const few = say("{name}: {count} changed", { name: say(preset.name), count: done.length });
   return [few, detail];
 }
 

@@ -8,7 +8,7 @@ import { phrase, say } from "./say.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").Stage} Stage */
-/** @typedef {{node: string, workflow?: string, stage: Stage, run: string}} Running a run that is going on, by the node's execution id */
+/** @typedef {import("./latest_run.js").Address & {stage: Stage, run: string}} Running a run that is going on */
 
 const ACTIONS = Object.freeze([
   ["finish", phrase("finish now"), phrase("End this stage after this update. The rest of the graph takes what there is.")],
@@ -17,6 +17,7 @@ const ACTIONS = Object.freeze([
   ["folder", phrase("copy path"), phrase("Copy the path of this run's folder, and show it")],
 ]);
 /** What the server answers when an action is on its way. Once it is done, nobody is to read it any more. */
+/** @type {Record<string, string>} */
 const DONE_LATER = Object.freeze({
   finish: phrase("The stage ends after this update. The graph then goes on with what there is."),
   checkpoint: phrase("A checkpoint is written after this update."),
@@ -107,7 +108,7 @@ class RunButtons {
     if (action === "finish") this.buttons.finish.disabled = done;
     if (done && action in DONE_LATER) {
       // It is done between the update at hand and the one after it.
-      this.#answer(say(DONE_LATER[/** @type {keyof DONE_LATER} */ (action)]), this.step + 2);
+      this.#answer(say(DONE_LATER[action]), this.step + 2);
       return;
     }
     this.#answer(text);
@@ -142,7 +143,8 @@ export async function askOfRun(action, node, run) {
     const { message, error } = await answer.json();
     return { done: answer.ok, text: message ?? error };
   } catch (error) {
-    return { done: false, text: say("ComfyUI does not answer: {why}", { why: error instanceof Error ? error.message : String(error) }) };
+    const why = error instanceof Error ? error.message : String(error);
+    return { done: false, text: say("ComfyUI does not answer: {why}", { why }) };
   }
 }
 

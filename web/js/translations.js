@@ -294,5 +294,289 @@ export const TRANSLATIONS = {
  "{name}: {count} changed": {
   "zh": "{name}：已更改 {count} 项",
   "ja": "{name}：{count} 項目を変更"
+ },
+ "Presets": {
+  "zh": "预设",
+  "ja": "プリセット"
+ },
+ "What is learned": {
+  "zh": "学习的内容",
+  "ja": "何を学ぶか"
+ },
+ "How it is sampled": {
+  "zh": "采样方式",
+  "ja": "どうサンプリングするか"
+ },
+ "The card, for a real FLUX": {
+  "zh": "显卡（用于真正的 FLUX）",
+  "ja": "GPU（本物の FLUX 用）"
+ },
+ "style": {
+  "zh": "风格",
+  "ja": "スタイル"
+ },
+ "character": {
+  "zh": "角色",
+  "ja": "キャラクター"
+ },
+ "texture": {
+  "zh": "质感",
+  "ja": "質感"
+ },
+ "few steps": {
+  "zh": "少步数",
+  "ja": "少ないステップ"
+ },
+ "many steps": {
+  "zh": "多步数",
+  "ja": "多いステップ"
+ },
+ "both": {
+  "zh": "两者",
+  "ja": "両方"
+ },
+ "A way of drawing, from a few dozen pictures. Stage 2 holds to what stage 1 has learned, at guidance 3.5.": {
+  "zh": "一种画法，来自几十张图片。阶段 2 以 guidance 3.5 守住阶段 1 学到的内容。",
+  "ja": "描き方。数十枚の画像から学びます。ステージ 2 は guidance 3.5 で、ステージ 1 が学んだことを保ちます。"
+ },
+ "A person, a thing or an animal. Shorter, and gentler in stage 2, which must not change who it is.": {
+  "zh": "人、物或动物。更短，阶段 2 更温和，因为不能改变其身份。",
+  "ja": "人、物、動物。短めで、ステージ 2 は穏やかです。誰であるかを変えてはならないからです。"
+ },
+ "Surfaces and materials, from a hundred pictures or more. Where stage 2 does most: it sharpens.": {
+  "zh": "表面和材质，来自一百张以上的图片。阶段 2 在这里作用最大：使其更锐利。",
+  "ja": "表面や素材。百枚以上の画像から学びます。ステージ 2 が最も効くところで、鮮鋭になります。"
+ },
+ "For 4 sampling steps.": {
+  "zh": "用于 4 步采样。",
+  "ja": "サンプリング 4 ステップ用。"
+ },
+ "For 20 sampling steps and more.": {
+  "zh": "用于 20 步及以上的采样。",
+  "ja": "サンプリング 20 ステップ以上用。"
+ },
+ "One LoRA for both: prompts for few steps begin with few_step_phrase. Practice prompts are then left out.": {
+  "zh": "一个 LoRA 兼顾两者：少步数的提示词以 few_step_phrase 开头。此时不使用练习提示词。",
+  "ja": "1 つの LoRA で両方に対応します。少ないステップ用のプロンプトは few_step_phrase で始めます。練習用プロンプトは使いません。"
+ },
+ "512 pixels, one picture at a time. What is streamed is planned when a stage starts.": {
+  "zh": "512 像素，每次一张图片。分块传输在阶段开始时规划。",
+  "ja": "512 ピクセル、一度に 1 枚。ストリーミングする分はステージの開始時に計画されます。"
+ },
+ "768 pixels, one picture at a time.": {
+  "zh": "768 像素，每次一张图片。",
+  "ja": "768 ピクセル、一度に 1 枚。"
+ },
+ "1024 pixels, one picture at a time.": {
+  "zh": "1024 像素，每次一张图片。",
+  "ja": "1024 ピクセル、一度に 1 枚。"
+ },
+ "Now {changes}.": {
+  "zh": "现在：{changes}。",
+  "ja": "現在：{changes}。"
+ },
+ "All was so already.": {
+  "zh": "原本就是如此。",
+  "ja": "すでにそのとおりでした。"
+ },
+ "Not found in front of this node, to be set by hand: {missing}.": {
+  "zh": "在此节点之前没有找到，需手动设置：{missing}。",
+  "ja": "このノードの前に見つからないため、手で設定してください：{missing}。"
+ },
+ "Preset {name}": {
+  "zh": "预设 {name}",
+  "ja": "プリセット {name}"
+ },
+ "Close (Escape)": {
+  "zh": "关闭（Escape）",
+  "ja": "閉じる（Escape）"
+ },
+ "Ctrl+Enter saves": {
+  "zh": "Ctrl+Enter 保存",
+  "ja": "Ctrl+Enter で保存"
+ },
+ "{size} pixels": {
+  "zh": "{size} 像素",
+  "ja": "{size} ピクセル"
+ },
+ "bucket {size}": {
+  "zh": "分桶 {size}",
+  "ja": "バケット {size}"
+ },
+ "held out": {
+  "zh": "留出",
+  "ja": "検証用"
+ },
+ "mask {name}": {
+  "zh": "遮罩 {name}",
+  "ja": "マスク {name}"
+ },
+ "trained as: {caption}": {
+  "zh": "训练时为：{caption}",
+  "ja": "学習時：{caption}"
+ },
+ "Describe the picture. It is saved beside it as a .txt file.": {
+  "zh": "描述这张图片。内容以 .txt 文件保存在图片旁边。",
+  "ja": "画像を説明してください。隣に .txt ファイルとして保存されます。"
+ },
+ "Caption of {name}": {
+  "zh": "{name} 的标注",
+  "ja": "{name} のキャプション"
+ },
+ "saved": {
+  "zh": "已保存",
+  "ja": "保存しました"
+ },
+ "Changed elsewhere to “{text}”. Save again to write over it.": {
+  "zh": "已在别处改为“{text}”。再次保存将覆盖它。",
+  "ja": "別の場所で「{text}」に変更されました。もう一度保存すると上書きします。"
+ },
+ "The server answered with {status}.": {
+  "zh": "服务器应答 {status}。",
+  "ja": "サーバーの応答は {status} でした。"
+ },
+ "Add pictures": {
+  "zh": "添加图片",
+  "ja": "画像を追加"
+ },
+ "Pictures, and captions (.txt) and masks of the same names": {
+  "zh": "图片，以及同名的标注（.txt）和遮罩",
+  "ja": "画像と、同じ名前のキャプション（.txt）やマスク"
+ },
+ "New folder": {
+  "zh": "新建文件夹",
+  "ja": "新しいフォルダ"
+ },
+ "In ComfyUI's input folder": {
+  "zh": "在 ComfyUI 的 input 文件夹中",
+  "ja": "ComfyUI の input フォルダの中"
+ },
+ "Name of the new folder:": {
+  "zh": "新文件夹的名称：",
+  "ja": "新しいフォルダの名前："
+ },
+ "Training pictures": {
+  "zh": "训练图片",
+  "ja": "学習画像"
+ },
+ "{count} without caption": {
+  "zh": "{count} 张没有标注",
+  "ja": "キャプションなし {count} 枚"
+ },
+ "{count} without mask": {
+  "zh": "{count} 张没有遮罩",
+  "ja": "マスクなし {count} 枚"
+ },
+ "{count} with repeats": {
+  "zh": "含重复共 {count}",
+  "ja": "繰り返し込み {count}"
+ },
+ "1 picture": {
+  "zh": "1 张图片",
+  "ja": "画像 1 枚"
+ },
+ "{count} pictures": {
+  "zh": "{count} 张图片",
+  "ja": "画像 {count} 枚"
+ },
+ "Drop pictures here, each with its caption in a .txt file of the same name.": {
+  "zh": "把图片拖到这里，每张的标注放在同名的 .txt 文件中。",
+  "ja": "ここに画像をドロップしてください。キャプションは同じ名前の .txt ファイルに入れます。"
+ },
+ "The crop takes {share} % of it": {
+  "zh": "裁剪去掉了 {share} %",
+  "ja": "切り抜きで {share} % が失われます"
+ },
+ "It is enlarged {times} times, which teaches blur": {
+  "zh": "放大了 {times} 倍，会学到模糊",
+  "ja": "{times} 倍に拡大され、ぼけを学んでしまいます"
+ },
+ "Not trained on, to measure with": {
+  "zh": "不参与训练，用于测量",
+  "ja": "学習には使わず、測定に使います"
+ },
+ "Width and height of its bucket, in pixels": {
+  "zh": "其分桶的宽和高（像素）",
+  "ja": "バケットの幅と高さ（ピクセル）"
+ },
+ "mask": {
+  "zh": "遮罩",
+  "ja": "マスク"
+ },
+ "The dimmed parts are not learned": {
+  "zh": "变暗的部分不参与学习",
+  "ja": "暗い部分は学習されません"
+ },
+ "How often it comes, by its folder's name": {
+  "zh": "出现的次数，由文件夹名决定",
+  "ja": "フォルダ名による繰り返し回数"
+ },
+ "no caption": {
+  "zh": "没有标注",
+  "ja": "キャプションなし"
+ },
+ "empty caption": {
+  "zh": "标注为空",
+  "ja": "空のキャプション"
+ },
+ "Name of the new folder": {
+  "zh": "新文件夹的名称",
+  "ja": "新しいフォルダの名前"
+ },
+ "Make": {
+  "zh": "创建",
+  "ja": "作成"
+ },
+ "Make this folder in ComfyUI's input folder": {
+  "zh": "在 ComfyUI 的 input 文件夹中创建此文件夹",
+  "ja": "ComfyUI の input フォルダの中に作成します"
+ },
+ "Replace": {
+  "zh": "替换",
+  "ja": "置き換え"
+ },
+ "Write over the files that are there": {
+  "zh": "覆盖已有的文件",
+  "ja": "既にあるファイルを上書きします"
+ },
+ "Leave": {
+  "zh": "保留",
+  "ja": "そのまま"
+ },
+ "Keep the files that are there": {
+  "zh": "保留已有的文件",
+  "ja": "既にあるファイルを残します"
+ },
+ "A folder for the new files ({count}):": {
+  "zh": "存放新文件的文件夹（{count} 个）：",
+  "ja": "新しいファイル用のフォルダ（{count} 個）："
+ },
+ "Adding {next} of {count}": {
+  "zh": "正在添加 {next}/{count}",
+  "ja": "追加中 {next}/{count}"
+ },
+ "Files added: {count}.": {
+  "zh": "已添加文件：{count}。",
+  "ja": "追加したファイル：{count}。"
+ },
+ "Already there: {count}.": {
+  "zh": "原已存在：{count}。",
+  "ja": "既にあったもの：{count}。"
+ },
+ "And {count} more that were not added.": {
+  "zh": "另有 {count} 个没有添加。",
+  "ja": "ほか {count} 個は追加されませんでした。"
+ },
+ "Another {names} is there already.": {
+  "zh": "已有另一个 {names}。",
+  "ja": "別の {names} が既にあります。"
+ },
+ "{count} others of the same names ({names}…) are there already.": {
+  "zh": "已有 {count} 个同名的其他文件（{names}…）。",
+  "ja": "同じ名前の別のファイルが {count} 個（{names}…）既にあります。"
+ },
+ "Cancel": {
+  "zh": "取消",
+  "ja": "キャンセル"
  }
 };
