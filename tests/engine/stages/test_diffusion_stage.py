@@ -217,7 +217,7 @@ def test_a_bad_sample_stops_the_stage_and_keeps_the_weights(start, data):
     samples = list(data.samples)
     samples[bad] = dataclasses.replace(samples[bad], mean=torch.full_like(samples[bad].mean, float("nan")))
     broken = dataclasses.replace(data, samples=tuple(samples))
-    with pytest.raises(StageFailure, match=r"step (\d+) of 6.*diffusion_loss is nan for .*picture 3") as failure:
+    with pytest.raises(StageFailure, match=r"update (\d+) of 6.*diffusion_loss is nan for .*picture 3") as failure:
         train_diffusion_stage(
             start, broken, dataclasses.replace(CONFIG, steps=6, ema_decay=0.0), device=DEVICE, reporter=Recorder()
         )
