@@ -19,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fluxduel.benchmarks.quality.textures import domains
 from fluxduel.training import flow
 from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 
 CONFIG = {
     "patch_size": 1,
-    "in_channels": domains.CHANNELS * flux1.PATCH**2,
+    "in_channels": domains.CHANNELS * FLUX_1.patch**2,
     "num_layers": 2,
     "num_single_layers": 2,
     "attention_head_dim": 16,
@@ -63,7 +64,7 @@ def main() -> None:
         sigma = flow.draw_sigma("logit_normal", torch.randn(BATCH), torch.rand(BATCH), 0.0, 1.2, 16)
         x_t = flow.interpolate(x0, noise, sigma)
         tokens = transformer(
-            hidden_states=flux1.pack(x_t),
+            hidden_states=FLUX_1.pack(x_t),
             encoder_hidden_states=embeds[photo],
             pooled_projections=pooled[photo],
             timestep=sigma,
@@ -71,7 +72,7 @@ def main() -> None:
             txt_ids=text_ids,
             return_dict=False,
         )[0]
-        loss = flow.flow_loss(flux1.unpack(tokens, SIDE, SIDE), x0, noise).mean()
+        loss = flow.flow_loss(FLUX_1.unpack(tokens, SIDE, SIDE), x0, noise).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         optimiser.step()

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Generator, Tensor, nn
 
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 
 # A signed value behind a ReLU takes two channels, its positive and its negative part.
-PAIRS = 2 * flux1.LATENT_CHANNELS
+PAIRS = 2 * FLUX_1.channels
 # Larger than any value a gate must close on (components are in units of their standard deviation).
 GATE = 24.0
 # How steeply the difference from the neighbouring cell saturates into "a new cell begins here".
@@ -85,7 +85,7 @@ def start_as_patch_codec(vae: AutoencoderTiny, batches: Iterator[Tensor], count:
     images = [next(batches) * 0.5 + 0.5 for _ in range(count)]
     patches = torch.cat([F.unfold(part, 8, stride=8).transpose(1, 2).flatten(0, 1) for part in images])
     patches = patches.view(-1, 3, 8, 8)
-    basis = principal_basis(patches, flux1.LATENT_CHANNELS)
+    basis = principal_basis(patches, FLUX_1.channels)
     states = basis.coordinates(patches - basis.mean)
     centre = states.median(dim=0).values
     states = states - centre
@@ -97,10 +97,10 @@ def start_as_patch_codec(vae: AutoencoderTiny, batches: Iterator[Tensor], count:
 
     install_projection(encoder, basis, centre, segment_slopes(reached, levels.expand_as(reached)))
     bend(encoder[12], encoder[13], reached, levels.expand_as(reached))
-    write_rows(encoder[14], split_signs(torch.eye(flux1.LATENT_CHANNELS)).T)
+    write_rows(encoder[14], split_signs(torch.eye(FLUX_1.channels)).T)
 
     clamped = (3 * torch.tanh(levels / 3)).expand_as(reached)
-    write_rows(decoder[0], segment_slopes(clamped, reached)[:, :1] * split_signs(torch.eye(flux1.LATENT_CHANNELS)))
+    write_rows(decoder[0], segment_slopes(clamped, reached)[:, :1] * split_signs(torch.eye(FLUX_1.channels)))
     bend(decoder[2], decoder[3], clamped, reached)
     basis = PatchBasis(basis.patches(centre[None])[0], basis.directions)
     for upsampled, blocks in ((decoder[6], decoder[7:10]), (decoder[11], decoder[12:15])):
@@ -250,7 +250,7 @@ def split_patch(
     """
     halves = basis.halves(axis)
     samples = torch.cat([half.patches(states) for half in halves])
-    new = principal_basis(samples, min(flux1.LATENT_CHANNELS, samples[0].numel()))
+    new = principal_basis(samples, min(FLUX_1.channels, samples[0].numel()))
     maps = [new.coordinates(half.directions).T for half in halves]
     offsets = [new.coordinates((half.mean - new.mean)[None])[0] for half in halves]
     wide = split_signs(from_pairs(maps[0] - maps[1]))

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from fluxduel.benchmarks import pictograms
 from fluxduel.training import flow
 from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.data.tiny_text import TinyTextEncoder
 
 TRANSFORMER_CONFIG = {
     "patch_size": 1,
-    "in_channels": 4 * flux1.LATENT_CHANNELS,
+    "in_channels": 4 * FLUX_1.channels,
     "num_layers": 2,
     "num_single_layers": 6,
     "attention_head_dim": 32,
@@ -63,7 +64,7 @@ class TextToVelocity(nn.Module):
         height, width = noisy.shape[-2:]
         prompt, pooled = self.text(tokens)
         velocity = self.transformer(
-            hidden_states=flux1.pack(noisy),
+            hidden_states=FLUX_1.pack(noisy),
             encoder_hidden_states=prompt,
             pooled_projections=pooled,
             timestep=sigma,
@@ -72,7 +73,7 @@ class TextToVelocity(nn.Module):
             txt_ids=flux1.text_ids(TinyTextEncoder.TOKENS, noisy.device),
             return_dict=False,
         )[0]
-        return flux1.unpack(velocity.float(), height, width)
+        return FLUX_1.unpack(velocity.float(), height, width)
 
 
 def new_model() -> TextToVelocity:
@@ -301,11 +302,11 @@ def sample(
 ) -> Tensor:
     """Draw one latent z a caption with FLUX's shifted Euler schedule: (B, 16, height/8, width/8)."""
     device = model.text.position_embedding.device
-    shape = (len(captions), flux1.LATENT_CHANNELS, height // flux1.VAE_FACTOR, width // flux1.VAE_FACTOR)
+    shape = (len(captions), FLUX_1.channels, height // FLUX_1.factor, width // FLUX_1.factor)
     latents = torch.randn(shape, generator=Generator().manual_seed(seed)).to(device)
     tokens = torch.tensor([TinyTextEncoder.tokenize(text) for text in captions], device=device)
     strength = torch.full((len(captions),), guidance, device=device)
-    sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(*shape[2:])).float()
+    sigmas = flow.sampling_sigmas(steps, flow.resolution_mu(FLUX_1.num_tokens(*shape[2:]))).float()
     for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         velocity = model(latents, torch.full_like(strength, sigma), strength, tokens)
         latents = latents + (following - sigma) * velocity

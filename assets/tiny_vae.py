@@ -17,7 +17,7 @@ from schedule import Schedule, descend
 from torch import Tensor
 from tqdm import tqdm
 
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 
 # Some hundred thousand patches: enough for sixteen components, few enough for a quantile.
 _START_BATCHES = 16
@@ -25,7 +25,7 @@ _START_BATCHES = 16
 
 def new_vae() -> AutoencoderTiny:
     """An untrained VAE in the TAESD architecture with FLUX.1's 16 latent channels."""
-    return AutoencoderTiny(latent_channels=flux1.LATENT_CHANNELS, scaling_factor=1.0)
+    return AutoencoderTiny(latent_channels=FLUX_1.channels, scaling_factor=1.0)
 
 
 def start_vae(batches: VaeBatches, device: torch.device) -> AutoencoderTiny:
@@ -111,7 +111,7 @@ def save_vae(vae: AutoencoderTiny, path: Path) -> None:
 
     Its decoder counts the parameterless clamp as layer 0, so decoder indices are one higher than diffusers'.
     """
-    weights = {"vae_scale": torch.tensor(flux1.VAE_SCALE), "vae_shift": torch.tensor(flux1.VAE_SHIFT)}
+    weights = {"vae_scale": torch.tensor(FLUX_1.scale), "vae_shift": torch.tensor(FLUX_1.shift)}
     for key, tensor in vae.state_dict().items():
         part, _, index, rest = key.split(".", 3)
         offset = 1 if part == "decoder" else 0

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig
 
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.data.real_latents import RealLatents
 
 # How such scripts hold the adapter on a base in bf16. fp32: PEFT enlarges each adapted layer's input. autocast: kept in
@@ -31,7 +31,7 @@ def plain_loop(
     """
     transformer.requires_grad_(False)
     device, dtype = transformer.device, transformer.dtype
-    pattern = flux1.target_pattern("attention+mlp", "").pattern
+    pattern = FLUX1.target_pattern("attention+mlp", "").pattern
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern))
     if checkpointing:
         transformer.enable_gradient_checkpointing()

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.base.sampler import sample
 from fluxduel.training.base.solvers import SOLVERS
 from fluxduel.training.config import TINY_BASE
@@ -124,7 +124,7 @@ def _draw(
     guidance: float,
     solver: str,
 ) -> Tensor:
-    side = SIDE // flux1.VAE_FACTOR
+    side = SIDE // FLUX_1.factor
     drawn = []
     for embeds, pooled in prompts:
         latents = sample(

@@ -10,7 +10,7 @@ import torch
 
 from ..training.base.base_model import BaseReference
 from ..training.base.checkpoint_files import read_transformer_config, weight_files
-from ..training.base.families import flux1
+from ..training.base.families import family_of
 from ..training.base.memory import USABLE
 from ..training.base.variants import variant
 from ..training.base.weights import check_weights, weights_layout
@@ -35,9 +35,10 @@ def base_json(path: Path) -> dict[str, Any]:
 
     ``memory``: by precision the bytes of the weights, and of the peak of stage 2 by the side of the pictures, counted
     for a LoRA of rank 16, one picture an update and gradient checkpointing. ``free``: bytes of this machine's card,
-    ``None`` without one. Raises ``BaseModelError`` for what is not there, damaged, or not FLUX.1.
+    ``None`` without one. Raises ``BaseModelError`` for what is not there, damaged, or of no family.
     """
     config = read_transformer_config(str(path))
+    family = family_of(config)
     check_weights(str(path))
     layout = weights_layout(str(path))
     start = adapter.create(BaseReference(str(path)), LoRAConfig(rank=RANK, alpha=float(RANK)))
@@ -45,8 +46,8 @@ def base_json(path: Path) -> dict[str, Any]:
     for precision in PRECISIONS:
         peaks, weights = {}, 0
         for side in SIDES:
-            latents = side // flux1.VAE_FACTOR
-            demand = Demand((latents, latents), TOKENS, discriminator=DiscriminatorConfig())
+            latents = side // family.space.factor
+            demand = Demand((latents, latents), family.text_tokens, discriminator=DiscriminatorConfig())
             counted = rehearse(start, precision, demand)
             weights = sum(counted.blocks) + counted.outside
             peaks[str(side)] = {"whole": counted.with_streamed(0), "streamed": counted.with_streamed(1)}

@@ -15,6 +15,7 @@ from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
 from ..training.lora.sampling_advice import ORDINARY_STEPS, TRAINED_SAMPLER, advice_of, departures
+from ..training.lora.value import base_family
 from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
 from .run_config import RunConfig
@@ -60,8 +61,10 @@ def sample_pictures(
     Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other, ``OSError``
     before anything is sampled where ``folder`` cannot be written to.
     """
-    latent_height, latent_width = latent_side(height, "--height"), latent_side(width, "--width")
-    lora = load_file(lora_file.expanduser(), base_reference(config))
+    reference = base_reference(config)
+    space = base_family(reference).space
+    latent_height, latent_width = latent_side(height, space, "--height"), latent_side(width, space, "--width")
+    lora = load_file(lora_file.expanduser(), reference)
     counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
     folder = folder.expanduser()
     mark = "" if sampler == TRAINED_SAMPLER else f"-{sampler}"

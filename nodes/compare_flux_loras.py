@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..training.base.base_model import BaseLoader
-from ..training.base.families import flux1
+from ..training.base.families import PIXELS_PER_TOKEN
+from ..training.base.families.latent_space import LatentSpace
 from ..training.data.real_latents import RealLatents
 from ..training.evidence.comparison import (
     MOST_CAPTIONS,
@@ -27,7 +28,7 @@ from ..training.evidence.comparison import (
     real_cells,
     usual_size,
 )
-from ..training.evidence.sample_lora import latent_side, sample_loras
+from ..training.evidence.sample_lora import latent_side, sample_loras, shared_space
 from ..training.evidence.sheet import Group, draw_sheet
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import TRAINED_SAMPLER
@@ -49,7 +50,7 @@ LISTS = {"step_counts": step_counts, "samplers": sampler_names, "seeds": seeds}
 class CompareFluxLoRAs(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        side = {"default": 0, "min": 0, "max": 4096, "step": flux1.PIXELS_PER_TOKEN}
+        side = {"default": 0, "min": 0, "max": 4096, "step": PIXELS_PER_TOKEN}
         return io.Schema(
             node_id="FluxDuelCompareFluxLoRAs",
             display_name=NODE,
@@ -181,7 +182,8 @@ class CompareFluxLoRAs(io.ComfyNode):
         texts = prompts_of(prompts, real_latents, f"{NODE}: prompts")
         ways = columns(*lists.values())
         _check_number(len(loras) * len(texts) * len(ways))
-        size = _size(height, width, real_latents)
+        space = shared_space([*loras.values()])
+        size = _size(height, width, real_latents, space)
         if vae is not None:
             host.check_vae(vae, NODE)
         encode = None if clip is None else lambda text: host.encode_prompt(clip, text)
@@ -242,10 +244,10 @@ def _check_number(count: int) -> None:
         )
 
 
-def _size(height: int, width: int, data: RealLatents | None) -> tuple[int, int]:
+def _size(height: int, width: int, data: RealLatents | None, space: LatentSpace) -> tuple[int, int]:
     """Height and width in latent pixels; 0 stands for the data's, or ``USUAL_SIDE``."""
-    usual = (USUAL_SIDE // flux1.VAE_FACTOR,) * 2 if data is None else usual_size(data)
-    asked = (latent_side(height, f"{NODE}: height"), latent_side(width, f"{NODE}: width"))
+    usual = (USUAL_SIDE // space.factor,) * 2 if data is None else usual_size(data)
+    asked = (latent_side(height, space, f"{NODE}: height"), latent_side(width, space, f"{NODE}: width"))
     return asked[0] or usual[0], asked[1] or usual[1]
 
 

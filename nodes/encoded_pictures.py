@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..training.base.families import flux1
+from ..training.base.families.latent_space import space_of
 from ..training.data.real_latents import RealLatents
 
 LOADER = "FluxDuelLoadTrainingImages"
@@ -30,9 +30,10 @@ class EncodedPictures:
     def remember(self, folder: str, data: RealLatents) -> None:
         """``data`` was encoded from ``folder``: it takes the place of what was encoded from it before."""
         held_out = set(data.held_out)
+        factor = space_of(data.samples[0].shape[0]).factor
         self._folders[folder] = {
             sample.name: EncodedPicture(
-                sample.shape[2] * flux1.VAE_FACTOR, sample.shape[1] * flux1.VAE_FACTOR, index in held_out
+                sample.shape[2] * factor, sample.shape[1] * factor, index in held_out
             )
             for index, sample in enumerate(data.samples)
         }

@@ -10,10 +10,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..training.base.base_model import BaseLoader
-from ..training.base.families import flux1
+from ..training.base.families import PIXELS_PER_TOKEN
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import departures
+from ..training.lora.value import base_family
 from ..training.step_counts import step_counts
 from . import host
 from .conditioning import ignored_in, prompt_of
@@ -28,7 +29,7 @@ NODE = "Sample FLUX LoRA"
 class SampleFluxLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        side = {"default": 1024, "min": flux1.PIXELS_PER_TOKEN, "max": 4096, "step": flux1.PIXELS_PER_TOKEN}
+        side = {"default": 1024, "min": PIXELS_PER_TOKEN, "max": 4096, "step": PIXELS_PER_TOKEN}
         return io.Schema(
             node_id="FluxDuelSampleFluxLoRA",
             display_name=NODE,
@@ -103,7 +104,9 @@ class SampleFluxLoRA(io.ComfyNode):
         sampler: str,
     ) -> io.NodeOutput:
         counts = step_counts(steps, f"{NODE}: steps")
-        latent_height, latent_width = latent_side(height, f"{NODE}: height"), latent_side(width, f"{NODE}: width")
+        space = base_family(flux_lora.base).space
+        latent_height = latent_side(height, space, f"{NODE}: height")
+        latent_width = latent_side(width, space, f"{NODE}: width")
         prompt_embeds, pooled = prompt_of(conditioning, f"{NODE}: conditioning")
         check_prompt(flux_lora.base, prompt_embeds, pooled, f"{NODE}: conditioning")
         progress = host.Progress(str(cls.hidden.unique_id))
@@ -123,7 +126,7 @@ class SampleFluxLoRA(io.ComfyNode):
                 load=load,
             )
 
-        latents = flux1.denormalise(host.with_device(sample_all).flatten(0, 2))
+        latents = space.denormalise(host.with_device(sample_all).flatten(0, 2))
         doubts = [
             *ignored_in({"conditioning": conditioning}),
             *departures(flux_lora.provenance, sampler=sampler, step_counts=counts),

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 CONFIG = {
+    "_class_name": "FluxTransformer2DModel",
     "patch_size": 1, "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128,
     "num_attention_heads": 2, "joint_attention_dim": 64, "pooled_projection_dim": 32, "guidance_embeds": True,
     "axes_dims_rope": [16, 56, 56],

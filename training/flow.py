@@ -86,7 +86,7 @@ def resolution_mu(
     base_shift: float = 0.5,
     max_shift: float = 1.15,
 ) -> float:
-    """FLUX's shift parameter for a picture of ``tokens`` packed tokens: a line through (256, 0.5) and (4096, 1.15)."""
+    """FLUX.1's shift parameter for ``tokens`` packed tokens: a line through (256, 0.5) and (4096, 1.15)."""
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
     return base_shift + slope * (tokens - base_tokens)
 
@@ -97,30 +97,29 @@ def shift_sigma(sigma: Tensor, mu: float) -> Tensor:
     return scale * sigma / (1 + (scale - 1) * sigma)
 
 
-def sampling_sigmas(steps: int, tokens: int) -> Tensor:
-    """FLUX's Euler schedule: ``steps + 1`` values from 1 down to 0, shifted for ``tokens``, in float64."""
+def sampling_sigmas(steps: int, mu: float) -> Tensor:
+    """FLUX's Euler schedule: ``steps + 1`` values from 1 down to 0, shifted by ``mu``, in float64."""
     return torch.cat(
         [
-            shift_sigma(torch.linspace(1, 1 / steps, steps, dtype=torch.float64), resolution_mu(tokens)),
+            shift_sigma(torch.linspace(1, 1 / steps, steps, dtype=torch.float64), mu),
             torch.zeros(1, dtype=torch.float64),
         ]
     )
 
 
-def next_sigma(sigma: Tensor, steps: float, tokens: int) -> Tensor:
-    """Where a step of FLUX's Euler schedule ends that starts at ``sigma``, which need be none of its own levels.
+def next_sigma(sigma: Tensor, steps: float, mu: float) -> Tensor:
+    """Where a step of the schedule of ``sampling_sigmas`` ends that starts at ``sigma``, which need be no level of it.
 
     The levels are even before they are shifted, so a step is ``1 / steps`` there. It ends at 0 at the latest.
     """
-    mu = resolution_mu(tokens)
     return shift_sigma((shift_sigma(sigma, -mu) - 1 / steps).clamp_min(0), mu)
 
 
-def draw_sigma(sampling: str, normal: Tensor, uniform: Tensor, mean: float, std: float, tokens: int) -> Tensor:
+def draw_sigma(sampling: str, normal: Tensor, uniform: Tensor, mean: float, std: float, mu: float) -> Tensor:
     """Noise levels from standard draws (one a sample), each strictly inside (0, 1).
 
     ``sampling``: ``uniform``; ``logit_normal``, ``sigmoid(mean + std n)``; ``sigmoid``, the same with mean 0;
-    ``shifted``, logit-normal and then shifted by the mu of ``tokens``.
+    ``shifted``, logit-normal and then shifted by ``mu``.
 
     Raises ``ValueError`` for another name.
     """
@@ -133,7 +132,7 @@ def draw_sigma(sampling: str, normal: Tensor, uniform: Tensor, mean: float, std:
     else:
         raise ValueError(f"Unknown timestep sampling {sampling!r}.")
     if sampling == "shifted":
-        sigma = shift_sigma(sigma, resolution_mu(tokens))
+        sigma = shift_sigma(sigma, mu)
     # At 0 the target has no noise to learn from and at 1 renoising divides by zero.
     return sigma.clamp(1e-3, 1 - 1e-3)
 

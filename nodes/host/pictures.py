@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...training.base.base_model import BaseReference
-from ...training.base.families import flux1
+from ...training.base.families.latent_space import FLUX_1, space_of
 from ...training.config import TINY_BASE
 from ...training.evidence.picture_files import side_by_side, single_pictures
 from .encoders import load_tiny_vae
@@ -32,8 +32,10 @@ def preview_decoder(base: BaseReference) -> Callable[[Tensor], Image.Image]:
 
 def picture_decoder(vae: Any, base: BaseReference) -> Callable[[Tensor], list[Image.Image]]:
     """What turns model-space latents (n, 16, h, w) into n pictures: by ``vae``, or as previews where that is none."""
-    decode = _preview_pixels(base) if vae is None else lambda latents: vae.decode(flux1.denormalise(latents))
-    return lambda latents: single_pictures(decode(latents))
+    if vae is None:
+        decode = _preview_pixels(base)
+        return lambda latents: single_pictures(decode(latents))
+    return lambda latents: single_pictures(vae.decode(space_of(latents.shape[1]).denormalise(latents)))
 
 
 def _preview_pixels(base: BaseReference) -> Callable[[Tensor], Tensor]:
@@ -42,7 +44,7 @@ def _preview_pixels(base: BaseReference) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def _tiny_pictures(latents: Tensor) -> Tensor:
-    return _preview_vae().decode(flux1.denormalise(latents))
+    return _preview_vae().decode(space_of(latents.shape[1]).denormalise(latents))
 
 
 @functools.cache
@@ -56,5 +58,5 @@ def _latent_colours(latents: Tensor) -> Tensor:
     factors = torch.tensor(layout.latent_rgb_factors)
     colours = torch.einsum("nchw,ck->nkhw", latents.float().cpu(), factors)
     colours = colours + torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
-    enlarged = torch.nn.functional.interpolate((colours + 1) / 2, scale_factor=flux1.VAE_FACTOR, mode="bilinear")
+    enlarged = torch.nn.functional.interpolate((colours + 1) / 2, scale_factor=FLUX_1.factor, mode="bilinear")
     return enlarged.clamp(0, 1).permute(0, 2, 3, 1)

@@ -9,7 +9,7 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
-from ...training.base.families import flux1
+from ...training.base.families.latent_space import FLUX_1
 from ...training.data.other_vaes import BY_CHANNELS, whose_scale
 from ...training.data.tiny_text import TinyTextEncoder
 from .encoders import encode_image, load_tiny_vae, vae_key
@@ -37,16 +37,16 @@ def check_vae(vae: Any, where: str) -> None:
     vae.throw_exception_if_invalid()
     channels, network = vae.latent_channels, vae.first_stage_model
     scale = getattr(network, "vae_scale", None)
-    if channels != flux1.LATENT_CHANNELS:
+    if channels != FLUX_1.channels:
         whose = BY_CHANNELS.get(channels, "another model's")
-        fault = f"makes latents of {channels} channels, as {whose} does; FLUX.1 needs {flux1.LATENT_CHANNELS}"
+        fault = f"makes latents of {channels} channels, as {whose} does; FLUX.1 needs {FLUX_1.channels}"
     elif vae.latent_dim != 2:
         whose = VIDEO_KINDS.get(type(network).__name__, "a video model's")
         fault = f"is {whose}, not FLUX.1's, although its latents have as many channels"
-    elif vae.spacial_compression_encode() != flux1.VAE_FACTOR:
-        fault = f"divides sides by {vae.spacial_compression_encode()}; FLUX.1's divides them by {flux1.VAE_FACTOR}"
-    elif scale is not None and not math.isclose(float(scale), flux1.VAE_SCALE, rel_tol=0.01):
-        fault = f"scales latents by {float(scale):.3g}, as {whose_scale(float(scale))} does, not by {flux1.VAE_SCALE}"
+    elif vae.spacial_compression_encode() != FLUX_1.factor:
+        fault = f"divides sides by {vae.spacial_compression_encode()}; FLUX.1's divides them by {FLUX_1.factor}"
+    elif scale is not None and not math.isclose(float(scale), FLUX_1.scale, rel_tol=0.01):
+        fault = f"scales latents by {float(scale):.3g}, as {whose_scale(float(scale))} does, not by {FLUX_1.scale}"
     else:
         return
     raise ValueError(f"{where}: this VAE {fault}. {ADVICE}")
@@ -65,7 +65,7 @@ def doubt_of(vae: Any, prompt_width: int) -> str:
     if tiny or prompt_width == TinyTextEncoder.WIDTH:
         return "" if tiny and prompt_width == TinyTextEncoder.WIDTH else MIXED
     chart = colour_chart()
-    colour = colour_share(flux1.normalise(encode_image(vae, chart)[0]), chart)
+    colour = colour_share(FLUX_1.normalise(encode_image(vae, chart)[0]), chart)
     if colour >= LEAST_COLOUR:
         return ""
     return (
@@ -89,5 +89,5 @@ def colour_share(latents: Tensor, picture: Tensor) -> float:
     layout = comfy.latent_formats.Flux()
     seen = torch.einsum("nchw,ck->nkhw", latents.float().cpu(), torch.tensor(layout.latent_rgb_factors))
     seen = seen + torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
-    true = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1) * 2 - 1, flux1.VAE_FACTOR)
+    true = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1) * 2 - 1, FLUX_1.factor)
     return ((seen * true).sum() / true.square().sum()).item()

@@ -157,12 +157,12 @@ def previews(report: Report) -> None:
 
     from fluxduel.nodes import host
     from fluxduel.training.base.base_model import BaseReference
-    from fluxduel.training.base.families import flux1
+    from fluxduel.training.base.families.latent_space import FLUX_1
     from fluxduel.training.config import TINY_BASE
 
     latents = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     tiny = host.preview_decoder(BaseReference(TINY_BASE))(latents)
-    decoded = host.load_tiny_vae().decode(flux1.denormalise(latents))
+    decoded = host.load_tiny_vae().decode(FLUX_1.denormalise(latents))
     expected = torch.cat([decoded[0], decoded[1]], dim=1)
     report["tiny_preview_size"] = tiny.size
     report["tiny_preview_error"] = float(abs(numpy.asarray(tiny) / 255 - expected.numpy()).max())
@@ -402,7 +402,7 @@ def solvers(report: Report) -> None:
 
     told = report["solvers"] = {}
     for steps in (1, 4, 8):
-        sigmas = flow.sampling_sigmas(steps, 16).float()
+        sigmas = flow.sampling_sigmas(steps, flow.resolution_mu(16)).float()
         euler = solvers.solve("euler", velocity, noise, sigmas)
         for name in SAMPLERS:
             model = Flow(velocity)
@@ -428,7 +428,7 @@ def schedule(report: Report) -> None:
 
     def difference(model_sampling: Any, steps: int, side: int) -> float:
         theirs = comfy.samplers.calculate_sigmas(model_sampling, "simple", steps)
-        return (theirs - flow.sampling_sigmas(steps, (side // 16) ** 2)).abs().max().item()
+        return (theirs - flow.sampling_sigmas(steps, flow.resolution_mu((side // 16) ** 2))).abs().max().item()
 
     class Model:
         """As much of a MODEL as the host's node touches."""

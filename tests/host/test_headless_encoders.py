@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fluxduel.tests.comfy_host import HostError, host_folder
 from fluxduel.tests.engine.flux_encoders import CLIP_SIZES, T5_SIZES, make_folder
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
 from fluxduel.training.data.encoders import Encoders, load_encoders
 from fluxduel.training.data.text_readers import clip_tokens, t5_tokens
@@ -94,7 +94,7 @@ def test_the_tiny_base_has_the_keys_of_the_graph_so_that_the_cache_is_shared(fro
 def test_the_tiny_base_decodes_as_the_graph_does(from_host: FromHost) -> None:
     encoders = load_encoders(EncodersConfig(), TINY_BASE, "cpu")
     for number in range(len(SIZES)):
-        latents = flux1.normalise(from_host.tensors[f"tiny_mean_{number}"])
+        latents = FLUX_1.normalise(from_host.tensors[f"tiny_mean_{number}"])
         torch.testing.assert_close(
             encoders.decode(latents), from_host.tensors[f"tiny_decoded_{number}"], atol=2e-5, rtol=0
         )
@@ -137,6 +137,6 @@ def test_flux_vae_in_its_own_file_gives_the_graphs_posterior(from_host: FromHost
     torch.testing.assert_close(mean, from_host.tensors["flux_mean"], atol=1e-4 * scale, rtol=1e-4)
     torch.testing.assert_close(std, from_host.tensors["flux_std"], atol=1e-4, rtol=1e-3)
     assert from_host.tensors["flux_std"].std() > 1e-3
-    decoded = encoders.decode(flux1.normalise(from_host.tensors["flux_mean"]))
+    decoded = encoders.decode(FLUX_1.normalise(from_host.tensors["flux_mean"]))
     torch.testing.assert_close(decoded, from_host.tensors["flux_decoded"], atol=1e-3, rtol=0)
     assert from_host.tensors["flux_decoded"].std() > 0.01

@@ -96,7 +96,7 @@ def test_mu_is_the_pipelines(tokens):
 def test_sampling_sigmas_are_the_schedulers(steps, tokens):
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens))
-    ours = flow.sampling_sigmas(steps, tokens).float()
+    ours = flow.sampling_sigmas(steps, flow.resolution_mu(tokens)).float()
     torch.testing.assert_close(ours, scheduler.sigmas, rtol=0, atol=2e-7)
 
 
@@ -104,11 +104,11 @@ def test_sampling_sigmas_are_the_schedulers(steps, tokens):
 @pytest.mark.parametrize("tokens", [64, 1024, 4096])
 def test_the_next_level_of_the_schedule_is_the_next_sigma(steps, tokens):
     """From every level of the sampler's own schedule, pure noise included; float64 in, float64 out."""
-    levels = flow.sampling_sigmas(steps, tokens)
-    following = flow.next_sigma(levels[:-1], steps, tokens)
+    levels = flow.sampling_sigmas(steps, flow.resolution_mu(tokens))
+    following = flow.next_sigma(levels[:-1], steps, flow.resolution_mu(tokens))
     assert levels.dtype == following.dtype == torch.float64
     torch.testing.assert_close(following, levels[1:], rtol=0, atol=1e-13)
-    single = flow.next_sigma(levels[:-1].float(), steps, tokens)
+    single = flow.next_sigma(levels[:-1].float(), steps, flow.resolution_mu(tokens))
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), levels[1:], rtol=0, atol=2e-6)
 
@@ -119,14 +119,14 @@ def test_between_the_levels_a_step_is_as_long(tokens):
     sigma = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
     mu = calculate_shift(tokens)
     lower = torch.sigmoid(torch.logit(sigma) - mu) - 1 / 5
-    following = flow.next_sigma(sigma, 5, tokens)
+    following = flow.next_sigma(sigma, 5, flow.resolution_mu(tokens))
     inside = lower > 0
     torch.testing.assert_close(following[inside], torch.sigmoid(torch.logit(lower[inside]) + mu), rtol=1e-9, atol=0)
     assert bool((following[~inside] == 0).all()) and bool(inside.any()) and bool((~inside).any())
-    half = flow.next_sigma(sigma, 10, tokens)
+    half = flow.next_sigma(sigma, 10, flow.resolution_mu(tokens))
     assert bool((following <= half).all()) and bool((half < sigma).all())
-    torch.testing.assert_close(flow.next_sigma(half, 10, tokens), following, rtol=0, atol=1e-13)
-    assert flow.next_sigma(torch.zeros(1), 5, tokens).item() == 0
+    torch.testing.assert_close(flow.next_sigma(half, 10, flow.resolution_mu(tokens)), following, rtol=0, atol=1e-13)
+    assert flow.next_sigma(torch.zeros(1), 5, flow.resolution_mu(tokens)).item() == 0
 
 
 def test_shift_moves_sigma_as_published():
@@ -153,7 +153,7 @@ def test_drawn_levels_have_the_right_mean(sampling):
     generator = torch.Generator().manual_seed(2)
     count = 200_000
     normal, uniform = torch.randn(count, generator=generator), torch.rand(count, generator=generator)
-    sigma = flow.draw_sigma(sampling, normal, uniform, mean=0.5, std=0.8, tokens=1024)
+    sigma = flow.draw_sigma(sampling, normal, uniform, mean=0.5, std=0.8, mu=flow.resolution_mu(1024))
     expected = 0.5 if sampling == "uniform" else _expected_mean(sampling, 1024)
     assert sigma.mean().item() == pytest.approx(expected, abs=0.002)
     assert 0 < sigma.min() and sigma.max() < 1
@@ -161,7 +161,7 @@ def test_drawn_levels_have_the_right_mean(sampling):
 
 def test_unknown_sampling_is_named():
     with pytest.raises(ValueError, match="'beta'"):
-        flow.draw_sigma("beta", torch.zeros(1), torch.zeros(1), 0, 1, 64)
+        flow.draw_sigma("beta", torch.zeros(1), torch.zeros(1), 0, 1, flow.resolution_mu(64))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

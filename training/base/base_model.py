@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import FluxTransformer2DModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +22,8 @@ from .checkpoint_files import (
     BaseModelError,
     read_transformer_config,
 )
-from .families import flux1
+from .families import family_of
+from .families.family import Prompted, Shift
 from .feed_forward import narrow
 from .formats import PRECISIONS, place
 from .weights import read_weights
@@ -80,16 +80,18 @@ class FluxBase:
     also in the blocks that the backward pass computes anew.
     """
 
-    def __init__(self, transformer: FluxTransformer2DModel, reference: BaseReference) -> None:
+    def __init__(self, transformer: nn.Module, reference: BaseReference) -> None:
         self.transformer = transformer.requires_grad_(False).eval()
         self.reference = reference
         self.dtype: torch.dtype = transformer.dtype
         self.device: torch.device = transformer.device
-        self.guidance_embeds = bool(transformer.config.guidance_embeds)
-        self.latent_channels = int(transformer.config.in_channels) // flux1.PATCH**2
-        self.width = int(transformer.config.num_attention_heads * transformer.config.attention_head_dim)
-        self.context_dim = int(transformer.config.joint_attention_dim)
-        self.pooled_dim = int(transformer.config.pooled_projection_dim)
+        config = transformer.config
+        self.family = family_of({"_class_name": type(transformer).__name__})
+        self.guidance_embeds = self.family.guidance_embeds(config)
+        self.latent_channels = int(config["in_channels"]) // self.family.space.patch**2
+        self.width = int(config["num_attention_heads"] * config["attention_head_dim"])
+        self.context_dim = int(config["joint_attention_dim"])
+        self.pooled_dim = self.family.pooled_dim(config)
         # How blocks attend, also where they are computed anew; a rehearsal without numbers has a way of its own.
         self.attention: Callable[[], AbstractContextManager] = without_cudnn_attention
         # What is done around a call of a block, and around computing it anew. A base that is streamed has its own way.
@@ -116,8 +118,8 @@ class FluxBase:
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """All blocks in the order in which they run: the double ones, then the single ones."""
-        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+        """All blocks in the order in which they run."""
+        return self.family.blocks(self.transformer)
 
     @property
     def checkpointing(self) -> str:
@@ -139,7 +141,8 @@ class FluxBase:
             return self._checkpoint(block, *args)
         if self.checkpointing == "feed_forward":
             layers, enabled = self.switch(block)
-            return narrow(block, *args, computing=lambda: _adapter_switched(layers, enabled))
+            parts = self.family.hidden_parts(block)
+            return narrow(block, *args, parts=parts, computing=lambda: _adapter_switched(layers, enabled))
         return block(*args)
 
     def _checkpoint(self, block: nn.Module, *args: Any) -> Any:
@@ -156,6 +159,13 @@ class FluxBase:
         # state, and the recomputation would then run, without any error, with the wrong one.
         layers = self._block_layers[id(block)]
         return layers, not (layers and layers[0].disable_adapters)
+
+    def _run(self, block: nn.Module, *args: Any) -> Any:
+        return self._with_gradient(block, *args) if torch.is_grad_enabled() else block(*args)
+
+    def shift(self, height: int, width: int) -> Shift:
+        """The shift of levels for latents of this size."""
+        return Shift(self.family, self.family.space.num_tokens(height, width))
 
     def seen_sigma(self, sigma: Tensor) -> Tensor:
         """The sigma that this transformer sees when handed ``sigma``; build ``x_t`` with it."""
@@ -178,19 +188,11 @@ class FluxBase:
         base without a guidance embedding. ``adapter=False`` leaves the LoRA out; gradients still flow through to
         ``x_t``.
         """
-        height, width = x_t.shape[-2:]
+        space, size = self.family.space, tuple(x_t.shape[-2:])
         with _computing(self.attention, self._layers, adapter):
-            tokens = self.transformer(
-                hidden_states=flux1.pack(x_t).to(self.dtype),
-                encoder_hidden_states=prompt_embeds.to(self.dtype),
-                pooled_projections=pooled_prompt_embeds.to(self.dtype),
-                timestep=sigma,
-                img_ids=flux1.image_ids(height, width, x_t.device),
-                txt_ids=flux1.text_ids(prompt_embeds.shape[1], x_t.device),
-                guidance=self._guidance(guidance, sigma),
-                return_dict=False,
-            )[0]
-        return flux1.unpack(tokens.to(torch.promote_types(self.dtype, torch.float32)), height, width)
+            given = self._prompted(sigma, prompt_embeds, pooled_prompt_embeds, guidance)
+            tokens = self.family.forward(self.transformer, space.pack(x_t).to(self.dtype), size, given)
+        return space.unpack(tokens.to(torch.promote_types(self.dtype, torch.float32)), *size)
 
     def features(
         self,
@@ -203,33 +205,29 @@ class FluxBase:
     ) -> list[Tensor]:
         """What the frozen base, adapter off, makes of ``latents``: the image tokens after each block of ``taps``.
 
-        Arguments as of ``velocity``; ``taps`` are indices into ``blocks``, rising. Each feature map is (batch, width,
-        h / 2, w / 2), in the base's type: whoever computes with it enlarges it when its turn comes. Blocks after the
-        last tap do not run. Gradients flow through to ``latents``.
+        Arguments as of ``velocity``; ``taps``, rising, number the blocks that can be tapped. Each feature map is
+        (batch, width, h / p, w / p) for patches of p x p, in the base's type: whoever computes with it enlarges it when
+        its turn comes. Blocks after the last tap do not run. Gradients flow through to ``latents``.
         """
-        height, width = latents.shape[-2:]
-        transformer, dtype, device = self.transformer, self.dtype, latents.device
+        space, size = self.family.space, tuple(latents.shape[-2:])
         maps = []
         with _computing(self.attention, self._layers, False):
-            image = transformer.x_embedder(flux1.pack(latents).to(dtype))
-            text = transformer.context_embedder(prompt_embeds.to(dtype))
-            strength = self._guidance(guidance, sigma)
-            conditions = [sigma.to(dtype) * 1000, *([] if strength is None else [strength.to(dtype) * 1000])]
-            temb = transformer.time_text_embed(*conditions, pooled_prompt_embeds.to(dtype))
-            ids = [flux1.text_ids(prompt_embeds.shape[1], device), flux1.image_ids(height, width, device)]
-            rotary = transformer.pos_embed(torch.cat(ids))
-            for index, block in enumerate(self.blocks[: taps[-1] + 1]):
-                arguments = (image, text, temb, rotary, None)
-                recorded = torch.is_grad_enabled()
-                text, image = self._with_gradient(block, *arguments) if recorded else block(*arguments)
+            given = self._prompted(sigma, prompt_embeds, pooled_prompt_embeds, guidance)
+            tokens = space.pack(latents).to(self.dtype)
+            for index, image in enumerate(self.family.trunk(self.transformer, tokens, size, given, self._run)):
                 if index in taps:
-                    maps.append(flux1.token_map(image, height, width))
+                    maps.append(space.token_map(image, *size))
+                if index == taps[-1]:
+                    break
         return maps
 
-    def _guidance(self, guidance: float | Tensor, sigma: Tensor) -> Tensor | None:
-        if not self.guidance_embeds:
-            return None
-        return torch.as_tensor(guidance, dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
+    def _prompted(
+        self, sigma: Tensor, prompt_embeds: Tensor, pooled_prompt_embeds: Tensor, guidance: float | Tensor
+    ) -> Prompted:
+        strength = None
+        if self.guidance_embeds:
+            strength = torch.as_tensor(guidance, dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
+        return Prompted(sigma, prompt_embeds.to(self.dtype), pooled_prompt_embeds.to(self.dtype), strength)
 
 
 def nothing_kept(
@@ -265,11 +263,14 @@ def _adapter_switched(layers: Sequence[BaseTunerLayer], enabled: bool) -> Iterat
             layer._disable_adapters = disabled
 
 
-def empty_transformer(config: dict[str, Any]) -> FluxTransformer2DModel:
-    """A transformer of this configuration without memory for its weights (on the meta device)."""
+def empty_transformer(config: dict[str, Any]) -> nn.Module:
+    """A transformer of this configuration without memory for its weights (on the meta device).
+
+    Raises ``BaseModelError`` where the diffusers that is installed is too old for its family.
+    """
     # Of this thread alone: accelerate's init_empty_weights would take the weights of whatever another thread makes.
     with torch.device("meta"):
-        return FluxTransformer2DModel.from_config(config)
+        return family_of(config).transformer_class().from_config(config)
 
 
 def empty_base(reference: BaseReference, **changes: int) -> FluxBase:
@@ -298,7 +299,7 @@ def load_base(
 ) -> FluxBase:
     """Load the frozen transformer onto ``device``, or, decoded there, onto ``home``.
 
-    Raises ``BaseModelError`` for a checkpoint that is missing, damaged, not FLUX.1 or in a format that cannot be read.
+    Raises ``BaseModelError`` for a checkpoint that is missing, damaged, of no family or in a format without a reader.
     """
     transformer = empty_transformer(read_transformer_config(reference.path))
     precision = PRECISIONS[reference.precision]

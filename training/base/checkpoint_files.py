@@ -1,4 +1,4 @@
-"""What a FLUX.1 checkpoint on disk is: its layout, its sizes, its identity. Reads headers, not weights."""
+"""What a checkpoint on disk is: its layout, its sizes, its identity. Reads headers, not weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..config import TINY_BASE
 from ..failure_words import reason
 from .errors import BaseModelError
-from .families import flux1
+from .families import FAMILIES, family_of
 from .layouts import config_of, single_file_layout
 from .tensor_files import SUFFIXES
 
@@ -69,23 +69,25 @@ def fingerprint(path: str) -> str:
 
 
 def read_transformer_config(path: str) -> dict[str, Any]:
-    """The arguments of diffusers' ``FluxTransformer2DModel`` for the checkpoint at ``path``.
+    """diffusers' configuration of the transformer at ``path``; ``family_of`` tells its family by it.
 
-    ``in_channels`` is 64 for a single file. A folder may hold a smaller base: any multiple of 4 up to 64, for a
-    quarter as many latent channels.
+    ``in_channels`` is the family's for a single file. A folder may hold a smaller FLUX.1: any multiple of 4 up to 64,
+    for a quarter as many latent channels.
 
-    Raises ``BaseModelError`` for a file that is missing, damaged, or not FLUX.1.
+    Raises ``BaseModelError`` for a file that is missing, damaged, or of no family.
     """
     files = weight_files(path)
     config = config_of(single_file_layout(files[0])) if is_single_file(path) else _config_of_folder(files[0].parent)
-    taken, most, patch = config["in_channels"], flux1.LATENT_CHANNELS * flux1.PATCH**2, flux1.PATCH**2
-    allowed = [most] if is_single_file(path) else range(patch, most + 1, patch)
+    family = family_of(config)
+    patch = family.space.patch**2
+    taken, most = config["in_channels"], family.space.channels * patch
+    allowed = [most] if is_single_file(path) or patch == 1 else range(patch, most + 1, patch)
     # Filling and control add the channels of a mask or a second picture to those that are predicted.
     if taken not in allowed or config.get("out_channels") not in (None, taken):
-        wanted = str(most) if is_single_file(path) else f"{most} (or a smaller multiple of {patch}, all predicted)"
+        wanted = f"{most} (or a smaller multiple of {patch}, all predicted)" if len(allowed) > 1 else str(most)
         raise BaseModelError(
-            f"{path} takes {taken} input channels, not {wanted}: a FLUX.1 variant for filling or control. Choose a "
-            "text-to-image FLUX.1 (dev, schnell, Krea)."
+            f"{path} takes {taken} input channels, not {wanted}: a {family.name} variant for filling or control. "
+            f"Choose {family.model}."
         )
     return config
 
@@ -95,8 +97,13 @@ def _config_of_folder(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{folder / 'config.json'} cannot be read: {reason(error)}.") from error
-    if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
-        raise BaseModelError(f"{folder} holds a {config['_class_name']}, not a FLUX.1 transformer.")
-    config.setdefault("in_channels", flux1.LATENT_CHANNELS * flux1.PATCH**2)
+    try:
+        family = family_of(config)
+    except KeyError as error:
+        names = ", ".join(sorted(each.name for each in FAMILIES))
+        raise BaseModelError(
+            f"{folder} holds a {config['_class_name']}, which is no transformer that FluxDuel trains ({names})."
+        ) from error
     # How weights are quantised is told by themselves.
-    return {key: value for key, value in config.items() if not key.startswith("_") and key != "quantization_config"}
+    told = {key: value for key, value in config.items() if not key.startswith("_") and key != "quantization_config"}
+    return {"_class_name": family.class_name, "in_channels": family.space.channels * family.space.patch**2} | told

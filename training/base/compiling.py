@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -51,25 +52,18 @@ class CompiledBlocks:
         told, self._notes = self._notes, []
         return told
 
-    def _call(
-        self,
-        block: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor,
-        image_rotary_emb: tuple[Tensor, Tensor],
-        joint_attention_kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        image, text = hidden_states, encoder_hidden_states
-        given = (image, text, temb, image_rotary_emb)
+    def _call(self, block: nn.Module, *given: Any, **named: Any) -> Any:
         kind = type(block)
+        bound = inspect.signature(self._plain[kind]).bind(block, *given, **named)
+        given = tuple(bound.args[1:])
         # By this a block that is computed anew is known to be the same case as before.
         _, adapted = self._base.switch(block)
-        case = (kind, torch.is_grad_enabled(), adapted, *((each.shape, each.requires_grad) for each in given[:3]))
+        tensors = [each for each in given if isinstance(each, Tensor)]
+        case = (kind, torch.is_grad_enabled(), adapted, *((each.shape, each.requires_grad) for each in tensors))
         if case in self._left_out:
             return self._plain[kind](block, *given)
         if hasattr(block, "proj_mlp"):
-            given = (*_joined(image, text), *given[2:])
+            given = (*_joined(*given[:2]), *given[2:])
         try:
             with _most_graphs():
                 return self._compiled[kind](block, *given)

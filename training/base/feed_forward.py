@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
 
@@ -11,22 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from .families.family import Hidden
 
-def narrow(block: nn.Module, *args: Any, computing: Callable[[], AbstractContextManager]) -> Any:
+
+def narrow(
+    block: nn.Module, *args: Any, parts: Sequence[Hidden], computing: Callable[[], AbstractContextManager]
+) -> Any:
     """``block(*args)``, keeping for the backward pass all but the hidden layers of its feed-forward parts.
 
     Those are four times as wide as the block, and kept twice, before and after their activation; to have them again
-    takes one product of a block's three. Whatever attention computes is kept. ``block``: a double or single block of
-    FLUX.1, adapted or not. ``computing``: the state in which they are computed anew.
+    takes one product of a block's three. Whatever attention computes is kept. ``parts``: of ``block``, adapted or not.
+    ``computing``: the state in which they are computed anew.
 
     The frozen weights must still be there in the backward pass: what is kept is not watched for being overwritten.
     """
     with ExitStack() as stack:
-        parts = [_Hidden(part, computing, stack) for part in _parts(block)]
+        hidden = [_Hidden(part, computing, stack) for part in parts]
 
         def pack(tensor: Tensor) -> Tensor | _Again:
             storage = tensor.untyped_storage()
-            for part in parts:
+            for part in hidden:
                 place = part.place(storage)
                 if place is not None:
                     part.wanted.add(place)
@@ -37,30 +41,10 @@ def narrow(block: nn.Module, *args: Any, computing: Callable[[], AbstractContext
         return block(*args)
 
 
-class _Part(NamedTuple):
-    """``widen`` and ``activate`` make the hidden layer, which is what ``activated`` returns.
-
-    In a single block the layer is joined to the output of ``beside`` before ``narrow`` takes both.
-    """
-
-    widen: nn.Module
-    activate: Callable[[Tensor], Tensor]
-    activated: nn.Module
-    beside: nn.Module | None = None
-    narrow: nn.Module | None = None
-
-
-def _parts(block: nn.Module) -> list[_Part]:
-    # Asked for at each call: an adapter that comes or goes puts other modules in these places.
-    if hasattr(block, "proj_mlp"):
-        return [_Part(block.proj_mlp, block.act_mlp, block.act_mlp, block.attn, block.proj_out)]
-    return [_Part(each.net[0].proj, each.net[0].gelu, each.net[0]) for each in (block.ff, block.ff_context)]
-
-
 class _Hidden:
     """The hidden layer of one part in one call: before its activation, after it, and joined (places 0, 1 and 2)."""
 
-    def __init__(self, part: _Part, computing: Callable[[], AbstractContextManager], stack: ExitStack) -> None:
+    def __init__(self, part: Hidden, computing: Callable[[], AbstractContextManager], stack: ExitStack) -> None:
         self.wanted: set[int] = set()
         self._part, self._computing = part, computing
         self._inputs: dict[str, Tensor] = {}

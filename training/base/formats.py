@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from .frozen_linear import FrozenLinear
@@ -45,7 +44,7 @@ def brought_into(precision: Precision, name: str, weight: Tensor | Int8Weight) -
 
 
 def place(
-    transformer: FluxTransformer2DModel,
+    transformer: nn.Module,
     name: str,
     weight: Tensor | Int8Weight,
     precision: Precision,

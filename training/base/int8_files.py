@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..atomic_file import appearing, check_space, make_folder
 from .errors import BaseModelError
-from .families import flux1
-from .flux_names import ORIGINAL, Module, modules
+from .families import family_of
+from .families.modules import ORIGINAL, Module
+from .families.shapes import HEAD
 from .formats import PRECISIONS, Precision, brought_into
 from .int8 import Int8Weight
-from .layouts import HEAD
 from .variants import variant
 from .weights import check_weights, read_weights, whole_config
 
@@ -51,10 +51,11 @@ def write_int8(
     if output.exists():
         raise ValueError(f"{output} is there already. Name another file, or remove that one.")
     config = whole_config(path)
-    if (config["in_channels"], config["attention_head_dim"]) != (flux1.LATENT_CHANNELS * flux1.PATCH**2, HEAD):
-        raise BaseModelError(f"{path} has not the sizes of FLUX.1, and ComfyUI reads no file of its kind.")
+    family = family_of(config)
+    if (config["in_channels"], config["attention_head_dim"]) != (family.space.channels * family.space.patch**2, HEAD):
+        raise BaseModelError(f"{path} has not the sizes of {family.name}, and ComfyUI reads no file of its kind.")
     check_weights(path)
-    wanted = list(modules(config, ORIGINAL))
+    wanted = list(family.modules(config, ORIGINAL))
     make_folder(output.parent)
     check_space(output.parent, sum(_most_bytes(module) for module in wanted))
     form = PRECISIONS[precision]
@@ -66,7 +67,8 @@ def write_int8(
                 file.add(key, tensor)
             after_module(done, len(wanted))
         # Its notes tell Krea and Kontext from dev where the file is renamed.
-        file.finish({"modelspec.title": f"FLUX.1 {variant(path)}", "modelspec.architecture": "flux-1"})
+        title = f"{family.name} {variant(path)}"
+        file.finish({"modelspec.title": title, "modelspec.architecture": family.architecture})
 
 
 def _most_bytes(module: Module) -> int:
@@ -79,7 +81,7 @@ def _tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """What the file holds of this module, from the next weights of ``read``."""
     found: dict[str, Tensor | Int8Weight] = {}
-    while len(found) < len(module.parts) * (1 if module.is_norm else 2):
+    while len(found) < len(module.parts) * (2 if module.bias else 1):
         name, weight = next(read)
         found[name] = brought_into(precision, name, weight)
     weight = _whole(module, found, "weight")
@@ -89,7 +91,7 @@ def _tensors(
         yield f"{module.name}.comfy_quant", _note(weight.group)
     else:
         yield f"{module.name}.{'scale' if module.is_norm else 'weight'}", weight
-    if not module.is_norm:
+    if module.bias:
         yield f"{module.name}.bias", _whole(module, found, "bias")
 
 

@@ -1,4 +1,4 @@
-"""What a file of FLUX.1's transformer is, from its header: whose names, which formats, which configuration."""
+"""What a file of a FLUX transformer is, from its header: whose names, which formats, which configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from . import gguf_files
 from .decoding import Settings, Shape, Tensors
 from .errors import BaseModelError
-from .flux_names import DIFFUSERS, ORIGINAL
+from .families import FAMILIES
+from .families.modules import DIFFUSERS, ORIGINAL
 from .int8 import GROUP, Int8Weight
 from .tensor_files import Entry, Header, opened, read_header
 from .weight_formats import (
@@ -28,32 +29,10 @@ from .weight_formats import (
     WeightFormat,
 )
 
-HEAD = 128
-# As of FLUX.1's rotary embedding, whose parts add up to a head.
-AXES = (16, 56, 56)
 OTHER_FILES = "the bf16, fp8, int8 or GGUF file of the same model"
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "")
 _FIRST_BLOCK = {ORIGINAL: "double_blocks.0.", DIFFUSERS: "transformer_blocks.0."}
-_BLOCKS = {
-    ORIGINAL: ("double_blocks.", "single_blocks."),
-    DIFFUSERS: ("transformer_blocks.", "single_transformer_blocks."),
-}
-# Image, text, pooled text, norm of a head, and those that tell a transformer from a part of one.
-_TELLING = {
-    ORIGINAL: ("img_in", "txt_in", "vector_in.in_layer", "double_blocks.0.img_attn.norm.query_norm"),
-    DIFFUSERS: (
-        "x_embedder",
-        "context_embedder",
-        "time_text_embed.text_embedder.linear_1",
-        "transformer_blocks.0.attn.norm_q",
-    ),
-}
-_NEEDED = {
-    ORIGINAL: ("time_in.in_layer", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "final_layer.linear"),
-    DIFFUSERS: ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp", "proj_out"),
-}
-_GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_text_embed.guidance_embedder"}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # What older ComfyUI wrote, and what it writes now.
 _RENAMED = {
@@ -67,20 +46,21 @@ _METADATA = "_quantization_metadata"
 _LARGEST_NOTE = 1 << 20
 _PLAIN_WORDS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 
+_BASES = ", or ".join(family.model for family in reversed(FAMILIES))
+
 # Other things that lie in the same folders: what they are, a mark in their keys, and what to do.
 _OTHERS = (
-    ("FLUX.2", r"double_stream_modulation_img\.lin", "FluxDuel trains FLUX.1: choose dev, schnell or Krea"),
     (
         "a Nunchaku file",
         r"\.qweight$",
         f"Its weights are packed for Nunchaku's own kernels, which cannot train. Choose {OTHER_FILES}",
     ),
-    ("Chroma", r"(?:^|\.)distilled_guidance_layer\.", "FluxDuel trains FLUX.1: choose dev, schnell or Krea"),
-    ("a Redux adapter", r"(?:^|\.)redux_(?:up|down)\.", "Choose the transformer: FLUX.1 dev, schnell or Krea"),
+    ("Chroma", r"(?:^|\.)distilled_guidance_layer\.", f"Choose {_BASES}"),
+    ("a Redux adapter", r"(?:^|\.)redux_(?:up|down)\.", f"Choose the transformer: {_BASES}"),
     (
         "a ControlNet",
         r"(?:^|\.)(?:controlnet_|input_hint_block|pos_embed_input)",
-        "Choose the transformer: FLUX.1 dev, schnell or Krea",
+        f"Choose the transformer: {_BASES}",
     ),
     (
         "a LoRA",
@@ -100,7 +80,7 @@ class Layer:
 
 
 class FileLayout:
-    """A FLUX.1 transformer in one file, or in the parts of a diffusers folder."""
+    """A FLUX transformer in one file, or in the parts of a diffusers folder."""
 
     def __init__(self, header: Header, name: str, prefix: str, naming: str) -> None:
         self.header, self.name, self.prefix, self.naming = header, name, prefix, naming
@@ -161,13 +141,12 @@ class FileLayout:
     def kind(self) -> str:
         """The format of most of its weights, in a few words."""
         words: Counter[str] = Counter()
-        for blocks in _BLOCKS[self.naming]:
-            for module in [name for name, ends in self._ends.items() if name.startswith(blocks) and "weight" in ends]:
-                layer = self.layer(module)
-                entry = self.header.entries[layer.keys["weight"]]
-                if len(entry.shape) > 1:
-                    rotated = ", rotated" if layer.settings.get("convrot") else ""
-                    words[layer.format.words + rotated if layer.format is not PLAIN else _PLAIN_WORDS[entry.dtype]] += 1
+        for module in [name for name, ends in self._ends.items() if "blocks." in name and "weight" in ends]:
+            layer = self.layer(module)
+            entry = self.header.entries[layer.keys["weight"]]
+            if len(entry.shape) > 1:
+                rotated = ", rotated" if layer.settings.get("convrot") else ""
+                words[layer.format.words + rotated if layer.format is not PLAIN else _PLAIN_WORDS[entry.dtype]] += 1
         return max(words, key=lambda each: words[each])
 
     def _format(self, module: str, keys: Mapping[str, str], entry: Entry) -> tuple[WeightFormat, Settings]:
@@ -284,7 +263,7 @@ def _gguf_format(name: str, key: str, entry: Entry) -> WeightFormat:
 
 
 def single_file_layout(file: Path) -> FileLayout:
-    """What the one file ``file`` is. Raises ``BaseModelError`` for what is no transformer of FLUX.1, by its name."""
+    """What the one file ``file`` is. Raises ``BaseModelError`` for what is no FLUX transformer, by its name."""
     header = read_header([file])
     _refuse_others(header, file.name)
     for naming, block in _FIRST_BLOCK.items():
@@ -310,41 +289,10 @@ def _refuse_others(header: Header, name: str) -> None:
 
 
 def config_of(layout: FileLayout) -> dict[str, Any]:
-    """The arguments of diffusers' ``FluxTransformer2DModel`` for a single file, from the shapes of its weights.
+    """diffusers' configuration of the transformer in a single file, from the shapes of its weights.
 
-    Raises ``BaseModelError`` where they are not those of FLUX.1.
+    Raises ``BaseModelError`` where it is of no family, or not as its family has them.
     """
-    naming, name = layout.naming, layout.name
-    telling = _TELLING[naming]
-    missing = [module for module in (*telling, *_NEEDED[naming]) if layout.lacks(module)]
-    if missing:
-        raise BaseModelError(
-            f"{name} is no FLUX.1 checkpoint: key {missing[0]}.weight is missing"
-            + (f" (and {len(missing) - 1} more)." if len(missing) > 1 else ".")
-            + " Choose a FLUX.1 transformer in ComfyUI's layout."
-        )
-    shapes = [layout.shape(module) for module in telling]
-    for module, shape, dimensions in zip(telling, shapes, (2, 2, 2, 1), strict=True):
-        if len(shape) != dimensions:
-            raise BaseModelError(
-                f"{name} is no FLUX.1 checkpoint: key {layout.key(module)} has the shape {list(shape)}."
-            )
-    (width, taken), (_, context), (_, pooled), (head,) = shapes
-    if head != HEAD or not width or width % HEAD:
-        raise BaseModelError(
-            f"{name} has width {width} and heads of {head} (keys {layout.key(telling[0])} and "
-            f"{layout.key(telling[3])}); FLUX.1 has a width of 3072 and heads of {HEAD}."
-        )
-    doubles, singles = (layout.count(blocks) for blocks in _BLOCKS[naming])
-    return {
-        "patch_size": 1,
-        "in_channels": taken,
-        "num_layers": doubles,
-        "num_single_layers": singles,
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
-        "joint_attention_dim": context,
-        "pooled_projection_dim": pooled,
-        "guidance_embeds": layout.has(_GUIDANCE[naming]),
-        "axes_dims_rope": list(AXES),
-    }
+    # What no family knows is told as the oldest one misses it.
+    family = next((each for each in FAMILIES if each.recognises(layout)), FAMILIES[-1])
+    return family.config_of(layout)

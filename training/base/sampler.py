@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import draws, flow
 from .base_model import FluxBase
-from .families import flux1
 from .solvers import solve
 
 
@@ -31,15 +30,15 @@ def sample(
     """Pictures for one prompt, one for each seed: latents (len(seeds), C, height, width) in model space, fp32.
 
     C is ``base.latent_channels``; ``prompt_embeds`` (length, context_dim), ``pooled_prompt_embeds`` (pooled_dim,);
-    ``height`` and ``width`` in latent pixels, even. At most ``batch_size`` pictures go through the base at once, all of
-    them for ``None``. ``solver``: one of ``solvers.SOLVERS``, by the host's names. ``after_step`` is called after each
-    evaluation of the base, ``solvers.evaluations`` of them for each batch; what it raises ends the sampling. The noise
-    of a seed does not depend on ``steps`` nor on the other seeds.
+    ``height`` and ``width`` in latent pixels, whole tokens. At most ``batch_size`` pictures go through the base at
+    once, all of them for ``None``. ``solver``: one of ``solvers.SOLVERS``, by the host's names. ``after_step`` is
+    called after each evaluation of the base, ``solvers.evaluations`` of them for each batch; what it raises ends the
+    sampling. The noise of a seed does not depend on ``steps`` nor on the other seeds.
 
     Raises ``ValueError`` for another solver.
     """
     device, shape, at_once = base.device, (base.latent_channels, height, width), batch_size or len(seeds)
-    sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(height, width)).float().to(device)
+    sigmas = flow.sampling_sigmas(steps, base.shift(height, width).mu(steps)).float().to(device)
     pictures = []
     for start in range(0, len(seeds), at_once):
         chosen = seeds[start : start + at_once]

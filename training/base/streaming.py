@@ -14,7 +14,6 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from .base_model import FluxBase, nothing_kept
-from .families import flux1
 from .kept_outputs import KeptOutputs
 from .ring import Ring
 from .spread import spread
@@ -116,7 +115,7 @@ def stream(base: FluxBase, device: torch.device | str, share: float, slots: int 
         device = torch.empty(0, device=device).device
         chosen = spread(len(base.blocks), share)
         blocks = [base.blocks[index] for index in chosen]
-        ring = Ring(blocks, device, slots, last=[_modulation(block) for block in blocks])
+        ring = Ring(blocks, device, slots, last=[_modulation(base, block) for block in blocks])
         # What is streamed is there already.
         base.transformer.to(device)
     base.device = device
@@ -128,7 +127,7 @@ def streamer_of(base: FluxBase) -> Streamer | None:
     return next((streamer for streamer in _STREAMERS if streamer.base is base), None)
 
 
-def _modulation(block: nn.Module) -> list[nn.Module]:
+def _modulation(base: FluxBase, block: nn.Module) -> list[nn.Module]:
     """Its frozen modulation layers, below the adapter's where there are some."""
-    layers = flux1.modulation_layers(block)
+    layers = base.family.modulation_layers(block)
     return [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers]

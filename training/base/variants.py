@@ -1,4 +1,4 @@
-"""Which of the FLUX.1 models that share a layout a checkpoint is, as far as its name and its notes tell."""
+"""Which of the models that share a layout a checkpoint is, as far as its name and its notes tell."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from ..config import TINY_BASE
 from .checkpoint_files import is_single_file, read_transformer_config, weight_files
+from .families import family_of
 from .tensor_files import read_header
 
 _TELLING_NOTES = ("modelspec.", "general.")
 
 
 def variant(path: str) -> str:
-    """``Kontext``, ``Krea``, ``schnell`` or ``dev`` for the checkpoint at ``path``.
+    """Such as ``Kontext``, ``schnell``, ``dev`` or ``klein 4B base`` for the checkpoint at ``path``; see
+    ``Family.variant``.
 
-    Schnell has no guidance embedding. Kontext and Krea have the shapes of dev: they are told by the name of the file or
-    folder, by what its writer noted, and by the pipeline of a diffusers folder; one that was renamed is taken for dev.
-    Raises ``BaseModelError`` as ``read_transformer_config`` does.
+    What shapes do not tell is told by the name of the file or folder, by what its writer noted, and by the pipeline of
+    a diffusers folder; one that was renamed is taken for the commonest. Raises ``BaseModelError`` as
+    ``read_transformer_config`` does.
     """
-    if not read_transformer_config(path)["guidance_embeds"]:
-        return "schnell"
-    told = _told(path).lower()
-    return next((name for name in ("Kontext", "Krea") if name.lower() in told), "dev")
+    config = read_transformer_config(path)
+    return family_of(config).variant(config, _told(path))
 
 
 def _told(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The weights of any FLUX.1 transformer that people have, one at a time, decoded, by diffusers' names."""
+"""The weights of any FLUX transformer that people have, one at a time, decoded, by diffusers' names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from .checkpoint_files import is_single_file, read_transformer_config, weight_files
 from .decoding import Shape
 from .errors import BaseModelError
-from .flux_names import Module, modules
+from .families import family_of
+from .families.modules import Module
 from .int8 import Int8Weight
 from .layouts import FileLayout, Layer, folder_layout, single_file_layout
 from .tensor_files import Entry, opened
@@ -26,7 +26,7 @@ _DAMAGED = "Download it again, or choose another file."
 def read_weights(path: str, device: torch.device | str) -> Iterator[tuple[str, Tensor | Int8Weight]]:
     """The weights of the transformer at ``path``: a file, a diffusers folder, or ``TINY_BASE``.
 
-    Names and shapes are those of ``FluxTransformer2DModel.state_dict()``, in the order in which the modules run. Each
+    Names and shapes are those of the ``state_dict()`` of diffusers' class, in the order in which the modules run. Each
     tensor is moved to ``device`` as it lies in the file and decoded there: floating point of 16 bits or more, or
     ``Int8Weight`` where the file has int8. Those of one tensor of the file (queries, keys, values) share its memory; a
     tensor that needs no decoding may be mapped from the file where ``device`` is the CPU.
@@ -47,22 +47,24 @@ def check_weights(path: str) -> None:
 
 def whole_config(path: str) -> dict[str, Any]:
     """``read_transformer_config``, with diffusers' own defaults for what it leaves out."""
-    defaults = inspect.signature(FluxTransformer2DModel.__init__).parameters
-    config: dict[str, Any] = {
+    config = read_transformer_config(path)
+    defaults = inspect.signature(family_of(config).transformer_class().__init__).parameters
+    return {
         name: parameter.default for name, parameter in defaults.items() if parameter.default is not parameter.empty
-    }
-    return config | read_transformer_config(path)
+    } | config
 
 
 def weights_layout(path: str) -> FileLayout:
-    """What lies at ``path``. Raises ``BaseModelError`` where it is missing, damaged or not FLUX.1."""
+    """What lies at ``path``. Raises ``BaseModelError`` where it is missing, damaged or of no family."""
     files = weight_files(path)
     return single_file_layout(files[0]) if is_single_file(path) else folder_layout(files)
 
 
 def _checked(path: str) -> tuple[FileLayout, list[tuple[Module, Layer]]]:
     layout = weights_layout(path)
-    found = [(module, layout.layer(module.name)) for module in modules(whole_config(path), layout.naming)]
+    config = whole_config(path)
+    modules = family_of(config).modules(config, layout.naming)
+    found = [(module, layout.layer(module.name)) for module in modules]
     for module, layer in found:
         _check(layout, module, layer)
     return layout, found
@@ -70,7 +72,7 @@ def _checked(path: str) -> tuple[FileLayout, list[tuple[Module, Layer]]]:
 
 def _check(layout: FileLayout, module: Module, layer: Layer) -> None:
     """Raises ``BaseModelError`` where the header says that this module cannot be read."""
-    ends = ("weight",) if module.is_norm else ("weight", "bias")
+    ends = ("weight", "bias") if module.bias else ("weight",)
     for end in ends:
         if end not in layer.keys:
             raise BaseModelError(
@@ -98,7 +100,7 @@ def _check(layout: FileLayout, module: Module, layer: Layer) -> None:
                 f"{layout.name}: key {layout.prefix}{module.name}.{end} is missing, without which {form.words} cannot "
                 f"be decoded. {_DAMAGED}"
             )
-    if not module.is_norm:
+    if module.bias:
         _check_companion(layout, layer, "bias", layout.plain_format(layer.keys["bias"]).dtypes, (module.shape[:1],))
     known = {*ends, *form.needed, *form.welcome, *_NOTES}
     odd = next((key for end, key in layer.keys.items() if end not in known), None)
@@ -136,7 +138,7 @@ def _weights(
     _refuse_infinite(layout, layer.keys["weight"], whole)
     for part in module.parts:
         yield f"{part.name}.weight", _rows(whole, part.rows)
-    if not module.is_norm:
+    if module.bias:
         bias = _bias(layout, layer, take, device)
         for part in module.parts:
             yield f"{part.name}.bias", _rows(bias, part.rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 from .alike import alike
 from .buckets import Bucket, buckets, fit
 from .dataset_report import describe_dataset
@@ -234,7 +234,7 @@ class _Encoder:
 
 
 def _latent_bytes(bucket: Bucket) -> int:
-    return 4 * flux1.LATENT_CHANNELS * (bucket[0] // flux1.VAE_FACTOR) * (bucket[1] // flux1.VAE_FACTOR)
+    return 4 * FLUX_1.channels * (bucket[0] // FLUX_1.factor) * (bucket[1] // FLUX_1.factor)
 
 
 def _kin(pictures: Sequence[Picture]) -> list[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 from ..config import EncodersConfig
 from ..failure_words import reason
 from .other_vaes import BY_CHANNELS, BY_CLASS, BY_KEY, whose_scale
@@ -111,12 +111,12 @@ def check_vae_config(folder: Path) -> None:
         raise EncodersError(_not_flux(folder, f"is {BY_CLASS[kind]}"))
     _check_channels(folder, channels)
     # Stable Diffusion 3's has FLUX.1's very build. Configurations of old may leave the scale out.
-    if isinstance(scale, int | float) and not math.isclose(scale, flux1.VAE_SCALE, rel_tol=0.01):
+    if isinstance(scale, int | float) and not math.isclose(scale, FLUX_1.scale, rel_tol=0.01):
         raise EncodersError(_not_flux(folder, f"scales latents by {scale:g}, as {whose_scale(scale)} does"))
 
 
 def _check_channels(path: Path, channels: object) -> None:
-    if channels != flux1.LATENT_CHANNELS:
+    if channels != FLUX_1.channels:
         whose = BY_CHANNELS.get(channels)
         as_whose = f", as {whose} does" if whose else ""
         raise EncodersError(_not_flux(path, f"makes latents of {channels} channels{as_whose}"))
@@ -124,8 +124,8 @@ def _check_channels(path: Path, channels: object) -> None:
 
 def _not_flux(path: Path, fault: str) -> str:
     return (
-        f"{_option_of(path)}: the VAE {path} {fault}; FLUX.1's makes latents of {flux1.LATENT_CHANNELS} channels and "
-        f"scales them by {flux1.VAE_SCALE}. Set encoders.folder to a FLUX.1, or encoders.vae to its ae.safetensors."
+        f"{_option_of(path)}: the VAE {path} {fault}; FLUX.1's makes latents of {FLUX_1.channels} channels and "
+        f"scales them by {FLUX_1.scale}. Set encoders.folder to a FLUX.1, or encoders.vae to its ae.safetensors."
     )
 
 

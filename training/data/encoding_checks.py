@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 from ..config import DataConfig
 from .data_error import DataError, quoted
 from .real_latents import with_phrase
@@ -62,11 +62,11 @@ def texts_without_encoder(config: DataConfig, where: str) -> Iterator[str]:
 def check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, what: str) -> None:
     """``crop`` (3, H, W) are the pixels that were encoded."""
     try:
-        flux1.check_latents(mean, what)
+        FLUX_1.check(mean, what)
     except ValueError as error:
         raise DataError(f"{error} FLUX's VAE is the file ae.safetensors.") from error
     height, width = crop.shape[1:]
-    expected = (1, flux1.LATENT_CHANNELS, height // flux1.VAE_FACTOR, width // flux1.VAE_FACTOR)
+    expected = (1, FLUX_1.channels, height // FLUX_1.factor, width // FLUX_1.factor)
     for tensor, which in ((mean, "mean"), (std, "standard deviation")):
         if tensor is None:
             continue
@@ -74,7 +74,7 @@ def check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, what: str) -
             raise DataError(
                 f"{what}: for {width} x {height} pixels the VAE gave a {which} of the shape {tuple(tensor.shape)}, "
                 f"expected {expected}. Encode with FLUX's own VAE (ae.safetensors), which divides the sides by "
-                f"{flux1.VAE_FACTOR}."
+                f"{FLUX_1.factor}."
             )
         if not torch.isfinite(tensor).all():
             raise DataError(

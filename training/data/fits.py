@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..base.base_model import BaseReference, read_transformer_config
-from ..base.families import flux1
+from ..base.families import family_of
 from .data_error import DataError
 from .encoder_warnings import whose_prompt
 from .real_latents import RealLatents
@@ -16,10 +16,11 @@ def check_fits(base: BaseReference, data: RealLatents) -> None:
     if not data.training:
         raise DataError("There is no image to train on: all are held out. Add images, or lower held_out_share.")
     config = read_transformer_config(base.path)
+    family = family_of(config)
     for prompt in (*data.prompts, data.empty_prompt):
         for name, got, expected in (
             ("prompt_embeds", prompt.width, config["joint_attention_dim"]),
-            ("pooled_prompt_embeds", prompt.pooled_width, config["pooled_projection_dim"]),
+            ("pooled_prompt_embeds", prompt.pooled_width, family.pooled_dim(config)),
         ):
             if got != expected:
                 whose = whose_prompt(prompt.width, prompt.pooled_width)
@@ -27,17 +28,17 @@ def check_fits(base: BaseReference, data: RealLatents) -> None:
                     f"{name} of caption {prompt.caption!r} are {got} wide, but {base.name} takes {expected}. "
                     f"{f'They are those of {whose}. ' if whose else ''}"
                     "Encode the captions with the text encoders of that base "
-                    "(FLUX.1: CLIP-L and T5-XXL; the built-in base: LoadTinyFluxEncoders)."
+                    f"({family.name}: {family.text}; the built-in base: LoadTinyFluxEncoders)."
                 )
-    channels = config["in_channels"] // flux1.PATCH**2
+    channels = config["in_channels"] // family.space.patch**2
     for sample in data.samples:
-        flux1.check_latents(torch.empty(1, *sample.shape, device="meta"), sample.name, channels)
+        family.space.check(torch.empty(1, *sample.shape, device="meta"), sample.name, channels)
 
 
 def check_prompt_fits(base: BaseReference, width: int, pooled_width: int, where: str) -> None:
     """Raises ``ValueError``, beginning with ``where``, where prompts of these widths are not what ``base`` takes."""
     config = read_transformer_config(base.path)
-    wanted = (config["joint_attention_dim"], config["pooled_projection_dim"])
+    wanted = (config["joint_attention_dim"], family_of(config).pooled_dim(config))
     if (width, pooled_width) != wanted:
         whose = whose_prompt(width, pooled_width)
         raise ValueError(

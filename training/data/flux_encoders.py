@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 from ..config import EncodersConfig
 from .encoder_files import EncodersError, check_vae_config, model_files, text_files, vae_file
 from .encoder_keys import content_key
@@ -70,7 +70,7 @@ class FluxEncoders:
     def decode(self, latents: Tensor) -> Tensor:
         check_channels(latents)
         vae = self._picture_encoder()
-        raw = flux1.denormalise(latents.float().to(self._device))
+        raw = FLUX_1.denormalise(latents.float().to(self._device))
         return pictures_of(vae.decode(one).sample for one in raw.split(1))
 
     def free_text_encoders(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 from ..base.single_files import load_single_file
 from .encoder_files import EncodersError, damaged
 
@@ -20,14 +20,14 @@ _CONFIG = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "force_upcast": True,
     "in_channels": 3,
-    "latent_channels": flux1.LATENT_CHANNELS,
+    "latent_channels": FLUX_1.channels,
     "layers_per_block": 2,
     "mid_block_add_attention": True,
     "norm_num_groups": 32,
     "out_channels": 3,
     "sample_size": 1024,
-    "scaling_factor": flux1.VAE_SCALE,
-    "shift_factor": flux1.VAE_SHIFT,
+    "scaling_factor": FLUX_1.scale,
+    "shift_factor": FLUX_1.shift,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "use_post_quant_conv": False,
     "use_quant_conv": False,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..base.families import flux1
+from ..base.families.latent_space import space_of
 from ..failure_words import reason
 from .data_error import DataError
 from .latent_cache import DamagedEncoding, LatentCache, digest, read_tensors
@@ -40,9 +40,10 @@ def own(tensor: Tensor) -> Tensor:
 
 def posterior(raw: Tensors) -> dict[str, Tensor]:
     """The VAE's raw ``mean`` and, where it has one, ``std`` (C, h, w) in model space."""
-    in_model_space = {"mean": own(flux1.normalise(raw["mean"]))}
+    space = space_of(raw["mean"].shape[0])
+    in_model_space = {"mean": own(space.normalise(raw["mean"]))}
     if "std" in raw:
-        in_model_space["std"] = own(raw["std"] * flux1.VAE_SCALE)
+        in_model_space["std"] = own(raw["std"] * space.scale)
     return in_model_space
 
 

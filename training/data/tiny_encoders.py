@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..base.checkpoint_files import TINY_BASE_FOLDER
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 from .encoder_keys import weights_key
 from .tiny_text import TinyTextEncoder
 from .vae_pixels import check_channels, pictures_of, vae_input
@@ -48,7 +48,7 @@ class TinyEncoders:
     def decode(self, latents: Tensor) -> Tensor:
         check_channels(latents)
         vae = self.picture_vae()
-        raw = flux1.denormalise(latents.float().to(self._device))
+        raw = FLUX_1.denormalise(latents.float().to(self._device))
         return pictures_of(vae.decode(one) for one in raw.split(1))
 
     def free_text_encoders(self) -> None:
@@ -76,7 +76,7 @@ class _TinyVae(nn.Module):
         super().__init__()
         self.register_buffer("scale", weights.pop("vae_scale"))
         self.register_buffer("shift", weights.pop("vae_shift"))
-        self.network = AutoencoderTiny(latent_channels=flux1.LATENT_CHANNELS)
+        self.network = AutoencoderTiny(latent_channels=FLUX_1.channels)
         self.network.load_state_dict({_diffusers_name(name): tensor for name, tensor in weights.items()})
         self.eval().requires_grad_(False)
 

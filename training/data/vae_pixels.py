@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..base.families import flux1
+from ..base.families.latent_space import FLUX_1
 
 
 def vae_input(pixels: Tensor) -> Tensor:
     """(1, H, W, 3) in [0, 1] -> (1, 3, h, w) in [-1, 1], with sides that are multiples of 8."""
     for dimension in (1, 2):
         size = pixels.shape[dimension]
-        over = size % flux1.VAE_FACTOR
+        over = size % FLUX_1.factor
         pixels = pixels.narrow(dimension, over // 2, size - over)
     return pixels.float().movedim(-1, 1) * 2.0 - 1.0
 
@@ -25,8 +25,8 @@ def pictures_of(decoded: Iterable[Tensor]) -> Tensor:
 
 
 def check_channels(latents: Tensor) -> None:
-    if latents.ndim != 4 or latents.shape[1] != flux1.LATENT_CHANNELS:
+    if latents.ndim != 4 or latents.shape[1] != FLUX_1.channels:
         raise ValueError(
-            f"This VAE decodes latents (n, {flux1.LATENT_CHANNELS}, h, w), got {tuple(latents.shape)}. A base with "
+            f"This VAE decodes latents (n, {FLUX_1.channels}, h, w), got {tuple(latents.shape)}. A base with "
             "fewer latent channels needs the VAE that belongs to it."
         )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..base.families import flux1
 from ..data.real_latents import RealLatents, with_phrase
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS, TRAINED_SAMPLER, advice_of, departures
+from ..lora.value import base_family
 from ..step_counts import steps_text
 from . import markdown
 from .lora_names import changes_nothing, last_config, row_names
@@ -199,7 +199,8 @@ class Compared:
     @property
     def same_words(self) -> list[str]:
         """What is the same in all columns, for the sheet's title."""
-        height, width = (side * flux1.VAE_FACTOR for side in self.size)
+        factor = base_family(self.loras[0].base).space.factor
+        height, width = (side * factor for side in self.size)
         return [*headings(self.columns)[1], f"guidance {self.guidance:g}", f"{width} x {height}"]
 
     def report(self, notes: Sequence[str] = ()) -> str:

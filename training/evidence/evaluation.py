@@ -25,7 +25,7 @@ from .evaluation_result import Evaluation, Result
 from .lora_names import changes_nothing, last_config
 from .metrics import HELD_OUT_SIGMAS, held_out_flow_loss
 from .neighbours import EMPTY, LEFT_OUT, PRACTICE, Setting, around, notes_on_neighbours, own_steps
-from .sample_lora import batches, pictures_at_once
+from .sample_lora import batches, pictures_at_once, shared_space
 from .sampling_base import load_for_sampling
 
 # Of the held-out pictures, for the flow loss: one that is steady to a percent.
@@ -84,15 +84,16 @@ def evaluate(
             check_fits(lora.base, data)
         except ValueError as error:
             raise DataError(f"{name}: {error}") from error
+    space = shared_space([lora for _, lora in loras])
     reals = Reals.choose(data, count)
     judged, judged_lora = loras[-1]
     flow_guidance = float(last_config(judged_lora).get("guidance", DiffusionStageConfig().guidance))
-    at_once = min((4, *(pictures_at_once(*data.samples[i].shape[1:]) for i in data.held_out)))
+    at_once = min((4, *(pictures_at_once(space, *data.samples[i].shape[1:]) for i in data.held_out)))
     held_out_evaluations = sum(1 for _ in held_out_batches(data, at_once, most=MOST_HELD_OUT)) * len(HELD_OUT_SIGMAS)
 
     def sampled(setting: Setting) -> int:
         groups = _prompts(data, reals, setting, False)
-        return setting.evaluations * sum(batches(len(places), *reals.size) for _, places in groups)
+        return setting.evaluations * sum(batches(len(places), space, *reals.size) for _, places in groups)
 
     main = [Setting(solver=solver, steps=steps) for steps in counts]
     centre = own_steps(judged_lora, counts)
@@ -120,7 +121,7 @@ def evaluate(
             height=height,
             width=width,
             tokens=max(prompt.length for prompt in data.prompts),
-            batch_size=pictures_at_once(height, width),
+            batch_size=pictures_at_once(space, height, width),
         )
         found = {}
         for name, lora in loras:
@@ -162,6 +163,7 @@ def evaluate(
         floor=floor,
         count=count,
         size=reals.size,
+        factor=space.factor,
         training=reals.num_training,
         held_out=reals.num_held_out,
         against_training=reals.against_training,
@@ -206,7 +208,7 @@ def _sample(
             steps=setting.steps,
             seeds=[seed + place for place in places],
             guidance=guidance,
-            batch_size=pictures_at_once(height, width),
+            batch_size=pictures_at_once(base.family.space, height, width),
             solver=setting.solver,
             after_step=after_step,
         ).cpu()

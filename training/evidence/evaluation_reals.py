@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import draws
-from ..base.families import flux1
+from ..base.families.latent_space import space_of
 from ..data.data_error import DataError
 from ..data.real_latents import LatentSample, RealLatents
 from . import latent_metrics
@@ -49,7 +49,8 @@ class Reals:
 
         training, held_out = of_shape(data.training), of_shape(data.held_out)
         height, width = shape[-2:]
-        size = f"{width * flux1.VAE_FACTOR} x {height * flux1.VAE_FACTOR}"
+        factor = space_of(shape[0]).factor
+        size = f"{width * factor} x {height * factor}"
         if len(training) < 2:
             raise DataError(
                 f"Distances to {len(training)} training pictures of one size ({size}, the most frequent one) say "
@@ -59,7 +60,7 @@ class Reals:
         if min(height, width) < SMALLEST_SIDE:
             raise DataError(
                 f"Pictures of {size} are too small to be measured: both sides must be at least "
-                f"{SMALLEST_SIDE * flux1.VAE_FACTOR} pixels. Raise resolution in Encode Real Latents."
+                f"{SMALLEST_SIDE * factor} pixels. Raise resolution in Encode Real Latents."
             )
         against_training = len(held_out) < FEWEST_HELD_OUT
         seen, unseen = _stacked(training), _stacked(training if against_training else held_out)

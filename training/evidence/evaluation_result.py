@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..base.families import flux1
 from ..step_counts import steps_text
 from . import markdown
 from .glossary import CURVES
@@ -76,6 +75,8 @@ class Evaluation:
     """Pictures sampled for each result."""
     size: tuple[int, int]
     """Height and width of the latents."""
+    factor: int
+    """Pixels of the picture along one side of a latent pixel."""
     training: int
     held_out: int
     """Real pictures of that size."""
@@ -136,7 +137,7 @@ class Evaluation:
 
     def report(self) -> str:
         """Table, comparisons and notes as Markdown."""
-        height, width = (side * flux1.VAE_FACTOR for side in self.size)
+        height, width = (side * self.factor for side in self.size)
         reals = f"{self.training} training" if self.against_training else f"{self.held_out} held-out"
         head = (
             f"{self.count} pictures of {width} x {height} a row, against {reals} pictures. Fréchet, patch SWD and "

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ..base.base_model import BaseLoader, BaseReference
-from ..base.families import flux1
+from ..base.families import PIXELS_PER_TOKEN
+from ..base.families.latent_space import LatentSpace
 from ..base.sampler import sample
 from ..base.solvers import evaluations
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS
+from ..lora.value import base_family
 from .sampling_base import load_for_sampling
 
 # As many pictures go through the base at once as fill one picture of 1024 x 1024: more gains no speed there.
@@ -24,21 +26,36 @@ TOKENS_AT_ONCE = 4096
 Prompt = tuple[Tensor, Tensor]
 
 
-def latent_side(pixels: int, where: str) -> int:
-    """A side of pictures, in latent pixels. Raises ``ValueError``, beginning with ``where``, for one that is odd."""
-    if pixels % flux1.PIXELS_PER_TOKEN:
-        raise ValueError(f"{where} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {pixels}.")
-    return pixels // flux1.VAE_FACTOR
+def latent_side(pixels: int, space: LatentSpace, where: str) -> int:
+    """A side of pictures, in latent pixels of ``space``.
+
+    Raises ``ValueError``, beginning with ``where``, for one that is no whole number of tokens.
+    """
+    if pixels % PIXELS_PER_TOKEN:
+        raise ValueError(f"{where} must be a multiple of {PIXELS_PER_TOKEN}, got {pixels}.")
+    return pixels // space.factor
 
 
-def pictures_at_once(height: int, width: int) -> int:
-    """How many pictures of ``height`` x ``width`` in latent pixels go through the base together."""
-    return max(1, TOKENS_AT_ONCE // flux1.num_tokens(height, width))
+def pictures_at_once(space: LatentSpace, height: int, width: int) -> int:
+    """How many pictures of ``height`` x ``width`` in latent pixels of ``space`` go through the base together."""
+    return max(1, TOKENS_AT_ONCE // space.num_tokens(height, width))
 
 
-def batches(count: int, height: int, width: int) -> int:
+def batches(count: int, space: LatentSpace, height: int, width: int) -> int:
     """In how many batches of ``pictures_at_once`` ``count`` pictures go through the base."""
-    return math.ceil(count / pictures_at_once(height, width))
+    return math.ceil(count / pictures_at_once(space, height, width))
+
+
+def shared_space(loras: Sequence[FluxLoRA]) -> LatentSpace:
+    """The latent space of all their bases. Raises ``ValueError`` where they have several."""
+    spaces = {base_family(lora.base).space: lora.base.name for lora in loras}
+    if len(spaces) > 1:
+        (one, first), (other, second) = list(spaces.items())[:2]
+        raise ValueError(
+            f"The LoRAs are for models with different VAEs: {first} has latents as {one.name}, {second} as "
+            f"{other.name}. Pictures from the same noise cannot be compared there. Take LoRAs of one kind at a time."
+        )
+    return next(iter(spaces))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,11 +97,13 @@ def sample_loras(
     ``height`` and ``width`` in latent pixels. A seed's noise is the same for every LoRA, prompt, solver and number of
     steps. ``solvers``: of ``solvers.SOLVERS``. LoRAs may have different bases: each base is loaded once, one at a time.
     ``after_step`` is called with the number of evaluations of the model so far and in all; what it raises ends the
-    sampling. ``load``: where bases come from, ``load_base`` by default.
+    sampling. ``load``: where bases come from, ``load_base`` by default. Raises ``ValueError`` for LoRAs of different
+    latent spaces.
     """
-    at_once = min(len(seeds), pictures_at_once(height, width))
+    space = shared_space([each.lora for each in asked])
+    at_once = min(len(seeds), pictures_at_once(space, height, width))
     evaluated = sum(evaluations(solver, steps) for steps in step_counts for solver in solvers)
-    total = sum(len(each.prompts) for each in asked) * evaluated * batches(len(seeds), height, width)
+    total = sum(len(each.prompts) for each in asked) * evaluated * batches(len(seeds), space, height, width)
     done = 0
 
     def count_step() -> None:
@@ -112,7 +131,7 @@ def sample_loras(
                     steps=steps,
                     seeds=seeds,
                     guidance=own_guidance,
-                    batch_size=pictures_at_once(height, width),
+                    batch_size=at_once,
                     solver=solver,
                     after_step=count_step,
                 ).cpu()

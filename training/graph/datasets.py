@@ -8,7 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..base.base_model import BaseReference, read_transformer_config
-from ..base.families import flux1
+from ..base.families import family_of
+from ..base.families.latent_space import FLUX_1
 from ..config import TINY_BASE, DataConfig
 from ..data.buckets import buckets
 from ..data.captions import CAPTION_RULES
@@ -117,10 +118,10 @@ def _vae_fault(file: Path) -> str:
         return ""
     if other:
         return f"is {other}, not FLUX.1's"
-    if len(shape) != 4 or shape[1] == flux1.LATENT_CHANNELS:
+    if len(shape) != 4 or shape[1] == FLUX_1.channels:
         return ""
     whose = BY_CHANNELS.get(shape[1], "another model's")
-    return f"makes latents of {shape[1]} channels, as {whose} does; FLUX.1 needs {flux1.LATENT_CHANNELS}"
+    return f"makes latents of {shape[1]} channels, as {whose} does; FLUX.1 needs {FLUX_1.channels}"
 
 
 def prompt_fault(graph: PromptGraph, node: Node, name: str, base: BaseReference, where: str) -> str:
@@ -129,7 +130,7 @@ def prompt_fault(graph: PromptGraph, node: Node, name: str, base: BaseReference,
     if loader is None:
         return ""
     config = read_transformer_config(base.path)
-    wanted = (config["joint_attention_dim"], config["pooled_projection_dim"])
+    wanted = (config["joint_attention_dim"], family_of(config).pooled_dim(config))
     tiny = (TinyTextEncoder.WIDTH, TinyTextEncoder.POOLED_WIDTH)
     if loader.kind == TINY_ENCODERS and wanted != tiny:
         return (

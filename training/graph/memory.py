@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from ..base.base_model import BaseReference, read_transformer_config
-from ..base.families import flux1
+from ..base.families import family_of
 from ..base.memory import USABLE
 from ..config import TINY_BASE, DataConfig, DiscriminatorConfig, StageConfig
 from ..data.buckets import buckets
@@ -20,8 +20,8 @@ from .starts import ByShapes, Start
 
 # What a plan depends on in other ways than that more of it takes more room.
 DECIDING = ("memory_limit_gb", "gradient_checkpointing", "streamed_share", "compile_blocks")
-# The least that FLUX's text encoders give for a caption, and that any does.
-FLUX_TOKENS, FEWEST_TOKENS = 256, 1
+# The least that any text encoder gives for a caption.
+FEWEST_TOKENS = 1
 
 
 def check_room(
@@ -62,10 +62,10 @@ def _ample(counting: Counting) -> int:
     """Bytes that are surely enough for what a pass keeps with every block computed anew: twice what they come to."""
     demand, config = counting.demand, read_transformer_config(counting.start.base.path)
     height, width = demand.side
-    tokens = demand.batch_size * (flux1.num_tokens(height, width) + demand.text_tokens)
+    tokens = demand.batch_size * (family_of(config).space.num_tokens(height, width) + demand.text_tokens)
     channels = config["num_attention_heads"] * config["attention_head_dim"]
     # The input of every block, and inside of one about sixty times as much; both in bf16.
-    kept = tokens * channels * 2 * (config["num_layers"] + config["num_single_layers"] + 60)
+    kept = tokens * channels * 2 * (sum(family_of(config).depth(config)) + 60)
     return 2 * kept * (1 if demand.discriminator is None else 2)
 
 
@@ -79,13 +79,15 @@ def _least(
     if data is not None and data.knows("resolution", "bucket_step"):
         resolution, step = data.config.resolution, data.config.bucket_step
     height, width = min(buckets(resolution, step), key=lambda side: side[0] * side[1])
+    family = family_of(read_transformer_config(base.path))
     averaged = own.knows("ema_decay") and own.config.ema_decay > 0
     return Demand(
-        (height // 8, width // 8),
-        FEWEST_TOKENS if base.path == TINY_BASE else FLUX_TOKENS,
+        (height // family.space.factor, width // family.space.factor),
+        FEWEST_TOKENS if base.path == TINY_BASE else family.text_tokens,
         own.config.batch_size if own.knows("batch_size") else 1,
         discriminator=None if judge is None else judge.config,
         copies=int(averaged) + int(judge is not None),
+        factor=family.space.factor,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..base.base_model import BaseReference
-from ..base.families import flux1
+from ..base.families import PIXELS_PER_TOKEN
 from ..config import DiscriminatorConfig
 from ..runs.run_directory import settings_of_runs
 from ..step_counts import sampler_names, seeds, step_counts
@@ -237,8 +237,8 @@ def _of_samples(node: Node) -> Iterator[str]:
             yield str(error)
     for name in ("width", "height"):
         side = node.value(name, 0)
-        if side is not UNKNOWN and side % flux1.PIXELS_PER_TOKEN:
-            yield f"{title}: {name} must be a multiple of {flux1.PIXELS_PER_TOKEN}, got {side}."
+        if side is not UNKNOWN and side % PIXELS_PER_TOKEN:
+            yield f"{title}: {name} must be a multiple of {PIXELS_PER_TOKEN}, got {side}."
 
 
 def _may_be(told: Mapping[str, Any], own: Settings) -> bool:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..base.base_model import BaseReference, read_transformer_config
-from ..base.families import flux1
+from ..base.families import family_of
 from ..config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, StageConfig
 from ..stages import discriminator_files
 from ..stages.discriminator_files import DiscriminatorFileError
@@ -110,7 +110,7 @@ def check_discriminator(node: Node, bases: list[BaseReference], known: Known) ->
         for base in bases:
             config = read_transformer_config(base.path)
             try:
-                flux1.tap_blocks(judge.config.taps, config["num_layers"], config["num_single_layers"])
+                family_of(config).tap_blocks(judge.config.taps, *family_of(config).depth(config))
             except ValueError as error:
                 yield str(error)
     label = node.value("continue_from", NEW)

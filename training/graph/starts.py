@@ -14,7 +14,7 @@ from ..base.base_model import BaseModelError, BaseReference, read_transformer_co
 from ..base.checkpoint_files import weight_files
 from ..config import AUTO, LoRAConfig
 from ..lora.adapter import FluxLoRA, LoRAError, load_file
-from ..lora.value import DOWN, UP, base_layers, target_layers
+from ..lora.value import DOWN, UP, base_family, base_layers, target_layers
 from .known import Known, absent
 from .prompt_graph import UNKNOWN, Node, PromptGraph, settings
 
@@ -124,7 +124,7 @@ def new_shapes(base: BaseReference, config: LoRAConfig) -> FluxLoRA:
     """As ``adapter.create``, without numbers."""
     layers = base_layers(base)
     tensors = {}
-    for name in target_layers(layers, config):
+    for name in target_layers(layers, config, base_family(base)):
         size_out, size_in = layers[name]
         tensors[name + DOWN] = _shape(config.rank, size_in)
         tensors[name + UP] = _shape(size_out, config.rank)
@@ -160,7 +160,7 @@ def _base_fault(path: str, _: Identity) -> str:
 
 def _unmatched(path: str, config: LoRAConfig) -> str:
     try:
-        target_layers(base_layers(BaseReference(path)), config)
+        target_layers(base_layers(BaseReference(path)), config, base_family(BaseReference(path)))
     except LoRAError as error:
         return str(error)
     return ""

@@ -21,6 +21,7 @@ from .value import (
     UP,
     FluxLoRA,
     LoRAError,
+    base_family,
     base_layers,
     check_fit,
     fresh_down,
@@ -51,11 +52,11 @@ def create(reference: BaseReference, config: LoRAConfig) -> FluxLoRA:
     Each layer's A depends on ``config.seed`` and the layer's name alone, so adapters with more or fewer targets
     agree on what they share. Reads the base's headers, not its weights.
 
-    Raises ``LoRAError`` where no layer matches, ``BaseModelError`` where the base is missing or not FLUX.1.
+    Raises ``LoRAError`` where no layer matches, ``BaseModelError`` where the base is missing or of no family.
     """
     layers = base_layers(reference)
     tensors = {}
-    for name in target_layers(layers, config):
+    for name in target_layers(layers, config, base_family(reference)):
         size_out, size_in = layers[name]
         tensors[name + DOWN] = fresh_down(name, config.seed, config.rank, size_in)
         tensors[name + UP] = torch.zeros(size_out, config.rank)

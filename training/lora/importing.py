@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..base.base_model import BaseReference
-from ..base.families import flux1
+from ..base.families import Family
 from ..config import LoRAConfig
 from ..failure_words import reason
 from . import alphas, other_models
@@ -23,7 +23,7 @@ from . import kohya as lora_kohya
 from .files import DIFFUSERS_PREFIX, METADATA_KEY
 from .keys import EMBEDDINGS, TEXT_ENCODER, checked, layer_name, split_key
 from .low_rank import Change, change_of, number
-from .value import DOWN, UP, FluxLoRA, LoRAError, base_layers, check_fit, fresh_down, target_layers
+from .value import DOWN, UP, FluxLoRA, LoRAError, base_family, base_layers, check_fit, fresh_down, target_layers
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _own(
         config = LoRAConfig(**record["lora_config"])
         provenance = tuple(dict(stage) for stage in record["provenance"])
         base = dict(record["base"])
-        modules = target_layers(layers, config)
+        modules = target_layers(layers, config, base_family(reference))
         if any(key.startswith(lora_kohya.PREFIX) for key in tensors):
             weights = lora_kohya.split(tensors, modules, config.rank)
             expected = lora_kohya.fuse(weights, config.alpha)
@@ -167,7 +167,8 @@ def _foreign(
     except LoRAError as error:
         raise LoRAError(f"{path}: {error}") from error
     try:
-        config = LoRAConfig(rank=rank, alpha=(scale or 1.0) * rank, **_targets(list(changes), layers))
+        targets = _targets(list(changes), layers, base_family(reference))
+        config = LoRAConfig(rank=rank, alpha=(scale or 1.0) * rank, **targets)
     except ValueError as error:
         raise LoRAError(f"{path} cannot be trained further: {error}") from error
     if rank > _HIGH_RANK:
@@ -370,8 +371,8 @@ def _widened(down: Tensor, up: Tensor, rank: int, module: str) -> tuple[Tensor, 
     return torch.cat([down, fresh]), torch.cat([up, up.new_zeros(up.shape[0], missing)], dim=1)
 
 
-def _targets(modules: list[str], layers: Mapping[str, tuple[int, int]]) -> dict[str, str]:
-    for preset, pattern in flux1.TARGET_PRESETS.items():
+def _targets(modules: list[str], layers: Mapping[str, tuple[int, int]], family: Family) -> dict[str, str]:
+    for preset, pattern in family.target_presets.items():
         if {layer for layer in layers if re.fullmatch(pattern, layer)} == set(modules):
             return {"targets": preset}
     return {"targets": "regex", "target_regex": "|".join(re.escape(module) for module in modules)}

@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ..base.base_model import BaseReference, empty_transformer, read_transformer_config
-from ..base.families import flux1
+from ..base.families import Family, family_of
 from ..config import LoRAConfig
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
@@ -28,7 +28,7 @@ class FluxLoRA:
     """A LoRA as a value: never mutated, so that a stage's result depends on its inputs alone.
 
     ``tensors``: on the CPU, fp32, ``<module>.lora_A.weight`` (rank, in) and ``<module>.lora_B.weight`` (out, rank),
-    where ``<module>`` is the name in diffusers' ``FluxTransformer2DModel``. The layer's weight changes by
+    where ``<module>`` is the name in diffusers' transformer. The layer's weight changes by
     ``lora_B @ lora_A * alpha / rank``. ``provenance``: one JSON-able dict for each stage, oldest first. ``file``: the
     name, without folders and suffix, of the file that it was read from; empty where it was trained since or made new.
 
@@ -84,10 +84,15 @@ def fresh_down(module: str, seed: int, rank: int, size_in: int) -> Tensor:
     return down
 
 
+def base_family(reference: BaseReference) -> Family:
+    """Of the base's transformer, by its headers. Raises ``BaseModelError`` where the base is missing or of none."""
+    return family_of(read_transformer_config(reference.path))
+
+
 def base_layers(reference: BaseReference) -> dict[str, tuple[int, int]]:
     """(out, in) of each linear layer of the base, by name; reads headers, not weights.
 
-    Raises ``BaseModelError`` where the base is missing or not FLUX.1.
+    Raises ``BaseModelError`` where the base is missing or of no family.
     """
     return linear_shapes(empty_transformer(read_transformer_config(reference.path)))
 
@@ -104,10 +109,10 @@ def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (layer.out_features, layer.in_features) for name, layer in (plain | adapted).items()}
 
 
-def target_layers(layers: Iterable[str], config: LoRAConfig) -> list[str]:
+def target_layers(layers: Iterable[str], config: LoRAConfig, family: Family) -> list[str]:
     """Those of ``layers`` that the configuration's targets name. Raises ``LoRAError`` where there are none."""
     layers = list(layers)
-    pattern = flux1.target_pattern(config.targets, config.target_regex)
+    pattern = family.target_pattern(config.targets, config.target_regex)
     names = [name for name in layers if pattern.fullmatch(name)]
     if not names:
         examples = [name for name in layers if "transformer_blocks" in name]

@@ -17,7 +17,6 @@ from ...discriminator.interface import Conditioning, Seen
 from ...discriminator.masks import inside, share_of_highest
 from .. import draws, flow
 from ..base.base_model import BaseLoader
-from ..base.families import flux1
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch
 from ..data.real_latents import RealLatents
@@ -326,7 +325,7 @@ class AdversarialStage(Stage):
         noise = draws.normals(config.seed, draw, positions, "noise", batch.x0.shape[1:]).to(batch.x0)
         levels = self.levels(batch, draw)
         if batch.practice:
-            starts = self.base.seen_sigma(sampler_levels(config, flux1.num_tokens(*noise.shape[-2:]))).to(batch.x0)
+            starts = self.base.seen_sigma(sampler_levels(config, self.base.shift(*noise.shape[-2:]))).to(batch.x0)
             x_t = self.practice.rolled_out(lambda x, s: self.velocity(x, s, batch), noise, levels.sigma, starts)
         else:
             x_t = flow.interpolate(batch.x0, noise, levels.sigma)
@@ -349,8 +348,8 @@ class AdversarialStage(Stage):
 
     def levels(self, batch: Batch, draw: int) -> Levels:
         """Drawn noise levels of a batch, as the transformer sees them."""
-        tokens = flux1.num_tokens(*batch.x0.shape[-2:])
-        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), tokens, batch.practice)
+        shift = self.base.shift(*batch.x0.shape[-2:])
+        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), shift, batch.practice)
         return Levels(*(self.base.seen_sigma(level).to(batch.x0) for level in drawn))
 
     def few_step(self, batch: Batch) -> tuple[bool, ...]:

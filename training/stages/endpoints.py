@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import draws, flow
+from ..base.families.family import Shift
 from ..config import AdversarialStageConfig
 from ..lora.sampling_advice import FEW_STEPS
 
@@ -41,9 +42,10 @@ def judged_endpoints(config: AdversarialStageConfig) -> tuple[str, ...]:
     return (config.target,)
 
 
-def sampler_levels(config: AdversarialStageConfig, tokens: int) -> Tensor:
+def sampler_levels(config: AdversarialStageConfig, shift: Shift) -> Tensor:
     """Those of the sampler that is trained for, from 1 to 0, fp32: of one with many steps, those of ``FEW_STEPS``."""
-    return flow.sampling_sigmas(min(config.target_steps, FEW_STEPS), tokens).float()
+    steps = min(config.target_steps, FEW_STEPS)
+    return flow.sampling_sigmas(steps, shift.mu(steps)).float()
 
 
 def draw_levels(
@@ -51,7 +53,7 @@ def draw_levels(
     draw: int,
     positions: Sequence[int],
     few_step: Sequence[bool],
-    tokens: int,
+    shift: Shift,
     practice: bool = False,
 ) -> Levels:
     """The levels of the samples at ``positions``, fp32; ``few_step`` chooses x0 (True) or jump for each.
@@ -61,16 +63,16 @@ def draw_levels(
     normal = draws.normals(config.seed, draw, positions, "sigma")
     uniform = draws.uniforms(config.seed, draw, positions, "sigma")
     if practice:
-        starts = sampler_levels(config, tokens)[:-1]
+        starts = sampler_levels(config, shift)[:-1]
         sigma = starts[(uniform * len(starts)).long()]
     else:
         # One distribution for all: the flow loss shares these forwards, and on a sampler's few levels alone it would
         # leave the levels between them to drift (measured: pictures of little contrast at any number of steps).
         sigma = flow.draw_sigma(
-            config.timestep_sampling, normal, uniform, config.timestep_mean, config.timestep_std, tokens
+            config.timestep_sampling, normal, uniform, config.timestep_mean, config.timestep_std, shift.training_mu
         )
     few = torch.tensor(list(few_step))
-    ends = [ending(config, draw, positions, sigma, tokens) for ending in (_x0_end, _jump_end)]
+    ends = [ending(config, draw, positions, sigma, shift) for ending in (_x0_end, _jump_end)]
     end = torch.where(few, *ends)
     # bf16 rounds more up to 1, from where nothing can be renoised.
     end = end.clamp(max=0.995)
@@ -86,7 +88,7 @@ def draw_levels(
 
 
 def _x0_end(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, tokens: int
+    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, shift: Shift
 ) -> Tensor:
     """The data, or, for a share of the samples, the end of a step of the target sampler.
 
@@ -94,13 +96,14 @@ def _x0_end(
     pictures get too much contrast. With steps alone they stay soft at any weight that keeps training stable.
     """
     step = draws.uniforms(config.seed, draw, positions, "step") < config.step_share
-    return torch.where(step, flow.next_sigma(sigma, min(config.target_steps, FEW_STEPS), tokens), 0.0)
+    steps = min(config.target_steps, FEW_STEPS)
+    return torch.where(step, flow.next_sigma(sigma, steps, shift.mu(steps)), 0.0)
 
 
 def _jump_end(
-    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, tokens: int
+    config: AdversarialStageConfig, draw: int, positions: Sequence[int], sigma: Tensor, shift: Shift
 ) -> Tensor:
     """The end of a step of a sampler with ``jump_steps`` steps, or, for 0 of them, any lower level."""
     if config.jump_steps == 0:
         return sigma * draws.uniforms(config.seed, draw, positions, "step")
-    return flow.next_sigma(sigma, config.jump_steps, tokens)
+    return flow.next_sigma(sigma, config.jump_steps, shift.mu(config.jump_steps))

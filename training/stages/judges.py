@@ -16,7 +16,6 @@ from ...discriminator.interface import Conditioning, Discriminator, Seen
 from ...discriminator.masks import inside
 from .. import draws
 from ..base.base_model import FluxBase
-from ..base.families import flux1
 from ..config import DiscriminatorConfig
 
 # By kind of endpoint: a batch's samples (their places in it), their logit maps, or each sample's mean logit.
@@ -95,8 +94,7 @@ def share_of_base(config: DiscriminatorConfig, base: FluxBase) -> float:
 
 
 def _taps(config: DiscriminatorConfig, base: FluxBase) -> tuple[int, ...]:
-    doubles, singles = len(base.transformer.transformer_blocks), len(base.transformer.single_transformer_blocks)
-    return flux1.tap_blocks(config.taps, doubles, singles)
+    return base.family.tap_blocks(config.taps, *base.family.depth(base.transformer.config))
 
 
 class Judges(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..base.base_model import CHECKPOINTING, empty_base
+from ..base.families.latent_space import space_of
 from ..base.footprint import Counted, told, weight_bytes
 from ..config import AUTO, AUTOMATIC, DiscriminatorConfig, StageConfig
 from ..data.real_latents import RealLatents
@@ -103,7 +104,8 @@ def demand_of(start: FluxLoRA, data: RealLatents, config: StageConfig, judge: Di
     # The start that stage 2 is held to lies beside the LoRA, and so does the running average.
     copies = int(config.ema_decay > 0) + int(judge is not None)
     tokens = max(prompt.length for prompt in data.prompts)
-    return Demand((height, width), tokens, config.batch_size, CHECKPOINTING[-1], judge, copies)
+    space = space_of(data.samples[0].shape[0])
+    return Demand((height, width), tokens, config.batch_size, CHECKPOINTING[-1], judge, copies, space.factor)
 
 
 @dataclass(frozen=True)
@@ -259,10 +261,11 @@ def _automatic(now: Open) -> tuple[str, Open] | None:
 def _smaller(side: int) -> Callable[[Open], tuple[str, Open] | None]:
     def smaller(now: Open) -> tuple[str, Open] | None:
         height, width = now.demand.side
-        if height * width <= (side // 8) ** 2:
+        latent = side // now.demand.factor
+        if height * width <= latent**2:
             return None
         words = f"encode the pictures at a resolution of {side}"
-        return words, now._replace(demand=replace(now.demand, side=(side // 8, side // 8)))
+        return words, now._replace(demand=replace(now.demand, side=(latent, latent)))
 
     return smaller
 

@@ -6,7 +6,6 @@ The passes are those of the stages' own ``step()``; what they compute has no num
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from ...discriminator.interface import Conditioning, Discriminator, Seen
 from ..base.base_model import BaseReference, FluxBase, empty_base, read_transformer_config
-from ..base.families import flux1
+from ..base.families import Family, family_of
+from ..base.families.latent_space import FLUX_1
 from ..base.footprint import Bytes, Counted, FlashAttention, weight_bytes
 from ..config import DiscriminatorConfig
 from ..lora import adapter
@@ -28,7 +28,8 @@ TRAINED_COPIES = 4
 
 @dataclass(frozen=True)
 class Demand:
-    """What a stage asks for. ``side``: height and width of the largest latents; ``text_tokens``: of the longest prompt.
+    """What a stage asks for. ``side``: height and width of the largest latents, a pixel of which is ``factor``
+    pixels of the picture wide; ``text_tokens``: of the longest prompt.
 
     ``discriminator``: stage 2's, ``None`` in stage 1. ``copies``: of the LoRA besides what an optimiser needs, such as
     its running average and the start that stage 2 holds to.
@@ -40,6 +41,7 @@ class Demand:
     checkpointing: str = "blocks"
     discriminator: DiscriminatorConfig | None = None
     copies: int = 1
+    factor: int = FLUX_1.factor
 
 
 def weights(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
@@ -60,12 +62,13 @@ def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     """Count what a stage with this start needs in ``precision``. Reads the checkpoint's header alone.
 
     Of a deep base a few blocks are run, and what each further one keeps is added: it is the same for all of a kind.
-    Raises ``BaseModelError`` for a checkpoint that is not there or not FLUX.1, ``ValueError`` for taps that it does not
+    Raises ``BaseModelError`` for a checkpoint that is not there or of no family, ``ValueError`` for taps that it does not
     have.
     """
     held = weights(start, precision, demand)
+    family = family_of(read_transformer_config(start.base.path))
     depth, few, judge = _shortened(start, demand)
-    if not _of_depth(start, few).tensors:
+    if not _of_depth(start, family, few).tensors:
         few, judge = depth, demand.discriminator
     passes = _passes(start, precision, few, demand, judge)
     doubles, singles = (there - here for there, here in zip(depth, few, strict=True))
@@ -74,7 +77,7 @@ def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     back = passes.back + doubles * kept.double
     ahead = passes.ahead + doubles * kept.double + singles * kept.single
     if judge is not None:
-        last = flux1.tap_blocks(demand.discriminator.taps, *depth)[-1] if judge.architecture == "flux_features" else -1
+        last = family.tap_blocks(demand.discriminator.taps, *depth)[-1] if judge.architecture == "flux_features" else -1
         run = Depth(min(last + 1, depth.double), max(0, last + 1 - depth.double))
         ahead += max(0, run.double - few.double) * kept.double + max(0, run.single - few.single) * kept.single
     return held._replace(working=max(ahead, back, passes.judged))
@@ -90,10 +93,11 @@ class Depth(NamedTuple):
 def _shortened(start: FluxLoRA, demand: Demand) -> tuple[Depth, Depth, DiscriminatorConfig | None]:
     """The base's depth, one of as few blocks as tell of all, and the discriminator for that, with as many taps."""
     config, judge = read_transformer_config(start.base.path), demand.discriminator
-    depth = Depth(config["num_layers"], config["num_single_layers"])
+    family = family_of(config)
+    depth = Depth(*family.depth(config))
     taps = ()
     if judge is not None and judge.architecture == "flux_features":
-        taps = flux1.tap_blocks(judge.taps, *depth)
+        taps = family.tap_blocks(judge.taps, *depth)
     few = Depth(min(depth.double, max(2, len(taps) - 2)), min(depth.single, 2))
     if not taps or few == depth:
         return depth, few, judge
@@ -124,7 +128,7 @@ def _passes(
 ) -> Passes:
     """Run an update in a base of this depth."""
     base = _empty(start, precision, depth)
-    adapter.attach(base, _of_depth(start, depth))
+    adapter.attach(base, _of_depth(start, base.family, depth))
     base.attention = FlashAttention
     base.checkpointing = demand.checkpointing
     given = inputs(base, demand)
@@ -148,7 +152,9 @@ class _Watched:
     """What is alive as the first pass through a base comes to each block, and when it is back at the double ones."""
 
     def __init__(self, base: FluxBase, counted: Bytes) -> None:
-        self._counted, self._doubles = counted, len(base.transformer.transformer_blocks)
+        self._counted = counted
+        self._depth = Depth(*base.family.depth(base.transformer.config))
+        self._doubles = len(base.blocks) - self._depth.single
         self._stops = len(base.blocks) + 1
         self._alive: list[int] = []
         self._ahead: int | None = None
@@ -172,21 +178,20 @@ class _Watched:
         return (self._counted.peak, 0) if self._ahead is None else (self._ahead, self._counted.peak)
 
     def kept(self) -> Depth:
-        """What the last block of each kind has kept; 0 where there is none."""
+        """What the last block of each kind has kept; 0 where there is none. A double one may be two, for prompt and
+        picture."""
         gained = [after - before for before, after in itertools.pairwise(self._alive)]
         doubles, singles = gained[: self._doubles], gained[self._doubles :]
-        return Depth(doubles[-1] if doubles else 0, singles[-1] if singles else 0)
+        last_ones = doubles[self._depth.double - 1 :: self._depth.double] if doubles else []
+        return Depth(sum(last_ones), singles[-1] if singles else 0)
 
 
-_BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.")
-
-
-def _of_depth(start: FluxLoRA, depth: Depth) -> FluxLoRA:
+def _of_depth(start: FluxLoRA, family: Family, depth: Depth) -> FluxLoRA:
     """The part of the LoRA that sits on the first blocks of each kind."""
 
     def there(name: str) -> bool:
-        found = _BLOCK.match(name)
-        return found is None or int(found[2]) < (depth.single if found[1] else depth.double)
+        place = family.place(name)
+        return place is None or place[1] < depth[place[0]]
 
     return replace(start, tensors={name: tensor for name, tensor in start.tensors.items() if there(name)})
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from .. import draws, flow
 from ..base.base_model import BaseLoader, FluxBase, load_base
 from ..base.compiling import compile_blocks
-from ..base.families import flux1
 from ..base.held import how_held
 from ..base.streaming import stream
 from ..config import StageConfig
@@ -306,7 +305,7 @@ class Stage(ABC):
             draws.uniforms(config.seed, step, positions, "sigma"),
             config.timestep_mean,
             config.timestep_std,
-            flux1.num_tokens(*batch.x0.shape[-2:]),
+            self.base.shift(*batch.x0.shape[-2:]).training_mu,
         )
         return noise.to(batch.x0), self.base.seen_sigma(sigma).to(batch.x0)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..base.base_model import BaseReference, read_transformer_config
+from ..base.families import family_of
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.data_error import DataError
 from ..data.real_latents import RealLatents
@@ -103,7 +104,8 @@ def target_faults(
     if config.target != "two_samplers":
         return
     if config.few_step_guidance:
-        if not read_transformer_config(base.path)["guidance_embeds"]:
+        transformer = read_transformer_config(base.path)
+        if not family_of(transformer).guidance_embeds(transformer):
             yield Fault(
                 ("few_step_guidance", "target"),
                 ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fluxduel.training import draws, flow
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.base.solvers import solve
 from fluxduel.training.config import TINY_BASE
 from fluxduel.training.lora.adapter import FluxLoRA
@@ -19,7 +19,7 @@ from fluxduel.training.lora.value import DOWN, UP, module_names
 
 from . import subjects
 
-PLACES = subjects.SIDE // flux1.VAE_FACTOR
+PLACES = subjects.SIDE // FLUX_1.factor
 BATCH, DECODED = 80, 16
 _SEED = 10_000
 
@@ -69,7 +69,7 @@ def latents(lora: FluxLoRA | None, captions: Sequence[str], setting: Setting, fi
     """One sample a caption, (n, 16, 16, 16) in fp32; the i-th from noise ``first_seed + i``."""
     base = _wear(lora, setting.strength)
     prompts = [subjects.prompt(text) for text in captions]
-    sigmas = flow.sampling_sigmas(setting.steps, flux1.num_tokens(PLACES, PLACES)).float()
+    sigmas = flow.sampling_sigmas(setting.steps, flow.resolution_mu(FLUX_1.num_tokens(PLACES, PLACES))).float()
     shape = (base.latent_channels, PLACES, PLACES)
     found = []
     for start in range(0, len(prompts), BATCH):
@@ -105,5 +105,5 @@ def through_vae(pictures: Tensor) -> Tensor:
 def decoded(found: Tensor) -> Tensor:
     """Pictures (n, 3, 128, 128) in [0, 1] of latents (n, 16, 16, 16)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        parts = [_decoder().decode(flux1.denormalise(part)) for part in found.split(DECODED)]
+        parts = [_decoder().decode(FLUX_1.denormalise(part)) for part in found.split(DECODED)]
     return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).contiguous()

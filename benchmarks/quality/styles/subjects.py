@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fluxduel.benchmarks import pictograms
 from fluxduel.training.base.checkpoint_files import TINY_BASE_FOLDER
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
 from fluxduel.training.data.tiny_encoders import TinyEncoders
 
@@ -85,7 +85,7 @@ def prompt(text: str) -> Prompt:
 @functools.lru_cache(maxsize=4096)
 def _latents(style: str, name: str) -> Tensor:
     raw, _ = encoders().encode_image(_picture(style, name)[None].movedim(1, -1))
-    return flux1.normalise(raw)[0]
+    return FLUX_1.normalise(raw)[0]
 
 
 def latents(style: str, names: Sequence[str]) -> Tensor:

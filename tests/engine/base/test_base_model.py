@@ -30,6 +30,7 @@ from fluxduel.training.base.base_model import (
     read_transformer_config,
 )
 from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.config import TINY_BASE
 from fluxduel.training.lora import adapter as lora
 
@@ -57,11 +58,11 @@ def inputs(dtype: torch.dtype = torch.float32, batch: int = 2) -> dict[str, Any]
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_layout_is_that_of_diffusers(height: int, width: int) -> None:
     latents = torch.randn(2, 16, height, width)
-    tokens = flux1.pack(latents)
+    tokens = FLUX_1.pack(latents)
     assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 16, height, width))
-    assert torch.equal(flux1.unpack(tokens, height, width), latents)
-    theirs = FluxPipeline._unpack_latents(tokens, height * flux1.VAE_FACTOR, width * flux1.VAE_FACTOR, flux1.VAE_FACTOR)
-    assert torch.equal(flux1.unpack(tokens, height, width), theirs)
+    assert torch.equal(FLUX_1.unpack(tokens, height, width), latents)
+    theirs = FluxPipeline._unpack_latents(tokens, height * FLUX_1.factor, width * FLUX_1.factor, FLUX_1.factor)
+    assert torch.equal(FLUX_1.unpack(tokens, height, width), theirs)
     ids = FluxPipeline._prepare_latent_image_ids(2, height // 2, width // 2, "cpu", torch.float32)
     assert torch.equal(flux1.image_ids(height, width, torch.device("cpu")), ids)
 
@@ -251,6 +252,7 @@ def single_file(folder: Path, **changes: tuple[int, ...] | None) -> Path:
 def test_configuration_of_a_single_file_comes_from_its_shapes(tmp_path: Path) -> None:
     config = read_transformer_config(str(single_file(tmp_path)))
     dev = {
+        "_class_name": "FluxTransformer2DModel",
         "patch_size": 1,
         "in_channels": 64,
         "num_layers": 19,

@@ -94,7 +94,7 @@ class NotBound(FluxBase):
     """The mistake: the hidden layers are computed anew in whatever state the adapter then is."""
 
     def _with_gradient(self, block: torch.nn.Module, *args: Any) -> Any:
-        return narrow(block, *args, computing=nullcontext)
+        return narrow(block, *args, parts=self.family.hidden_parts(block), computing=nullcontext)
 
 
 def test_a_switch_that_is_not_bound_to_the_call_gives_another_gradient(start) -> None:

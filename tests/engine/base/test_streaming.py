@@ -27,7 +27,7 @@ from fluxduel.tests.engine.conftest import (
     with_phrase,
 )
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base, nothing_kept
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.base.frozen_linear import FrozenLinear
 from fluxduel.training.base.int8_kernels import best_kernel
 from fluxduel.training.base.streaming import Streamer, spread, stream
@@ -634,7 +634,7 @@ def test_a_way_back_after_the_streamer_was_released_computes_whole_blocks(start,
 
 def test_nothing_is_left_on_them(start) -> None:
     base, streamer = loaded(everywhere(start), 1.0)
-    layers = [layer for block in base.blocks for layer in flux1.modulation_layers(block)]
+    layers = [layer for block in base.blocks for layer in FLUX1.modulation_layers(block)]
     assert len(layers) == 2 * DOUBLES + SINGLES
     layers = [layer.get_base_layer() for layer in layers]
     before = [vars(layer).keys() for layer in layers]
@@ -651,7 +651,7 @@ def test_they_are_27_percent_of_flux_and_give_2_mib() -> None:
     """Counted at full size, where there are no numbers."""
     with torch.device("meta"):
         blocks = [FluxTransformerBlock(3072, 24, 128), FluxSingleTransformerBlock(3072, 24, 128)]
-    layers = [flux1.modulation_layers(block) for block in blocks]
+    layers = [FLUX1.modulation_layers(block) for block in blocks]
     weights = [sum(p.numel() for layer in each for p in layer.parameters()) for each in layers]
     whole = [sum(p.numel() for p in block.parameters()) for block in blocks]
     assert (19 * weights[0] + 38 * weights[1]) / (19 * whole[0] + 38 * whole[1]) == pytest.approx(0.273, abs=1e-3)

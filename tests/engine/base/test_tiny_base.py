@@ -16,7 +16,7 @@ from skimage.data import hubble_deep_field
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder
 from fluxduel.training.base.base_model import TINY_BASE_FOLDER, BaseReference, load_base
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.base.sampler import sample
 from fluxduel.training.config import (
     TINY_BASE,
@@ -72,7 +72,7 @@ def data(vae: AutoencoderTiny) -> RealLatents:
 
     def encode_image(pixels: torch.Tensor) -> tuple[torch.Tensor, None]:
         z = vae.encode(pixels.permute(0, 3, 1, 2) * 2 - 1).latents
-        return flux1.denormalise(z), None
+        return FLUX_1.denormalise(z), None
 
     def encode_prompt(caption: str) -> tuple[torch.Tensor, torch.Tensor]:
         embeds, pooled = text.encode([caption])

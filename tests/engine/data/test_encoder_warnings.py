@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
 from fluxduel.training.data.data_error import DataError
 from fluxduel.training.data.encode import encode
@@ -50,13 +50,13 @@ def as_tensor(picture: Image.Image) -> Tensor:
 
 
 def encoded(
-    pictures: list[Tensor], scale: float = flux1.VAE_SCALE, shift: float = flux1.VAE_SHIFT, width: int = 4096
+    pictures: list[Tensor], scale: float = FLUX_1.scale, shift: float = FLUX_1.shift, width: int = 4096
 ) -> RealLatents:
     """By the built-in VAE, whose raw latents are given the scale and shift of another model's."""
     encoders = load_encoders(EncodersConfig(), TINY_BASE, "cpu")
 
     def encode_image(pixels: Tensor) -> tuple[Tensor, None]:
-        return flux1.normalise(encoders.encode_image(pixels)[0]) / scale + shift, None
+        return FLUX_1.normalise(encoders.encode_image(pixels)[0]) / scale + shift, None
 
     data, report = encode(
         pictures,
@@ -89,14 +89,14 @@ def test_latents_with_the_scale_of_stable_diffusion_3_are_named() -> None:
     for pictures in (photographs(), *([one] for one in photographs())):
         (warning,) = encoder_warnings(encoded(pictures, 1.5305, 0.0609))
         assert "Stable Diffusion 3's (0.24)" in warning and "Load ae.safetensors" in warning
-    both = [deviation(encoded(photographs(), *layout)) for layout in ((flux1.VAE_SCALE, 0.1), (1.5305, 0.1))]
+    both = [deviation(encoded(photographs(), *layout)) for layout in ((FLUX_1.scale, 0.1), (1.5305, 0.1))]
     print(f"photographs: deviation {both[0]:.2f} with FLUX's scale, {both[1]:.2f} with Stable Diffusion 3's")
     assert both[1] < LEAST_DEVIATION < 0.6 < both[0]
 
 
 def test_flat_grey_is_a_doubt_and_no_refusal() -> None:
     # Half as far from the mean as the built-in VAE sees grey, which it has hardly seen in training.
-    near = encoded([torch.full((SIDE, SIDE, 3), 0.5)], scale=2 * flux1.VAE_SCALE)
+    near = encoded([torch.full((SIDE, SIDE, 3), 0.5)], scale=2 * FLUX_1.scale)
     (warning,) = encoder_warnings(near)
     assert "Unless the pictures are nearly flat and grey" in warning
 

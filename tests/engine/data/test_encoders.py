@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.flux_encoders import make_folder
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
 from fluxduel.training.data import text_readers
 from fluxduel.training.data.encoder_files import EncodersError
@@ -56,10 +56,10 @@ def test_tiny_pictures_survive_the_way_there_and_back() -> None:
     picture = torch.stack([ramp[None].expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.5)], dim=-1)
     mean, std = encoders.encode_image(picture[None])
     assert mean.shape == (1, 16, 8, 8) and std is None
-    again = encoders.decode(flux1.normalise(mean))
+    again = encoders.decode(FLUX_1.normalise(mean))
     assert again.shape == (1, 64, 64, 3)
     assert (again[0] - picture).abs().mean() < 0.03
-    assert encoders.decode(torch.cat([flux1.normalise(mean)] * 3)).shape == (3, 64, 64, 3)
+    assert encoders.decode(torch.cat([FLUX_1.normalise(mean)] * 3)).shape == (3, 64, 64, 3)
 
 
 def test_the_tiny_base_has_its_own_encoders_whatever_the_options_say(tmp_path: Path) -> None:

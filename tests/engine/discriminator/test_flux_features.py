@@ -28,7 +28,7 @@ from fluxduel.training.base.base_model import (
     load_base,
     read_transformer_config,
 )
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.lora import adapter as lora
@@ -210,14 +210,14 @@ def test_the_judge_of_flux_dev_is_small_and_holds_nothing_of_it(flux_dev) -> Non
 
 def test_taps_of_flux_dev() -> None:
     """Its own: double blocks 4, 11 and 18, and a single block such that half of the depth does not run."""
-    assert flux1.tap_blocks("", 19, 38)[:3] == (4, 11, 18)
-    assert flux1.tap_blocks("", 19, 38)[3:] in ((27,), (28,))
-    assert flux1.tap_blocks("s9, d4,d11, d18,d4", 19, 38) == (4, 11, 18, 28)
+    assert FLUX1.tap_blocks("", 19, 38)[:3] == (4, 11, 18)
+    assert FLUX1.tap_blocks("", 19, 38)[3:] in ((27,), (28,))
+    assert FLUX1.tap_blocks("s9, d4,d11, d18,d4", 19, 38) == (4, 11, 18, 28)
 
 
 @pytest.mark.parametrize(("doubles", "singles"), [(2, 2), (1, 0), (0, 3), (3, 6), (19, 38)])
 def test_any_depth_has_taps_of_its_own(doubles, singles) -> None:
-    taps = flux1.tap_blocks("", doubles, singles)
+    taps = FLUX1.tap_blocks("", doubles, singles)
     assert taps == tuple(sorted(set(taps))) and 0 <= taps[0] and taps[-1] < doubles + singles
     assert taps[-1] < max(1, math.ceil((doubles + singles) / 2))
 
@@ -225,7 +225,7 @@ def test_any_depth_has_taps_of_its_own(doubles, singles) -> None:
 @pytest.mark.parametrize("taps", ["d2", "s2", "x1", "d", "d-1", "d0,", "0"])
 def test_a_tap_that_is_no_block_is_named(taps) -> None:
     with pytest.raises(ValueError, match=rf"{taps.split(',')[-1]!r} is no block .* d0 to d1 and s0 to s1"):
-        flux1.tap_blocks(taps, 2, 2)
+        FLUX1.tap_blocks(taps, 2, 2)
 
 
 def test_the_configured_taps_and_seed_make_the_judge(reference) -> None:
@@ -339,7 +339,8 @@ def cheap_judges(count: int, deviation: float = 1.0, **changes: Any) -> tuple[Ju
 
     class Base:
         device, width, pooled_dim, latent_channels = torch.device("cpu"), 6, POOLED, 16
-        transformer = SimpleNamespace(transformer_blocks=[None] * 2, single_transformer_blocks=[])
+        transformer = SimpleNamespace(config={"num_layers": 2, "num_single_layers": 0})
+        family = FLUX1
 
         def features(self, latents: Tensor, sigma: Tensor, *_: Any) -> list[Tensor]:
             looks.append(latents)

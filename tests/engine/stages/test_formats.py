@@ -11,7 +11,7 @@ from torch import Tensor
 from fluxduel.tests.device import DEVICE
 from fluxduel.training import config, flow
 from fluxduel.training.base.base_model import TINY_BASE_FOLDER, BaseReference, load_base
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.base.formats import PRECISIONS
 from fluxduel.training.base.frozen_linear import FrozenLinear
 from fluxduel.training.config import (
@@ -40,7 +40,7 @@ def data() -> RealLatents:
     """The demo's pictures."""
     folder, encoders = TINY_BASE_FOLDER.parent / "demo_pictures" / "train", TinyEncoders("cpu")
     images, _ = load_folder(folder, caption_rule="text file", trigger_word="", mask_rule="none")
-    latents = [flux1.normalise(encoders.encode_image(image.pixels[None])[0])[0] for image in images]
+    latents = [FLUX_1.normalise(encoders.encode_image(image.pixels[None])[0])[0] for image in images]
     return RealLatents(
         samples=tuple(
             LatentSample(image.name, z, None, None, None, None, number)

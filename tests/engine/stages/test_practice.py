@@ -16,7 +16,7 @@ from fluxduel.tests.engine.conftest import LENGTH, Recorder, make_data, practice
 from fluxduel.tests.engine.stages.test_adversarial_stage import keep_gradients, make, opinionated
 from fluxduel.tests.engine.stages.test_diffusion_stage import relative
 from fluxduel.training import flow
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.base.solvers import solve
 from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.data.batches import micro_batches
@@ -76,7 +76,7 @@ def test_a_roll_out_is_the_sampler_s_way(steps):
     def velocity(x, sigma):
         return torch.sin(3 * x) * sigma.view(-1, 1, 1, 1) + 0.3 * x
 
-    sigmas = flow.sampling_sigmas(steps, flux1.num_tokens(4, 6))
+    sigmas = flow.sampling_sigmas(steps, flow.resolution_mu(FLUX_1.num_tokens(4, 6)))
     for reached in range(steps):
         expected = noise if reached == 0 else solve("euler", velocity, noise, sigmas[: reached + 1])
         found = practice.rolled_out(velocity, noise, sigmas[reached : reached + 1], sigmas)
@@ -111,7 +111,8 @@ def test_practice_starts_where_the_sampler_does(start, data, target_steps, steps
     """At each of its levels alike (binomial, 5 deviations), as the base sees them; otherwise anywhere."""
     start = dataclasses.replace(start, base=dataclasses.replace(start.base, precision=precision))
     stage = make(start, data, target_steps=target_steps, practice_share=1.0, batch_size=4)
-    levels = stage.base.seen_sigma(flow.sampling_sigmas(steps, flux1.num_tokens(4, 4)).float())[:-1].tolist()
+    mu = flow.resolution_mu(FLUX_1.num_tokens(4, 4))
+    levels = stage.base.seen_sigma(flow.sampling_sigmas(steps, mu).float())[:-1].tolist()
     counts: Counter[float] = Counter()
     for draw in range(100):
         (batch,) = stage.micro_batches(draw)
@@ -244,7 +245,7 @@ def test_held_out_reals_are_shown_as_the_updates_own(start, data, monkeypatch):
     """Without a caption, at the sampler's levels, where it practised: they are compared with those."""
     stage = make(start, data, {"augmentation": "adaptive"}, practice_share=0.5)
     monkeypatch.setattr(stage.overfitting, "due", lambda _: True)
-    levels = set(flow.sampling_sigmas(4, flux1.num_tokens(4, 4)).float()[:-1].tolist())
+    levels = set(flow.sampling_sigmas(4, flow.resolution_mu(FLUX_1.num_tokens(4, 4))).float()[:-1].tolist())
     draws_of = {stage.practice.due(draw): draw for draw in range(20)}
     seen = []
     shown = stage.shown

@@ -74,7 +74,7 @@ def test_half_the_step_divides_the_error_of_a_run_by_two_to_its_order(solver: st
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("tokens", [64, 4096])
 def test_runs_of_fluxs_schedule_end_at_the_data(solver: str, tokens: int) -> None:
-    errors = [error(solver, flow.sampling_sigmas(steps, tokens)) for steps in (8, 64, 512)]
+    errors = [error(solver, flow.sampling_sigmas(steps, flow.resolution_mu(tokens))) for steps in (8, 64, 512)]
     assert errors[2] < errors[1] < errors[0] and errors[2] < 0.01, errors
 
 
@@ -111,7 +111,7 @@ def test_one_step_with_exact_values_before_it_has_the_order_of_its_formula(
 
 @pytest.mark.parametrize("solver", VELOCITY_WEIGHTS)
 def test_a_constant_velocity_is_integrated_exactly_by_all_but_one_on_uneven_steps(solver: str) -> None:
-    levels = flow.sampling_sigmas(8, 1024).tolist()
+    levels = flow.sampling_sigmas(8, flow.resolution_mu(1024)).tolist()
     for place in range(7):
         share = sum(VELOCITY_WEIGHTS[solver](levels, place)) / (levels[place + 1] - levels[place])
         if solver == "ipndm_v" and place >= 3:
@@ -122,7 +122,7 @@ def test_a_constant_velocity_is_integrated_exactly_by_all_but_one_on_uneven_step
 
 def test_the_weights_of_deis_are_integrals_of_lagranges_polynomials() -> None:
     """By Gauss and Legendre in sigma; the host's even points are off by about 1e-4 of the step."""
-    levels = flow.sampling_sigmas(6, 1024).tolist()
+    levels = flow.sampling_sigmas(6, flow.resolution_mu(1024)).tolist()
     low, high = math.log1p(0.002**2), math.log1p(80.0**2)
     slope = 2 * (low / 1e-3 - high) / (1e-3 - 1)
     start = high - slope / 2
@@ -156,7 +156,7 @@ def test_res_integrates_estimates_that_are_linear_in_log_sigma_exactly(solver: s
 
 
 def test_ab2_is_the_formula_of_the_benchmark() -> None:
-    sigmas = flow.sampling_sigmas(5, 256)
+    sigmas = flow.sampling_sigmas(5, flow.resolution_mu(256))
     x, before = exact(1.0), None
     for place, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         h, v = following - sigma, velocity(x, sigma)
@@ -175,13 +175,13 @@ def test_evaluations_are_counted_as_they_are_made(solver: str, steps: int) -> No
         asked.append(float(sigma))
         return velocity(x, sigma)
 
-    solve(solver, counted, exact(1.0), flow.sampling_sigmas(steps, 256))
+    solve(solver, counted, exact(1.0), flow.sampling_sigmas(steps, flow.resolution_mu(256)))
     assert len(asked) == evaluations(solver, steps) == (2 * steps - 1 if solver == "heun" else steps)
     assert min(asked) > 0
 
 
 def test_euler_is_bit_for_bit_the_plain_loop() -> None:
-    sigmas = flow.sampling_sigmas(7, 1024).float()
+    sigmas = flow.sampling_sigmas(7, flow.resolution_mu(1024)).float()
     start = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     x = start
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
@@ -192,4 +192,4 @@ def test_euler_is_bit_for_bit_the_plain_loop() -> None:
 def test_the_user_is_offered_the_solvers_of_the_host() -> None:
     assert set(SAMPLERS) == set(SOLVERS) - {"ab2"} and SAMPLERS[0] == "euler"
     with pytest.raises(ValueError, match="no sampler 'unipc'. Choose one of euler, heun"):
-        solve("unipc", velocity, exact(1.0), flow.sampling_sigmas(2, 256))
+        solve("unipc", velocity, exact(1.0), flow.sampling_sigmas(2, flow.resolution_mu(256)))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fluxduel.training.base.checkpoint_files import BaseModelError, read_transformer_config
-from fluxduel.training.base.families import flux1
+from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.data.batches import held_out_batches, micro_batches
 from fluxduel.training.data.buckets import buckets, fit, latent_mask, nearest, window
 from fluxduel.training.data.data_error import DataError
@@ -166,7 +166,7 @@ def test_the_mirrored_picture_is_encoded_not_the_latents_mirrored() -> None:
     image = picture(1)
     data, _ = run([image], encode_image=lopsided, flip=True)
     sample = data.samples[0]
-    assert torch.allclose(sample.flipped_mean, flux1.normalise(lopsided(image.flip(1)[None])[0][0]), atol=1e-6)
+    assert torch.allclose(sample.flipped_mean, FLUX_1.normalise(lopsided(image.flip(1)[None])[0][0]), atol=1e-6)
     assert not torch.allclose(sample.flipped_mean, sample.mean.flip(-1), atol=0.05)
 
 
@@ -208,7 +208,7 @@ def test_other_types_and_small_overshoot_are_taken() -> None:
     image[:, 32:] = -0.05
     data, _ = run([image], encoders=Encoders(std=None))
     assert data.samples[0].mean.dtype == torch.float32
-    assert flux1.denormalise(data.samples[0].mean).aminmax() == pytest.approx((0.0, 1.0), abs=1e-6)
+    assert FLUX_1.denormalise(data.samples[0].mean).aminmax() == pytest.approx((0.0, 1.0), abs=1e-6)
 
 
 def test_progress_counts_every_encoding() -> None:
@@ -586,14 +586,14 @@ def test_a_phrase_that_the_text_encoder_does_not_notice_is_refused() -> None:
 
 
 def test_the_base_decides_the_number_of_latent_channels() -> None:
-    flux1.check_latents(torch.zeros(1, 16, 4, 4), "a.png")
-    flux1.check_latents(torch.zeros(1, 4, 4, 4), "a.png", 4)
+    FLUX_1.check(torch.zeros(1, 16, 4, 4), "a.png")
+    FLUX_1.check(torch.zeros(1, 4, 4, 4), "a.png", 4)
     with pytest.raises(ValueError, match=r"a.png: .*\(batch, 16, height, width\), got \(1, 4, 4, 4\).*FLUX's own VAE"):
-        flux1.check_latents(torch.zeros(1, 4, 4, 4), "a.png")
+        FLUX_1.check(torch.zeros(1, 4, 4, 4), "a.png")
     with pytest.raises(ValueError, match=r"a.png: .*\(batch, 4, height, width\), got \(1, 16, 4, 4\).*4 channels"):
-        flux1.check_latents(torch.zeros(1, 16, 4, 4), "a.png", 4)
+        FLUX_1.check(torch.zeros(1, 16, 4, 4), "a.png", 4)
     with pytest.raises(ValueError, match="must be even"):
-        flux1.check_latents(torch.zeros(1, 4, 3, 4), "a.png", 4)
+        FLUX_1.check(torch.zeros(1, 4, 3, 4), "a.png", 4)
 
 
 def diffusers_folder(folder: Path, **config: int | None) -> str:
@@ -603,15 +603,18 @@ def diffusers_folder(folder: Path, **config: int | None) -> str:
     return str(folder)
 
 
+FLUX = {"_class_name": "FluxTransformer2DModel"}
+
+
 @pytest.mark.parametrize("config", [{"in_channels": 16}, {"in_channels": 16, "out_channels": 16}, {"in_channels": 4}])
 def test_a_folder_may_hold_a_base_with_fewer_channels(tmp_path: Path, config: dict[str, int]) -> None:
-    assert read_transformer_config(diffusers_folder(tmp_path, **config)) == config
+    assert read_transformer_config(diffusers_folder(tmp_path, **config)) == FLUX | config
 
 
 def test_a_folder_without_channels_is_flux1s(tmp_path: Path) -> None:
-    assert read_transformer_config(diffusers_folder(tmp_path)) == {"in_channels": 64}
+    assert read_transformer_config(diffusers_folder(tmp_path)) == FLUX | {"in_channels": 64}
     config = {"in_channels": 64, "out_channels": None}
-    assert read_transformer_config(diffusers_folder(tmp_path, **config)) == config
+    assert read_transformer_config(diffusers_folder(tmp_path, **config)) == FLUX | config
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,20 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from fluxduel.training import flow
+from fluxduel.training.base.families.family import Shift
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.stages.endpoints import Levels, draw_levels, judged_endpoints
 
 STEP_SHARE = AdversarialStageConfig().step_share
 
 TOKENS = 64
+SHIFT = Shift(FLUX1, TOKENS)
 COUNT = 2000
 
 
 def levels(few: bool, count: int = COUNT, draw: int = 3, **changes) -> Levels:
-    return draw_levels(AdversarialStageConfig(**changes), draw, range(count), [few] * count, TOKENS)
+    return draw_levels(AdversarialStageConfig(**changes), draw, range(count), [few] * count, SHIFT)
 
 
 def position(sigma: Tensor) -> Tensor:
@@ -171,13 +174,13 @@ def test_each_sample_is_drawn_for_itself(changes):
     """By its own kind, and by (seed, draw, position) whatever batch it is in."""
     config = AdversarialStageConfig(target="two_samplers", **changes)
     few = [True, False, False, True, True, False]
-    mixed = draw_levels(config, 5, range(6), few, TOKENS)
+    mixed = draw_levels(config, 5, range(6), few, SHIFT)
     for level, x0, jump in zip(mixed, levels(True, 6, 5, **changes), levels(False, 6, 5, **changes), strict=True):
         assert torch.equal(level, torch.where(torch.tensor(few), x0, jump))
-    part = draw_levels(config, 5, [2, 3], few[2:4], TOKENS)
+    part = draw_levels(config, 5, [2, 3], few[2:4], SHIFT)
     assert all(torch.equal(a, b[2:4]) for a, b in zip(part, mixed, strict=True))
     seeded = AdversarialStageConfig(target="two_samplers", seed=1, **changes)
-    for other in (draw_levels(config, 6, range(6), few, TOKENS), draw_levels(seeded, 5, range(6), few, TOKENS)):
+    for other in (draw_levels(config, 6, range(6), few, SHIFT), draw_levels(seeded, 5, range(6), few, SHIFT)):
         assert not bool((other.sigma == mixed.sigma).any())
 
 
@@ -187,7 +190,7 @@ def test_each_sample_is_drawn_for_itself(changes):
 def test_rounded_levels_can_be_renoised(few, jump_steps):
     """As a bf16 transformer rounds them: what is shown is not below where the step ended, which is not pure noise."""
     config = AdversarialStageConfig(jump_steps=jump_steps, renoise_mean=-3.0, jump_renoise_mean=-3.0)
-    drawn = draw_levels(config, 3, range(COUNT), [few] * COUNT, 4096)
+    drawn = draw_levels(config, 3, range(COUNT), [few] * COUNT, Shift(FLUX1, 4096))
     for dtype in (torch.float32, torch.bfloat16):
         sigma, end, seen, _ = (flow.seen_sigma(level, dtype) for level in drawn)
         assert bool((end <= seen).all()) and bool((end < 1).all()) and bool((end <= sigma).all())

@@ -1,132 +1,150 @@
-"""FLUX.1 (dev, schnell, Krea): the layout of latents and blocks, and the layers a LoRA may sit on."""
+"""FLUX.1 (dev, schnell, Krea): its blocks, its schedule, its files, and the layers a LoRA may sit on."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Of FLUX.1 and its VAE. A base in a diffusers folder may have fewer (``FluxBase.latent_channels``).
-LATENT_CHANNELS = 16
-VAE_FACTOR = 8
-PATCH = 2
-VAE_SHIFT = 0.1159
-VAE_SCALE = 0.3611
-PIXELS_PER_TOKEN = VAE_FACTOR * PATCH
+from ... import flow
+from . import flux1_modules
+from .family import Family, Hidden, Prompted, Run, grid_ids
+from .latent_space import FLUX_1, LatentSpace
+from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
+from .shapes import Layout, shapes_of
 
-# Where the discriminator taps the base, as shares of its depth: after FLUX.1's double blocks 4, 11 and 18 and its
-# single block 8. The other half of the blocks then need not run for it.
-_TAP_DEPTHS = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
-_TAP = re.compile(r"([ds])(\d+)")
+# As of the rotary embedding, whose parts add up to a head.
+AXES = (16, 56, 56)
 
 _BLOCK = r"(?:single_)?transformer_blocks\.\d+\."
 _ATTENTION = r"attn\.(?:to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 _MLP = r"ff\.net\.0\.proj|ff\.net\.2|ff_context\.net\.0\.proj|ff_context\.net\.2|proj_mlp|proj_out"
 _MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"
 
-TARGET_PRESETS = {
-    "attention": _BLOCK + f"(?:{_ATTENTION})",
-    "attention+mlp": _BLOCK + f"(?:{_ATTENTION}|{_MLP})",
-    "all": _BLOCK + f"(?:{_ATTENTION}|{_MLP}|{_MODULATION})",
+_BLOCKS = {
+    ORIGINAL: ("double_blocks.", "single_blocks."),
+    DIFFUSERS: ("transformer_blocks.", "single_transformer_blocks."),
 }
+# Image, text, pooled text; the norm of a head; and those that tell a transformer from a part of one.
+_MATRICES = {
+    ORIGINAL: ("img_in", "txt_in", "vector_in.in_layer"),
+    DIFFUSERS: ("x_embedder", "context_embedder", "time_text_embed.text_embedder.linear_1"),
+}
+_NORM = {ORIGINAL: "double_blocks.0.img_attn.norm.query_norm", DIFFUSERS: "transformer_blocks.0.attn.norm_q"}
+_NEEDED = {
+    ORIGINAL: ("time_in.in_layer", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "final_layer.linear"),
+    DIFFUSERS: ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp", "proj_out"),
+}
+_GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_text_embed.guidance_embedder"}
 
 
-def modulation_layers(block: nn.Module) -> list[nn.Module]:
-    """The layers of a block that take the level and the pooled prompt alone, one vector a sample, adapted or not."""
-    return [layer for name, layer in block.named_modules() if re.fullmatch(_MODULATION, name)]
+class Flux1(Family):
+    """The family. Pictures are tokens of 2 x 2 latent pixels; prompts have a pooled vector beside their tokens."""
+
+    name = "FLUX.1"
+    class_name = "FluxTransformer2DModel"
+    since = "0.30"
+    space: LatentSpace = FLUX_1
+    text_tokens = 256
+    target_presets = {
+        "attention": _BLOCK + f"(?:{_ATTENTION})",
+        "attention+mlp": _BLOCK + f"(?:{_ATTENTION}|{_MLP})",
+        "all": _BLOCK + f"(?:{_ATTENTION}|{_MLP}|{_MODULATION})",
+    }
+    # After double blocks 4, 11 and 18 and single block 8. The other half of the blocks then need not run.
+    tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
+    model = "a text-to-image FLUX.1 (dev, schnell, Krea)"
+    text = "CLIP-L and T5-XXL"
+    architecture = "flux-1"
+
+    def mu(self, tokens: int, steps: float) -> float:
+        return flow.resolution_mu(tokens)
+
+    def training_mu(self, tokens: int) -> float:
+        return flow.resolution_mu(tokens)
+
+    def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
+        return bool(config["guidance_embeds"])
+
+    def pooled_dim(self, config: Mapping[str, Any]) -> int:
+        return config["pooled_projection_dim"]
+
+    def variant(self, config: Mapping[str, Any], told: str) -> str:
+        """Schnell has no guidance embedding. Kontext and Krea have the shapes of dev, and are told by name alone."""
+        if not config["guidance_embeds"]:
+            return "schnell"
+        return next((name for name in ("Kontext", "Krea") if name.lower() in told.lower()), "dev")
+
+    def recognises(self, layout: Layout) -> bool:
+        return layout.has(f"{_BLOCKS[layout.naming][0]}0")
+
+    def config_of(self, layout: Layout) -> dict[str, Any]:
+        naming = layout.naming
+        shapes = shapes_of(layout, self.name, _MATRICES[naming], _NORM[naming], _NEEDED[naming])
+        (width, taken), (_, context), (_, pooled), (head,) = shapes
+        doubles, singles = (layout.count(blocks) for blocks in _BLOCKS[naming])
+        return {
+            "_class_name": self.class_name,
+            "patch_size": 1,
+            "in_channels": taken,
+            "num_layers": doubles,
+            "num_single_layers": singles,
+            "attention_head_dim": head,
+            "num_attention_heads": width // head,
+            "joint_attention_dim": context,
+            "pooled_projection_dim": pooled,
+            "guidance_embeds": layout.has(_GUIDANCE[naming]),
+            "axes_dims_rope": list(AXES),
+        }
+
+    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
+        return in_naming(flux1_modules.modules(config), naming)
+
+    def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
+        return transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=given.prompt_embeds,
+            pooled_projections=given.pooled_prompt_embeds,
+            timestep=given.sigma,
+            img_ids=image_ids(*size, tokens.device),
+            txt_ids=text_ids(given.prompt_embeds.shape[1], tokens.device),
+            guidance=given.guidance,
+            return_dict=False,
+        )[0]
+
+    def trunk(
+        self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted, run: Run
+    ) -> Iterator[Tensor]:
+        dtype, device = tokens.dtype, tokens.device
+        image = transformer.x_embedder(tokens)
+        text = transformer.context_embedder(given.prompt_embeds)
+        strength = [] if given.guidance is None else [given.guidance.to(dtype) * 1000]
+        temb = transformer.time_text_embed(given.sigma.to(dtype) * 1000, *strength, given.pooled_prompt_embeds)
+        rotary = transformer.pos_embed(torch.cat([text_ids(text.shape[1], device), image_ids(*size, device)]))
+        for block in self.blocks(transformer):
+            text, image = run(block, image, text, temb, rotary, None)
+            yield image
+
+    def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
+        return [layer for name, layer in block.named_modules() if re.fullmatch(_MODULATION, name)]
+
+    def hidden_parts(self, block: nn.Module) -> list[Hidden]:
+        if hasattr(block, "proj_mlp"):
+            return [Hidden(block.proj_mlp, block.act_mlp, block.act_mlp, block.attn, block.proj_out)]
+        return [Hidden(each.net[0].proj, each.net[0].gelu, each.net[0]) for each in (block.ff, block.ff_context)]
 
 
-def normalise(raw: Tensor) -> Tensor:
-    """VAE latents as the VAE gives them -> latents as the transformer takes them (about unit variance)."""
-    return (raw - VAE_SHIFT) * VAE_SCALE
-
-
-def denormalise(latents: Tensor) -> Tensor:
-    """The inverse of ``normalise``: what the VAE decodes, and what the host's LATENT socket carries."""
-    return latents / VAE_SCALE + VAE_SHIFT
-
-
-def num_tokens(height: int, width: int) -> int:
-    """Packed tokens of latents of this height and width."""
-    return (height // PATCH) * (width // PATCH)
-
-
-def check_latents(latents: Tensor, what: str, channels: int = LATENT_CHANNELS) -> None:
-    """Raises ``ValueError`` where a base with ``channels`` latent channels cannot take ``latents`` (b, channels, h, w).
-
-    Wrong are another rank, another number of channels, and odd sides. ``what`` names the latents in the message.
-    """
-    if latents.ndim != 4 or latents.shape[1] != channels:
-        if channels == LATENT_CHANNELS:
-            layout, vae = "FLUX.1 latents are", "FLUX's own VAE"
-        else:
-            layout, vae = "the latents of this base are", "the VAE that belongs to the base"
-        raise ValueError(
-            f"{what}: {layout} (batch, {channels}, height, width), got {tuple(latents.shape)}. "
-            f"Encode with {vae} ({channels} channels)."
-        )
-    if latents.shape[2] % PATCH or latents.shape[3] % PATCH:
-        raise ValueError(
-            f"{what}: height and width of FLUX.1 latents must be even, got {tuple(latents.shape[2:])}. "
-            f"Use picture sides that are multiples of {PIXELS_PER_TOKEN}."
-        )
-
-
-def pack(latents: Tensor) -> Tensor:
-    """(b, c, 2h, 2w) -> (b, h w, 4c): each token holds a 2x2 patch, channel-major."""
-    b, c, height, width = latents.shape
-    h, w = height // PATCH, width // PATCH
-    patches = latents.reshape(b, c, h, PATCH, w, PATCH).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(b, h * w, c * PATCH * PATCH)
-
-
-def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of ``pack`` for latents of this ``height`` and ``width``."""
-    b, _, depth = tokens.shape
-    c, h, w = depth // PATCH**2, height // PATCH, width // PATCH
-    patches = tokens.reshape(b, h, w, c, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(b, c, height, width)
-
-
-def token_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(b, h w, d) tokens of latents of this ``height`` and ``width`` -> (b, d, height / 2, width / 2)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height // PATCH, width // PATCH)
-
-
-def image_ids(height: int, width: int, device: torch.device) -> Tensor:
+def image_ids(height: int, width: int, device: torch.device | str) -> Tensor:
     """Rotary positions (h w, 3) of latents of this size: (0, row, column) of each token."""
-    h, w = height // PATCH, width // PATCH
-    rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(h * w, 3).float()
+    return grid_ids(height // FLUX_1.patch, width // FLUX_1.patch, 3, device)
 
 
-def text_ids(length: int, device: torch.device) -> Tensor:
+def text_ids(length: int, device: torch.device | str) -> Tensor:
     """Rotary positions (length, 3) of the prompt: all zero."""
     return torch.zeros(length, 3, device=device)
 
 
-def target_pattern(targets: str, target_regex: str) -> re.Pattern[str]:
-    """The expression that a linear layer's full name must match entirely to be adapted."""
-    return re.compile(target_regex if targets == "regex" else TARGET_PRESETS[targets])
-
-
-def tap_blocks(taps: str, doubles: int, singles: int) -> tuple[int, ...]:
-    """The tapped blocks, rising, of a base with this many double and single blocks, which are counted through.
-
-    ``taps`` names them, such as ``d4,d11,s9``; empty means the family's own. Raises ``ValueError`` for a name that is
-    no such block.
-    """
-    if not taps.strip():
-        return tuple(sorted({max(1, round(depth * (doubles + singles))) - 1 for depth in _TAP_DEPTHS}))
-    blocks = set()
-    for name in taps.split(","):
-        found = _TAP.fullmatch(name.strip())
-        kind, number = (found[1], int(found[2])) if found else ("", 0)
-        if not found or number >= (doubles if kind == "d" else singles):
-            raise ValueError(
-                f"taps: {name.strip()!r} is no block of this base. It has d0 to d{doubles - 1} and s0 to "
-                f"s{singles - 1}; separate several by commas, or leave taps empty."
-            )
-        blocks.add(number if kind == "d" else doubles + number)
-    return tuple(sorted(blocks))
+FLUX1 = Flux1()

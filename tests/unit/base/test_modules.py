@@ -11,7 +11,8 @@ from diffusers import FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 from torch import Tensor
 
-from fluxduel.training.base.flux_names import DIFFUSERS, ORIGINAL, Part, modules
+from fluxduel.training.base.families.flux1 import FLUX1
+from fluxduel.training.base.families.modules import DIFFUSERS, ORIGINAL, Part
 
 CONFIG = {
     "patch_size": 1, "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128,
@@ -29,7 +30,7 @@ def test_rows_go_where_diffusers_converter_puts_them(guidance: bool) -> None:
     config = {**CONFIG, "guidance_embeds": guidance}
     generator = torch.Generator().manual_seed(0)
     original, ours = {}, {}
-    for module in modules(config, ORIGINAL):
+    for module in FLUX1.modules(config, ORIGINAL):
         ends = ["scale"] if module.is_norm else ["weight", "bias"]
         for end in ends:
             shape = (module.shape[0], 2) if end == "weight" else (module.shape[0],)
@@ -48,17 +49,17 @@ def test_shapes_are_those_of_diffusers_model(naming: str, changes: dict[str, obj
     with init_empty_weights():
         model = FluxTransformer2DModel(**config)
     found = {}
-    for module in modules(config, naming):
+    for module in FLUX1.modules(config, naming):
         for part in module.parts:
             rows = sum(end - start for start, end in part.rows)
             found[f"{part.name}.weight"] = (rows, *module.shape[1:])
-            if not module.is_norm:
+            if module.bias:
                 found[f"{part.name}.bias"] = (rows,)
     assert found == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def test_no_row_is_lost_or_taken_twice() -> None:
-    for module in modules(CONFIG, ORIGINAL):
+    for module in FLUX1.modules(CONFIG, ORIGINAL):
         taken = sorted(row for part in module.parts for piece in part.rows for row in range(*piece))
         assert taken == list(range(module.shape[0]))
 
@@ -67,6 +68,6 @@ def test_no_row_is_lost_or_taken_twice() -> None:
 def test_all_of_flux_is_named(naming: str) -> None:
     """FLUX.1-dev has 11 901 408 320 parameters."""
     dev = {"num_layers": 19, "num_single_layers": 38, "joint_attention_dim": 4096, "pooled_projection_dim": 768}
-    every = list(modules({**CONFIG, **dev}, naming))
+    every = list(FLUX1.modules({**CONFIG, **dev}, naming))
     assert len({module.name for module in every}) == len(every)
-    assert sum(prod(module.shape) + (not module.is_norm) * module.shape[0] for module in every) == 11_901_408_320
+    assert sum(prod(module.shape) + module.bias * module.shape[0] for module in every) == 11_901_408_320

@@ -1,0 +1,201 @@
+"""What differs between FLUX models, as a value: all that the engine has to know of one of them."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from ..errors import BaseModelError
+from .latent_space import LatentSpace
+from .modules import Module
+from .shapes import Layout
+
+# A block and what it is given, by position -> what it gives.
+Run = Callable[..., Any]
+
+
+class Hidden(NamedTuple):
+    """A feed-forward part of a block. ``widen`` and ``activate`` make its hidden layer, which is what ``activated``
+    returns.
+
+    In a single block the layer may be joined to the output of ``beside`` before ``narrow`` takes both.
+    """
+
+    widen: nn.Module
+    activate: Callable[[Tensor], Tensor]
+    activated: nn.Module
+    beside: nn.Module | None = None
+    narrow: nn.Module | None = None
+
+
+class Prompted(NamedTuple):
+    """What a transformer is given beside the picture's tokens, in its own type.
+
+    ``sigma`` (b,) in [0, 1], ``prompt_embeds`` (b, length, width), ``pooled_prompt_embeds`` (b, pooled width, which may
+    be 0), ``guidance`` (b,) or ``None`` for a transformer without a guidance embedding.
+    """
+
+    sigma: Tensor
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor
+    guidance: Tensor | None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The shift parameter ``mu`` of a picture of ``tokens`` tokens."""
+
+    family: Family
+    tokens: int
+
+    def mu(self, steps: float) -> float:
+        """Of a sampler's levels with so many steps."""
+        return self.family.mu(self.tokens, steps)
+
+    @property
+    def training_mu(self) -> float:
+        """Of levels that are drawn for training."""
+        return self.family.training_mu(self.tokens)
+
+
+class Family(ABC):
+    """FLUX models of one architecture. ``config`` is everywhere diffusers' configuration of the transformer.
+
+    ``class_name``: diffusers' class of the transformer, ``since``: the release that has it. ``text_tokens``: the fewest
+    that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names of the
+    layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its depth.
+    ``model``, ``text``: a base and text encoders of this family in words for people; ``architecture``: its name in the
+    notes of files.
+    """
+
+    name: str
+    class_name: str
+    since: str
+    space: LatentSpace
+    text_tokens: int
+    target_presets: Mapping[str, str]
+    tap_depths: tuple[float, ...]
+    model: str
+    text: str
+    architecture: str
+
+    def transformer_class(self) -> type[nn.Module]:
+        """diffusers' class. Raises ``BaseModelError`` where the diffusers that is installed has none."""
+        found = getattr(diffusers, self.class_name, None)
+        if found is None:
+            raise BaseModelError(
+                f"{self.name} needs diffusers {self.since} or newer, and {diffusers.__version__} is installed. Update "
+                "it in ComfyUI's Python: pip install --upgrade diffusers."
+            )
+        return found
+
+    @abstractmethod
+    def mu(self, tokens: int, steps: float) -> float:
+        """The shift of a sampler's levels with ``steps`` steps for a picture of ``tokens`` tokens."""
+
+    @abstractmethod
+    def training_mu(self, tokens: int) -> float:
+        """The shift of levels that are drawn for training as a sampler with many steps has them."""
+
+    @abstractmethod
+    def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
+        """Whether the transformer embeds a guidance."""
+
+    @abstractmethod
+    def pooled_dim(self, config: Mapping[str, Any]) -> int:
+        """Width of the pooled prompt that it takes; 0: none."""
+
+    @abstractmethod
+    def variant(self, config: Mapping[str, Any], told: str) -> str:
+        """Which of the models that share this architecture it is, as far as ``told`` (its name and notes) tells."""
+
+    @abstractmethod
+    def recognises(self, layout: Layout) -> bool:
+        """Whether a file of black-forest-labs' or diffusers' names holds a transformer of this family."""
+
+    @abstractmethod
+    def config_of(self, layout: Layout) -> dict[str, Any]:
+        """The configuration of the transformer in a single file, from the shapes of its weights.
+
+        Raises ``BaseModelError`` where they are not those of this family.
+        """
+
+    @abstractmethod
+    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
+        """All modules with weights, in the order in which they run, by the names of ``naming``."""
+
+    @abstractmethod
+    def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
+        """The velocity (b, n, d) of the picture's packed ``tokens`` (b, n, d), whose latents have this ``size``."""
+
+    @abstractmethod
+    def trunk(
+        self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted, run: Run
+    ) -> Iterator[Tensor]:
+        """The picture's tokens (b, n, width) after each block that can be tapped, which ``run`` calls one by one.
+
+        A block runs when its tokens are asked for, so that those after the last tap do not run.
+        """
+
+    @abstractmethod
+    def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
+        """The layers of a block that take level and pooled prompt alone, one vector a sample, adapted or not."""
+
+    @abstractmethod
+    def hidden_parts(self, block: nn.Module) -> list[Hidden]:
+        """The feed-forward parts of a block whose hidden layers can be left out of what is kept, adapted or not."""
+
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        """All blocks in the order in which they run: the double ones, then the single ones."""
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+
+    def depth(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Double and single blocks."""
+        return config["num_layers"], config["num_single_layers"]
+
+    def place(self, layer: str) -> tuple[bool, int] | None:
+        """Of a layer's name: whether it is in a single block, and in which one of its kind; ``None`` outside them."""
+        found = re.match(r"(single_)?transformer_blocks\.(\d+)\.", layer)
+        return found and (found[1] is not None, int(found[2]))
+
+    def target_pattern(self, targets: str, target_regex: str) -> re.Pattern[str]:
+        """The expression that a linear layer's full name must match entirely to be adapted."""
+        return re.compile(target_regex if targets == "regex" else self.target_presets[targets])
+
+    def tap_blocks(self, taps: str, doubles: int, singles: int) -> tuple[int, ...]:
+        """The tapped blocks, rising, of a base with this many double and single blocks, counted as ``trunk`` gives
+        them.
+
+        ``taps`` names them, such as ``d4,d11,s9``; empty means the family's own. Raises ``ValueError`` for a name that
+        is no such block.
+        """
+        if not taps.strip():
+            return tuple(sorted({max(1, round(depth * (doubles + singles))) - 1 for depth in self.tap_depths}))
+        blocks = set()
+        for name in taps.split(","):
+            found = re.fullmatch(r"([ds])(\d+)", name.strip())
+            kind, number = (found[1], int(found[2])) if found else ("", 0)
+            if not found or number >= (doubles if kind == "d" else singles):
+                raise ValueError(
+                    f"taps: {name.strip()!r} is no block of this base. It has d0 to d{doubles - 1} and s0 to "
+                    f"s{singles - 1}; separate several by commas, or leave taps empty."
+                )
+            blocks.add(number if kind == "d" else doubles + number)
+        return tuple(sorted(blocks))
+
+
+def grid_ids(height: int, width: int, axes: int, device: torch.device | str) -> Tensor:
+    """Rotary positions (h w, axes) of a picture of ``height`` x ``width`` tokens: row and column on axes 1 and 2."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    ids = torch.zeros(height * width, axes, device=device)
+    ids[:, 1], ids[:, 2] = rows.reshape(-1), columns.reshape(-1)
+    return ids

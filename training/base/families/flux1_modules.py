@@ -1,0 +1,60 @@
+"""The modules of a FLUX.1 transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .modules import TIME_CHANNELS, Module, head_norm, shift_and_scale, split, whole
+
+
+def modules(config: Mapping[str, Any]) -> Iterator[Module]:
+    """All of them in the order in which they run, by black-forest-labs' names.
+
+    There queries, keys and values are the rows of one tensor, in single blocks with those of the feed-forward.
+    """
+    head = config["attention_head_dim"]
+    width = config["num_attention_heads"] * head
+    taken = config["in_channels"]
+    given = config.get("patch_size", 1) ** 2 * (config.get("out_channels") or taken)
+    yield whole("img_in", "x_embedder", width, taken)
+    yield whole("txt_in", "context_embedder", width, config["joint_attention_dim"])
+    embedders = [("time_in", "timestep_embedder", TIME_CHANNELS)]
+    embedders += [("vector_in", "text_embedder", config["pooled_projection_dim"])]
+    embedders += [("guidance_in", "guidance_embedder", TIME_CHANNELS)] if config["guidance_embeds"] else []
+    for name, theirs, inputs in embedders:
+        yield whole(f"{name}.in_layer", f"time_text_embed.{theirs}.linear_1", width, inputs)
+        yield whole(f"{name}.out_layer", f"time_text_embed.{theirs}.linear_2", width, width)
+    for index in range(config["num_layers"]):
+        yield from _double_block(f"double_blocks.{index}.", f"transformer_blocks.{index}.", width, head)
+    for index in range(config["num_single_layers"]):
+        yield from _single_block(f"single_blocks.{index}.", f"single_transformer_blocks.{index}.", width, head)
+    yield shift_and_scale("final_layer.adaLN_modulation.1", "norm_out.linear", width)
+    yield whole("final_layer.linear", "proj_out", given, width)
+
+
+def _double_block(ours: str, theirs: str, width: int, head: int) -> Iterator[Module]:
+    for kind, modulation in (("img", "norm1"), ("txt", "norm1_context")):
+        yield whole(f"{ours}{kind}_mod.lin", f"{theirs}{modulation}.linear", 6 * width, width)
+    streams = (
+        ("img", "to_q to_k to_v", "norm_q norm_k", "to_out.0", "ff"),
+        ("txt", "add_q_proj add_k_proj add_v_proj", "norm_added_q norm_added_k", "to_add_out", "ff_context"),
+    )
+    for kind, projections, norms, out, feed_forward in streams:
+        yield split(
+            f"{ours}{kind}_attn.qkv", [f"{theirs}attn.{each}" for each in projections.split()], [width] * 3, width
+        )
+        for name, norm in zip(("query_norm", "key_norm"), norms.split(), strict=True):
+            yield head_norm(f"{ours}{kind}_attn.norm.{name}", f"{theirs}attn.{norm}", head)
+        yield whole(f"{ours}{kind}_attn.proj", f"{theirs}attn.{out}", width, width)
+        yield whole(f"{ours}{kind}_mlp.0", f"{theirs}{feed_forward}.net.0.proj", 4 * width, width)
+        yield whole(f"{ours}{kind}_mlp.2", f"{theirs}{feed_forward}.net.2", width, 4 * width)
+
+
+def _single_block(ours: str, theirs: str, width: int, head: int) -> Iterator[Module]:
+    yield whole(f"{ours}modulation.lin", f"{theirs}norm.linear", 3 * width, width)
+    names = [f"{theirs}{each}" for each in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+    yield split(f"{ours}linear1", names, [width, width, width, 4 * width], width)
+    for name, norm in (("query_norm", "norm_q"), ("key_norm", "norm_k")):
+        yield head_norm(f"{ours}norm.{name}", f"{theirs}attn.{norm}", head)
+    yield whole(f"{ours}linear2", f"{theirs}proj_out", width, 5 * width)

@@ -1,0 +1,175 @@
+"""FLUX.2 (klein base and distilled, dev): its blocks, its schedule, its files, and the layers a LoRA may sit on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import flux2_modules
+from .family import Family, Hidden, Prompted, Run, grid_ids
+from .latent_space import FLUX_2, LatentSpace
+from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
+from .shapes import Layout, shapes_of
+
+AXES = (32, 32, 32, 32)
+THETA = 2000
+# Width of a feed-forward part, in widths of the transformer.
+MLP_RATIO = 3.0
+# What samplers of the base take, and so what levels for training are drawn as.
+USUAL_STEPS = 50
+# Above it the shift depends on the tokens alone.
+MOST_TOKENS_BY_STEPS = 4300
+
+_DOUBLE = r"transformer_blocks\.\d+\."
+_SINGLE = r"single_transformer_blocks\.\d+\."
+_PROJECTIONS = r"attn\.(?:to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+_FUSED = r"attn\.(?:to_qkv_mlp_proj|to_out)"
+_MLP = r"ff\.linear_in|ff\.linear_out|ff_context\.linear_in|ff_context\.linear_out"
+_MODULATION = r"(?:double_stream_modulation_img|double_stream_modulation_txt|single_stream_modulation)\.linear"
+
+_BLOCKS = {
+    ORIGINAL: ("double_blocks.", "single_blocks."),
+    DIFFUSERS: ("transformer_blocks.", "single_transformer_blocks."),
+}
+_MATRICES = {ORIGINAL: ("img_in", "txt_in"), DIFFUSERS: ("x_embedder", "context_embedder")}
+_NORM = {ORIGINAL: "double_blocks.0.img_attn.norm.query_norm", DIFFUSERS: "transformer_blocks.0.attn.norm_q"}
+_NEEDED = {
+    ORIGINAL: ("time_in.in_layer", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "final_layer.linear"),
+    DIFFUSERS: ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_qkv_mlp_proj", "proj_out"),
+}
+_OWN = ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
+_GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_guidance_embed.guidance_embedder"}
+
+_KLEIN = {3072: "klein 4B", 4096: "klein 9B"}
+
+
+class Flux2(Family):
+    """The family. A token is one place of the VAE's latents; modulations are outside the blocks, which share them."""
+
+    name = "FLUX.2"
+    class_name = "Flux2Transformer2DModel"
+    since = "0.37"
+    space: LatentSpace = FLUX_2
+    text_tokens = 512
+    target_presets = {
+        "attention": f"{_DOUBLE}{_PROJECTIONS}|{_SINGLE}{_FUSED}",
+        "attention+mlp": f"{_DOUBLE}(?:{_PROJECTIONS}|{_MLP})|{_SINGLE}{_FUSED}",
+        "all": f"{_DOUBLE}(?:{_PROJECTIONS}|{_MLP})|{_SINGLE}{_FUSED}|{_MODULATION}",
+    }
+    # As in FLUX.1: in and at the end of the double blocks, and in the middle of the depth.
+    tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
+    model = "FLUX.2 klein base or dev"
+    text = "Qwen3 (klein) or Mistral 3 (dev)"
+    architecture = "flux-2"
+
+    def mu(self, tokens: int, steps: float) -> float:
+        """As the samplers of black-forest-labs' own code, diffusers and ComfyUI take it: lines through the tokens, one
+        for 10 steps and one for 200, and between them by the number of steps; above 4300 tokens that of 200 steps,
+        whatever the number."""
+        many = 0.00016927 * tokens + 0.45666666
+        if tokens > MOST_TOKENS_BY_STEPS:
+            return many
+        few = 8.73809524e-05 * tokens + 1.89833333
+        return few + (many - few) * (steps - 10) / 190
+
+    def training_mu(self, tokens: int) -> float:
+        return self.mu(tokens, USUAL_STEPS)
+
+    def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
+        return bool(config.get("guidance_embeds", True))
+
+    def pooled_dim(self, config: Mapping[str, Any]) -> int:
+        return 0
+
+    def variant(self, config: Mapping[str, Any], told: str) -> str:
+        """Dev has a guidance embedding. Klein base and the distilled one have the same shapes: the name tells."""
+        if self.guidance_embeds(config):
+            return "dev"
+        size = _KLEIN.get(config["num_attention_heads"] * config["attention_head_dim"], "klein")
+        return f"{size} base" if "base" in told.lower() else size
+
+    def recognises(self, layout: Layout) -> bool:
+        return any(layout.has(module) for module in _OWN)
+
+    def config_of(self, layout: Layout) -> dict[str, Any]:
+        naming = layout.naming
+        (width, taken), (_, context), (head,) = shapes_of(
+            layout, self.name, _MATRICES[naming], _NORM[naming], _NEEDED[naming]
+        )
+        doubles, singles = (layout.count(blocks) for blocks in _BLOCKS[naming])
+        return {
+            "_class_name": self.class_name,
+            "patch_size": 1,
+            "in_channels": taken,
+            "num_layers": doubles,
+            "num_single_layers": singles,
+            "attention_head_dim": head,
+            "num_attention_heads": width // head,
+            "joint_attention_dim": context,
+            "mlp_ratio": MLP_RATIO,
+            "axes_dims_rope": list(AXES),
+            "rope_theta": THETA,
+            "guidance_embeds": layout.has(_GUIDANCE[naming]),
+        }
+
+    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
+        return in_naming(flux2_modules.modules(config), naming)
+
+    def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
+        return transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=given.prompt_embeds,
+            timestep=given.sigma,
+            img_ids=grid_ids(*size, len(AXES), tokens.device),
+            txt_ids=text_ids(given.prompt_embeds.shape[1], tokens.device),
+            guidance=given.guidance,
+            return_dict=False,
+        )[0]
+
+    def trunk(
+        self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted, run: Run
+    ) -> Iterator[Tensor]:
+        dtype, device, length = tokens.dtype, tokens.device, given.prompt_embeds.shape[1]
+        strength = None if given.guidance is None else given.guidance.to(dtype) * 1000
+        temb = transformer.time_guidance_embed(given.sigma.to(dtype) * 1000, strength)
+        for_image = transformer.double_stream_modulation_img(temb)
+        for_text = transformer.double_stream_modulation_txt(temb)
+        for_both = transformer.single_stream_modulation(temb)
+        image = transformer.x_embedder(tokens)
+        text = transformer.context_embedder(given.prompt_embeds)
+        rotary = transformer.pos_embed(
+            torch.cat([text_ids(length, device), grid_ids(*size, len(AXES), device)])
+        )
+        for block in transformer.transformer_blocks:
+            text, image = run(block, image, text, for_image, for_text, rotary, None)
+            yield image
+        both = torch.cat([text, image], dim=1)
+        for block in transformer.single_transformer_blocks:
+            both = run(block, both, None, for_both, rotary, None)
+            yield both[:, length:]
+
+    def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
+        return []
+
+    def hidden_parts(self, block: nn.Module) -> list[Hidden]:
+        if hasattr(block, "ff"):
+            return [Hidden(each.linear_in, each.act_fn, each.act_fn) for each in (block.ff, block.ff_context)]
+        attention = block.attn
+
+        def activate(fused: Tensor) -> Tensor:
+            return attention.mlp_act_fn(fused[..., 3 * attention.inner_dim :])
+
+        return [Hidden(attention.to_qkv_mlp_proj, activate, attention.mlp_act_fn)]
+
+
+def text_ids(length: int, device: torch.device | str) -> Tensor:
+    """Rotary positions (length, 4) of the prompt: a token's place on the last axis."""
+    ids = torch.zeros(length, len(AXES), device=device)
+    ids[:, -1] = torch.arange(length, device=device)
+    return ids
+
+
+FLUX2 = Flux2()
