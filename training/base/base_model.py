@@ -268,9 +268,10 @@ def empty_transformer(config: dict[str, Any]) -> nn.Module:
 
     Raises ``BaseModelError`` where the diffusers that is installed is too old for its family.
     """
+    family = family_of(config)
     # Of this thread alone: accelerate's init_empty_weights would take the weights of whatever another thread makes.
     with torch.device("meta"):
-        return family_of(config).transformer_class().from_config(config)
+        return family.without_unused(family.transformer_class().from_config(config))
 
 
 def empty_base(reference: BaseReference, **changes: int) -> FluxBase:

@@ -56,6 +56,10 @@ def place(
     """
     path, _, leaf = name.rpartition(".")
     module = transformer.get_submodule(path)
+    # diffusers' own list: such as norms, which are computed with in fp32 whatever the rest is.
+    wide = getattr(transformer, "_keep_in_fp32_modules", None) or ()
+    if any(part in name.split(".") for part in wide):
+        precision = PRECISIONS["fp32"]
     weight = brought_into(precision, name, weight)
     if isinstance(weight, Int8Weight):
         weight = Int8Weight(weight.values.to(home), weight.scales.to(home), weight.group)

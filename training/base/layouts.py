@@ -32,7 +32,10 @@ from .weight_formats import (
 OTHER_FILES = "the bf16, fp8, int8 or GGUF file of the same model"
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "")
-_FIRST_BLOCK = {ORIGINAL: "double_blocks.0.", DIFFUSERS: "transformer_blocks.0."}
+_FIRST_BLOCKS = {
+    ORIGINAL: ("double_blocks.0.", "single_blocks.0."),
+    DIFFUSERS: ("transformer_blocks.0.", "single_transformer_blocks.0."),
+}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # What older ComfyUI wrote, and what it writes now.
 _RENAMED = {
@@ -266,9 +269,9 @@ def single_file_layout(file: Path) -> FileLayout:
     """What the one file ``file`` is. Raises ``BaseModelError`` for what is no FLUX transformer, by its name."""
     header = read_header([file])
     _refuse_others(header, file.name)
-    for naming, block in _FIRST_BLOCK.items():
+    for naming, blocks in _FIRST_BLOCKS.items():
         for prefix in _PREFIXES:
-            if any(key.startswith(prefix + block) for key in header.entries):
+            if any(key.startswith(tuple(prefix + block for block in blocks)) for key in header.entries):
                 return FileLayout(header, file.name, prefix, naming)
     prefix = next((each for each in _PREFIXES if any(key.startswith(each) for key in header.entries)), "")
     return FileLayout(header, file.name, prefix, ORIGINAL)

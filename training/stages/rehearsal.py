@@ -62,8 +62,8 @@ def rehearse(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     """Count what a stage with this start needs in ``precision``. Reads the checkpoint's header alone.
 
     Of a deep base a few blocks are run, and what each further one keeps is added: it is the same for all of a kind.
-    Raises ``BaseModelError`` for a checkpoint that is not there or of no family, ``ValueError`` for taps that it does not
-    have.
+    Raises ``BaseModelError`` for a checkpoint that is not there or of no family, ``ValueError`` for taps that it
+    does not have.
     """
     held = weights(start, precision, demand)
     family = family_of(read_transformer_config(start.base.path))

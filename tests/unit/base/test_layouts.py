@@ -30,7 +30,7 @@ def state() -> dict[str, torch.Tensor]:
 REFUSED = {
     "FLUX.2": ({"double_stream_modulation_img.lin.weight": ONE}, "takes 64 input channels, not 128: a FLUX.2 variant"),
     "FLUX.2, diffusers": ({"double_stream_modulation_img.linear.weight": ONE}, "takes 64 input channels, not 128"),
-    "Chroma": ({"distilled_guidance_layer.norms.0.scale": ONE}, r"is Chroma .* Choose a text-to-image FLUX\.1 .*, or FLUX\.2"),
+    "Chroma": ({"distilled_guidance_layer.norms.0.scale": ONE}, r"is Chroma .* Choose a .*FLUX\.1 .*, or FLUX\.2"),
     "Nunchaku": (
         {"transformer_blocks.0.qkv_proj.qweight": ONE},
         "is a Nunchaku file .* cannot train. Choose the bf16, fp8, int8 or GGUF file of the same model",

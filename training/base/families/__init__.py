@@ -8,12 +8,13 @@ from typing import Any
 from .family import Family
 from .flux1 import FLUX1
 from .flux2 import FLUX2
+from .flux3 import FLUX3
 
 # Along one side: what sides of pictures must be multiples of, whatever the family.
 PIXELS_PER_TOKEN = 16
 
 # One that has marks of its own before one that is known by what the others share.
-FAMILIES: tuple[Family, ...] = (FLUX2, FLUX1)
+FAMILIES: tuple[Family, ...] = (FLUX3, FLUX2, FLUX1)
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -152,6 +152,10 @@ class Family(ABC):
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:
         """The feed-forward parts of a block whose hidden layers can be left out of what is kept, adapted or not."""
 
+    def without_unused(self, transformer: nn.Module) -> nn.Module:
+        """The transformer without the parts that text-to-image never runs, which then need not be held."""
+        return transformer
+
     def blocks(self, transformer: nn.Module) -> list[nn.Module]:
         """All blocks in the order in which they run: the double ones, then the single ones."""
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

@@ -1,0 +1,181 @@
+"""FLUX.3 Image Klein, base-trained: its blocks, its schedule, its files, and the layers a LoRA may sit on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import BaseModelError
+from . import flux3_modules
+from .family import Family, Hidden, Prompted, Run, grid_ids
+from .flux2 import text_ids
+from .latent_space import FLUX_2, LatentSpace
+from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
+from .shapes import Layout, shapes_of
+
+AXES = (32, 32, 32, 32)
+THETA = 10000
+MLP_RATIO = 3.0
+# sigma -> SHIFT sigma / (1 + (SHIFT - 1) sigma), whatever the picture's size and the number of steps.
+SHIFT = 6.93
+# Of the picture's rows and columns.
+ROPE_SCALE = 0.5
+
+_BLOCK = r"(?:mode_blocks\.image|txt_mode_blocks|single_transformer_blocks)\.\d+\."
+_ATTENTION = r"attn\.(?:to_q|to_k|to_v|to_out\.0)"
+_MLP = r"ff\.linear_in|ff\.linear_out"
+_MODULATION = r"(?:early|single)_stream_modulations\.(?:image|txt)\.linear"
+# Of reference pictures, which text-to-image has not.
+_UNUSED = ("early_stream_modulations", "single_stream_modulations", "x_embedders", "mode_blocks")
+
+_DOUBLE = {ORIGINAL: "content_mode_blocks.image.", DIFFUSERS: "mode_blocks.image."}
+_SINGLE = {ORIGINAL: "single_blocks.", DIFFUSERS: "single_transformer_blocks."}
+_MATRICES = {ORIGINAL: ("emb_in.image", "txt_in"), DIFFUSERS: ("x_embedders.image", "context_embedder")}
+_NORM = {ORIGINAL: "single_blocks.0.norm.query_norm", DIFFUSERS: "single_transformer_blocks.0.attn.norm_q"}
+_NEEDED = {
+    ORIGINAL: ("time_in.in_layer", "txt_mode_blocks.0.q_proj", "final_layer.image.linear"),
+    DIFFUSERS: ("timestep_embedder.linear_1", "txt_mode_blocks.0.attn.to_q", "proj_out"),
+}
+_OWN = ("early_stream_modulations", "txt_mode_blocks")
+_FLOW_MAP = {ORIGINAL: "ref_time_in", DIFFUSERS: "target_timestep_embedder"}
+
+
+class Flux3(Family):
+    """The family. The prompt's and the picture's tokens have blocks of their own ("double" ones) before they meet."""
+
+    name = "FLUX.3"
+    class_name = "Flux3Transformer2DModel"
+    since = "0.42"
+    space: LatentSpace = FLUX_2
+    text_tokens = 80
+    target_presets = {
+        "attention": f"{_BLOCK}{_ATTENTION}",
+        "attention+mlp": f"{_BLOCK}(?:{_ATTENTION}|{_MLP})",
+        "all": f"{_BLOCK}(?:{_ATTENTION}|{_MLP})|{_MODULATION}",
+    }
+    tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
+    model = "FLUX.3 Image Klein base"
+    text = "Qwen3-VL"
+    architecture = "flux-3"
+
+    def mu(self, tokens: int, steps: float) -> float:
+        return math.log(SHIFT)
+
+    def training_mu(self, tokens: int) -> float:
+        return math.log(SHIFT)
+
+    def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
+        return False
+
+    def pooled_dim(self, config: Mapping[str, Any]) -> int:
+        return 0
+
+    def variant(self, config: Mapping[str, Any], told: str) -> str:
+        return "klein base"
+
+    def recognises(self, layout: Layout) -> bool:
+        return any(layout.has(module) for module in _OWN)
+
+    def config_of(self, layout: Layout) -> dict[str, Any]:
+        naming = layout.naming
+        if layout.has(_FLOW_MAP[naming]):
+            raise BaseModelError(
+                f"{layout.name} is the distilled FLUX.3 Image Klein (key {_FLOW_MAP[naming]}), whose steps are told "
+                f"where they end. Train on the base: choose {self.model}."
+            )
+        (width, taken), (_, context), (head,) = shapes_of(
+            layout, self.name, _MATRICES[naming], _NORM[naming], _NEEDED[naming]
+        )
+        return {
+            "_class_name": self.class_name,
+            "in_channels": taken,
+            "num_layers": layout.count(_DOUBLE[naming]),
+            "num_single_layers": layout.count(_SINGLE[naming]),
+            "attention_head_dim": head,
+            "num_attention_heads": width // head,
+            "joint_attention_dim": context,
+            "mlp_ratio": MLP_RATIO,
+            "axes_dims_rope": list(AXES),
+            "rope_theta": THETA,
+        }
+
+    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
+        return in_naming(flux3_modules.modules(config), naming)
+
+    def without_unused(self, transformer: nn.Module) -> nn.Module:
+        """A seventh of its weights are for reference pictures alone."""
+        for part in _UNUSED:
+            modules = getattr(transformer, part)
+            if "image_cond" in modules:
+                del modules["image_cond"]
+        return transformer
+
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        """The prompt's, the picture's, and those of both."""
+        own = [*transformer.txt_mode_blocks, *transformer.mode_blocks["image"]]
+        return [*own, *transformer.single_transformer_blocks]
+
+    def place(self, layer: str) -> tuple[bool, int] | None:
+        found = re.match(r"(?:(single_transformer_blocks)|mode_blocks\.image|txt_mode_blocks)\.(\d+)\.", layer)
+        return found and (found[1] is not None, int(found[2]))
+
+    def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
+        return transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=given.prompt_embeds,
+            timestep=given.sigma,
+            img_ids=image_ids(*size, tokens.device),
+            txt_ids=text_ids(given.prompt_embeds.shape[1], tokens.device),
+            return_dict=False,
+        )[0]
+
+    def trunk(
+        self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted, run: Run
+    ) -> Iterator[Tensor]:
+        dtype, device, length = tokens.dtype, tokens.device, given.prompt_embeds.shape[1]
+
+        def embedded(sigma: Tensor) -> Tensor:
+            """The level of all tokens of a sample."""
+            times = transformer.time_proj(sigma.to(dtype) * 1000)
+            return functional.silu(transformer.timestep_embedder(times.to(dtype))[:, None])
+
+        # The prompt is without noise.
+        levels = {"image": embedded(given.sigma), "txt": embedded(torch.zeros_like(given.sigma))}
+        early, both = (
+            {kind: modulations[kind](level) for kind, level in levels.items()}
+            for modulations in (transformer.early_stream_modulations, transformer.single_stream_modulations)
+        )
+        image = transformer.x_embedders["image"](tokens)
+        text = transformer.context_embedder(given.prompt_embeds)
+        for_text, for_image = (
+            transformer.pos_embed(ids) for ids in (text_ids(length, device), image_ids(*size, device))
+        )
+        for block in transformer.txt_mode_blocks:
+            text = run(block, text, early["txt"], for_text)
+        for block in transformer.mode_blocks["image"]:
+            image = run(block, image, early["image"], for_image)
+            yield image
+        for_both = tuple(torch.cat(parts) for parts in zip(for_text, for_image, strict=True))
+        for block in transformer.single_transformer_blocks:
+            text, image = run(block, image, text, both["image"], both["txt"], for_both)
+            yield image
+
+    def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
+        return []
+
+    def hidden_parts(self, block: nn.Module) -> list[Hidden]:
+        return [Hidden(block.ff.linear_in, block.ff.act_fn, block.ff.act_fn)]
+
+
+def image_ids(height: int, width: int, device: torch.device | str) -> Tensor:
+    """Rotary positions (h w, 4) of latents of this size: half of row and column."""
+    return grid_ids(height, width, len(AXES), device) * ROPE_SCALE
+
+
+FLUX3 = Flux3()
