@@ -25,7 +25,7 @@ from .sheet import draw_arms, measures, sheet
 from .workflow import WorkflowError, api_graph
 
 FOLDER = ROOT / ".demo"
-WORKFLOW = "Two stages on the tiny base.json"
+WORKFLOW = "A first run on the tiny base.json"
 STAGES = {"diffusion": "stage 1", "adversarial": "stage 2"}
 SHOWN = ("diffusion_loss", "discriminator_loss", "adversarial_loss", "real_accuracy", "fake_accuracy")
 NOT_SHIPPED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")

@@ -37,7 +37,7 @@ from . import host
 from .fits import check_prompt
 from .sockets import FluxLoRASocket, RealLatentsSocket
 from .values import owned
-from .widgets import supported
+from .widgets import folded_input, supported
 
 NODE = "Compare FLUX LoRAs"
 MOST_LORAS = 6
@@ -92,7 +92,8 @@ class CompareFluxLoRAs(io.ComfyNode):
                     tooltip=f"One prompt a line. Empty: the first {MOST_CAPTIONS} captions of real_latents, held-out "
                     "ones first. A line that is one of its captions needs no clip.",
                 ),
-                io.String.Input(
+                folded_input(
+                    io.String.Input,
                     "names",
                     default="",
                     tooltip="Names of the rows with commas between them. Empty: base, stage 1, stage 2, or the file's "
@@ -103,19 +104,22 @@ class CompareFluxLoRAs(io.ComfyNode):
                     default="4, 25",
                     tooltip="Numbers of sampling steps, with commas between them. Each gives a column.",
                 ),
-                io.String.Input(
+                folded_input(
+                    io.String.Input,
                     "samplers",
                     default=TRAINED_SAMPLER,
                     tooltip="Samplers by the host's names, with commas between them, such as euler, dpmpp_2m. A LoRA "
                     "of stage 2 is trained for euler; one of stage 1 for any.",
                 ),
-                io.String.Input(
+                folded_input(
+                    io.String.Input,
                     "seeds",
                     default="0",
                     tooltip="Seeds of the noise, with commas between them. Each gives a column for every number of "
                     "steps and sampler.",
                 ),
-                io.Float.Input(
+                folded_input(
+                    io.Float.Input,
                     "guidance",
                     default=3.5,
                     min=0.0,
@@ -124,12 +128,14 @@ class CompareFluxLoRAs(io.ComfyNode):
                     round=False,
                     tooltip="FLUX-dev's guidance embedding while sampling. Ignored by bases without one.",
                 ),
-                io.Int.Input(
+                folded_input(
+                    io.Int.Input,
                     "width",
                     **side,
                     tooltip="Width of the pictures in pixels, a multiple of 16. 0: that of most real_latents, or 1024.",
                 ),
-                io.Int.Input(
+                folded_input(
+                    io.Int.Input,
                     "height",
                     **side,
                     tooltip="Height of the pictures in pixels, a multiple of 16. 0: that of most real_latents, or "

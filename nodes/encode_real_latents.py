@@ -25,6 +25,7 @@ from .widgets import configuration, supported, widgets
 
 NODE = "Encode Real Latents"
 FIRST = ("resolution", "flip", "held_out_share", "seed", "bucket_step", "few_step_phrase", "practice_prompts")
+FOLDED = ("seed", "bucket_step", "few_step_phrase", "practice_prompts")
 
 
 class EncodeRealLatents(io.ComfyNode):
@@ -72,7 +73,7 @@ class EncodeRealLatents(io.ComfyNode):
                     force_input=True,
                     tooltip="The pictures' names, for messages. From Load Dataset Images.",
                 ),
-                *widgets(DataConfig, FIRST),
+                *widgets(DataConfig, FIRST, folded=FOLDED),
                 *widgets(DataConfig, ["preview_prompts"], optional=True),
             ],
             outputs=[

@@ -47,7 +47,7 @@ class LoadFluxLoRA(io.ComfyNode):
                     "GB for FLUX.1. int8: 12 GB, with a scale for each row; int8_convrot: the same, with inputs "
                     "rotated so that outliers cost less. fp32 is for the tiny base and for comparisons.",
                 ),
-                *widgets(LoRAConfig, ["rank", "alpha", "targets", "seed"]),
+                *widgets(LoRAConfig, ["rank", "alpha", "targets", "seed"], folded=["seed"]),
                 io.Combo.Input(
                     "lora",
                     options=[NO_LORA, *host.lora_files()],
@@ -55,7 +55,7 @@ class LoadFluxLoRA(io.ComfyNode):
                     tooltip="A LoRA file to continue from, in this pack's, diffusers' or kohya's format. Rank, alpha "
                     "and target layers then come from the file, and those widgets are ignored.",
                 ),
-                *widgets(LoRAConfig, ["target_regex"]),
+                *widgets(LoRAConfig, ["target_regex"], folded=["target_regex"]),
             ],
             outputs=[
                 FluxLoRASocket.Output(

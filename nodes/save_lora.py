@@ -18,7 +18,7 @@ from ..training.lora.files import FORMATS
 from ..training.lora.sampling_advice import advice_of
 from . import host
 from .sockets import FluxLoRASocket
-from .widgets import supported
+from .widgets import folded_input, supported
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,14 +42,16 @@ class SaveLoRA(io.ComfyNode):
                     tooltip="Path below the host's output folder; a number and .safetensors are added. %date parts% "
                     "such as %year% are filled in.",
                 ),
-                io.Combo.Input(
+                folded_input(
+                    io.Combo.Input,
                     "format",
                     options=list(FORMATS),
                     default=FORMATS[0],
                     tooltip="Names of the layers: diffusers (transformer.*) or kohya (lora_unet_*). The host loads "
                     "both; other programs may want one of them.",
                 ),
-                io.Combo.Input(
+                folded_input(
+                    io.Combo.Input,
                     "dtype",
                     options=list(DTYPES),
                     default="fp32",

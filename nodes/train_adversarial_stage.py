@@ -22,7 +22,7 @@ from .stage_run import run_stage
 from .values import DiscriminatorValue, OptionsValue
 from .widgets import configuration, supported, widgets
 
-FOLDED = ("batch_size", "preview_every")
+THEN = ("seed", "batch_size", "preview_every")
 
 
 class TrainAdversarialStage(io.ComfyNode):
@@ -45,8 +45,8 @@ class TrainAdversarialStage(io.ComfyNode):
                 ),
                 *widgets(
                     AdversarialStageConfig,
-                    ["target", "target_steps", "steps", "adversarial_weight", "learning_rate", "seed", *FOLDED],
-                    folded=FOLDED,
+                    ["target", "target_steps", "steps", "adversarial_weight", "learning_rate", *THEN],
+                    folded=THEN,
                     optional=True,
                 ),
                 stage_options(),

@@ -47,10 +47,14 @@ def widget(field: dataclasses.Field, *, folded: bool = False, optional: bool = F
 
 
 def _make(kind: type[io.Input], field: dataclasses.Field, common: dict[str, Any], folded: bool, **own: Any) -> io.Input:
-    made = kind(field.name, **common, **own, **(supported(kind, advanced=True) if folded else {}))
-    if folded:
-        # What hosts older than the field hand to the page as it is.
-        made.extra_dict = {**made.extra_dict, "advanced": True}
+    return folded_input(kind, field.name, **common, **own) if folded else kind(field.name, **common, **own)
+
+
+def folded_input(kind: type[io.Input], name: str, **fields: Any) -> io.Input:
+    """An input that is hidden until the user asks for all of its node's."""
+    made = kind(name, **fields, **supported(kind, advanced=True))
+    # What hosts older than the field hand to the page as it is.
+    made.extra_dict = {**made.extra_dict, "advanced": True}
     return made
 
 

@@ -58,21 +58,22 @@ def two_stages(card: Card) -> Template:
     counted = f"int8_convrot at {card.side} px{streamed}"
     note = f"""## FLUX.1-dev, {card.gigabytes} GB
 
-{FILES}.
+Choose your pictures. **target_steps**: the steps you will sample with. Try **steps** 20 first.
+"""
+    more = f"""For {card.gigabytes} GB: {counted}; counted, not measured yet. Else **precision** auto. The panel tells \
+how long it takes. The LoRA comes to **output/loras/**; see the template *Use a trained LoRA*.
 
 {PICTURES}
 
-**target_steps**: how many steps you will sample with. Then see *Use a trained LoRA*.
+{FILES}.
 
-For {card.gigabytes} GB: {counted}; counted, not measured yet. Else **precision** auto.
-
-Try **steps** 20 first: the panel tells how long the rest takes. The LoRA comes to **output/loras/**. FLUX.1-dev's \
-licence covers what you train on it.
+FLUX.1-dev's licence covers what you train on it.
 """
     return Template(
         name=f"FLUX.1-dev LoRA, {card.gigabytes} GB",
         note=note,
-        note_height=440,
+        note_height=128,
+        more=more,
         nodes={
             "lora": load_lora(precision="int8_convrot"),
             **flux_encoders(),
@@ -86,10 +87,10 @@ licence covers what you train on it.
             "compare": compare(("lora", "stage 1", "stage 2"), ENCODERS[1], step_counts="4, 25"),
         },
         groups=(
-            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "encode", "optimiser", *options))),
-            Group("2 Stage 1", (("stage 1",),), 300, under_note=True),
-            Group("3 Stage 2", (("stage 2", "discriminator"),), 300),
-            Group("4 Result", (("compare", "save"),), 340),
+            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "optimiser", *options, "encode")), 250),
+            Group("2 Stage 1", (("stage 1",),), 290, under_note=True),
+            Group("3 Stage 2", (("discriminator", "stage 2"),), 300),
+            Group("4 Result", (("compare", "save"),), 310),
         ),
     )  # fmt: skip
 
@@ -120,9 +121,9 @@ is in **output/loras/**. For stage 2, go on with the template *Continue a LoRA* 
             "compare": compare(("lora", "stage 1"), ENCODERS[1], step_counts="25"),
         },
         groups=(
-            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "encode"))),
-            Group("2 Stage 1", (("stage 1", "save", "optimiser"),), 300),
-            Group("3 Result", (("compare",),), 340),
+            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "optimiser", "encode")), 250),
+            Group("2 Stage 1", (("stage 1",),), 290),
+            Group("3 Result", (("compare", "save"),), 310),
         ),
     )
 
@@ -154,9 +155,9 @@ The sheet shows the LoRA before and after; the result is in **output/loras/**.
             "compare": compare(("lora", "stage 2"), ENCODERS[1], names="before, after", step_counts="4, 25"),
         },
         groups=(
-            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "encode"))),
-            Group("2 Stage 2", (("stage 2", "discriminator", "optimiser"),), 300),
-            Group("3 Result", (("compare", "save"),), 340),
+            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "optimiser", "encode")), 250),
+            Group("2 Stage 2", (("discriminator", "stage 2"),), 300),
+            Group("3 Result", (("compare", "save"),), 310),
         ),
     )  # fmt: skip
 
@@ -234,7 +235,7 @@ LoRA of stage 1 is for any sampler. A **few_step_phrase** goes before the prompt
             ),
             "guidance": Node("FluxGuidance", {"guidance": 3.5}, {"conditioning": ("prompt", "CONDITIONING")}),
             "empty": Node(
-                "CLIPTextEncode", {"text": ""}, {"clip": ("clip", "CLIP")}, title="No negative prompt", height=90
+                "CLIPTextEncode", {"text": ""}, {"clip": ("clip", "CLIP")}, title="No negative prompt", height=120
             ),
             "latent": Node("EmptySD3LatentImage", size),
             "sample": Node(

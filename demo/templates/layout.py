@@ -13,10 +13,13 @@ Box = tuple[int, int, int, int]
 TITLE = 30  # above a node's position
 GROUP_TITLE = 44
 MARGIN = 12  # between a box and its nodes
-GAP = 22
-GROUP_GAP = 24
+GAP = 14
+COLUMN_GAP = 22
+GROUP_GAP = 20
 NOTE_WIDTH = 300
 NOTE = "note"
+MORE = "more"
+MORE_HEIGHT = 300
 # What the editor's bars leave of a window of 1600 x 1000: left, top, right, bottom.
 WINDOW = (70, 117, 1590, 992)
 LARGEST_SCALE = 1.0
@@ -40,13 +43,17 @@ def lay_out(template: Template, size_of: Callable[[Node], Size]) -> Layout:
     groups = []
     left = 0
     if not any(group.under_note for group in template.groups):
-        nodes[NOTE] = (0, TITLE, NOTE_WIDTH, template.note_height)
+        nodes[NOTE] = (0, GROUP_TITLE + TITLE, NOTE_WIDTH, template.note_height)
         left = NOTE_WIDTH + GROUP_GAP
     for group in template.groups:
-        top = TITLE + template.note_height + GAP if group.under_note else 0
+        note = GROUP_TITLE + TITLE
+        more = note + template.note_height + GAP + TITLE
+        top = 0 if not group.under_note else more + GAP if template.more else more - TITLE
         box, placed = place(group, template.nodes, size_of, left, top)
         if group.under_note:
-            nodes[NOTE] = (left, TITLE, box[2], template.note_height)
+            nodes[NOTE] = (left, note, box[2], template.note_height)
+        if group.under_note and template.more:
+            nodes[MORE] = (left, more, box[2], MORE_HEIGHT)
         groups.append(box)
         nodes |= placed
         left += box[2] + GROUP_GAP
@@ -76,5 +83,5 @@ def place(
             placed[key] = (x, y + TITLE, width, size_of(nodes[key])[1])
             y += TITLE + height + GAP
         bottom = max(bottom, y - GAP)
-        x += width + GAP
-    return (left, top, x - GAP + MARGIN - left, bottom + MARGIN - top), placed
+        x += width + COLUMN_GAP
+    return (left, top, x - COLUMN_GAP + MARGIN - left, bottom + MARGIN - top), placed

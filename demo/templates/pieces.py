@@ -100,10 +100,9 @@ def chained(options: str) -> dict[str, tuple[str, str]]:
     return {"options": (options, "options")} if options else {}
 
 
-def save(stage: str, prefix: str, title: str = "", *, folded: bool = False) -> Node:
+def save(stage: str, prefix: str) -> Node:
     """The LoRA of a stage as a file."""
-    wires = {"flux_lora": (stage, "flux_lora")}
-    return Node("FluxDuelSaveLoRA", {"prefix": prefix}, wires, title=title, folded=folded)
+    return Node("FluxDuelSaveLoRA", {"prefix": prefix}, {"flux_lora": (stage, "flux_lora")})
 
 
 def compare(loras: tuple[str, ...], vae: tuple[str, str], **values: Any) -> Node:

@@ -41,13 +41,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Template:
-    """A graph. ``name``: its file's, which is what the editor's list of templates shows."""
+    """A graph. ``name``: its file's, which is what the editor's list of templates shows.
+
+    ``more``: what a second note says, folded below the first where that lies above a group.
+    """
 
     name: str
     note: str
     note_height: int
     nodes: Mapping[str, Node]
     groups: Sequence[Group]
+    more: str = ""
 
 
 @dataclass(frozen=True)

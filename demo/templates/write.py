@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..workflow import is_widget, saved_widgets
-from .layout import NOTE, Layout
+from .layout import MORE, NOTE, Layout
 from .spec import Node, Template
 
 PACK, PACK_VERSION = "fluxduel", "0.2.0"
@@ -25,9 +25,12 @@ def write(template: Template, layout: Layout, object_info: Mapping[str, Any]) ->
     ``object_info``: the host's description of its nodes, by id. Raises ``TemplateError`` for a node, widget, socket
     or output that the host does not have.
     """
-    numbers = {key: number for number, key in enumerate((NOTE, *template.nodes), 1)}
+    notes = {NOTE: _note("About this graph", template.note)}
+    if template.more:
+        notes[MORE] = _note("More about this graph", template.more, folded=True)
+    numbers = {key: number for number, key in enumerate((*notes, *template.nodes), 1)}
     links: list[list[Any]] = []
-    nodes = {NOTE: _note(template)}
+    nodes = {**notes}
     for key, node in template.nodes.items():
         if node.kind not in object_info:
             raise TemplateError(f"{template.name}, node {key}: the host has no node {node.kind}.")
@@ -68,11 +71,12 @@ def in_order(node: dict[str, Any]) -> dict[str, Any]:
     return {key: node[key] for key in (*keys, "widgets_values") if key in node}
 
 
-def _note(template: Template) -> dict[str, Any]:
+def _note(title: str, text: str, *, folded: bool = False) -> dict[str, Any]:
     return {
-        "type": "MarkdownNote", "flags": {}, "mode": 0, "inputs": [], "outputs": [], "title": "About this graph",
+        "type": "MarkdownNote", "flags": {"collapsed": True} if folded else {}, "mode": 0, "inputs": [], "outputs": [],
+        "title": title,
         "properties": {"Node name for S&R": "MarkdownNote", "cnr_id": CORE, "ver": CORE_VERSION},
-        "widgets_values": [template.note],
+        "widgets_values": [text],
     }  # fmt: skip
 
 

@@ -18,7 +18,9 @@ KEY = "fluxduel_comparison"
 
 
 def show_comparison(rows: Sequence[str], groups: Sequence[Group], sheet: Image.Image) -> dict[str, Any]:
-    """What the node gives to the page: the sheet as its picture, and under ``KEY`` each picture with its place.
+    """What the node gives to the page under ``KEY``: each picture with its place, and the sheet of all.
+
+    The sheet is no picture of the node's own, which the host would show below and the node would grow for.
 
     The pictures are written as PNG files into the host's temporary folder. The host keeps what it is told here with
     the prompt in its history, where a page that opens later finds it. Raises ``OSError``.
@@ -48,5 +50,6 @@ def show_comparison(rows: Sequence[str], groups: Sequence[Group], sheet: Image.I
             }
             for group in groups
         ],
+        "sheet": kept(sheet),
     }
-    return {"images": [kept(sheet)], KEY: [comparison]}
+    return {KEY: [comparison]}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import comfy.utils
-from PIL import Image
 
 from .memory import stop_if_interrupted, unless_interrupted
-
-PREVIEW_SIDE = 512
 
 
 class Progress:
@@ -16,9 +13,8 @@ class Progress:
     def __init__(self, node: str) -> None:
         self._bar = comfy.utils.ProgressBar(1, node_id=node)
 
-    def update(self, done: int, total: int, picture: Image.Image | None = None) -> None:
-        preview = None if picture is None else ("JPEG", picture, PREVIEW_SIDE)
-        unless_interrupted(lambda: self._bar.update_absolute(done, total, preview))
+    def update(self, done: int, total: int) -> None:
+        unless_interrupted(lambda: self._bar.update_absolute(done, total))
 
     def update_or_stop(self, done: int, total: int) -> None:
         """``update``, and then the end of the graph where the user pressed Cancel."""

@@ -108,7 +108,6 @@ class HostReporter:
         picture = unless_interrupted(lambda: self._decode(latents))
         if picture is None:
             return
-        self._progress.update(step, self._run.total, picture)
         try:
             save_preview(picture, rows, self._folder, step)
         except OSError as error:

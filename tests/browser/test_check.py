@@ -35,7 +35,7 @@ def test_a_check_that_takes_too_long_is_told_of(editor: Editor) -> None:
 
 
 def test_three_faults_make_one_message_and_three_marks(editor: Editor) -> None:
-    editor.open(editor.host.get(f"/api/workflow_templates/{PACK_NAME}/Two%20stages%20on%20the%20tiny%20base.json"))
+    editor.open(editor.host.get(f"/api/workflow_templates/{PACK_NAME}/A%20first%20run%20on%20the%20tiny%20base.json"))
     editor.chart("adversarial").wait_for()
     editor.page.evaluate(_SET, FAULTS)
     before = set(editor.host.get("/history"))

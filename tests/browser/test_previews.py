@@ -1,4 +1,4 @@
-"""Previews in the training nodes: as soon as there is one, with a slider over the steps, also after a reload."""
+"""Previews in the training nodes: a row with a slider over the steps, all of them large, also after a reload."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fluxduel.tests.browser.test_resumed_run import graph_of
 from fluxduel.tests.comfy_host import ComfyHost, failure
 from fluxduel.tests.host.two_stage_graph import write_pictures
 
-STEPS = ["before training", "step 2", "step 4"]
+STEPS = ["before training", "update 2", "update 4"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def train(host: ComfyHost, folder: Path, node: str, prompts: str = "a cat\na boa
 
 
 def slider(editor: Editor) -> Locator:
-    return editor.page.get_by_label("Step of the previews")
+    return editor.page.get_by_label("Update of the previews")
 
 
 def pictures(editor: Editor) -> list[str]:
@@ -58,7 +58,7 @@ def test_the_steps_are_gone_through_and_come_back_after_a_reload(
     editor: Editor, browser: Browser, comfy_host: ComfyHost, folder: Path
 ) -> None:
     (node,) = editor.add("diffusion")
-    assert slider(editor).count() == 0
+    assert slider(editor).is_disabled() and editor.page.get_by_text("Pictures that this LoRA makes").count() == 1
     height = editor.page.evaluate("id => app.graph.getNodeById(id).size[1]", node)
     nodes2 = editor.page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')")
     # A seed for each renderer: of the same graph the host would run nothing again.
@@ -78,7 +78,7 @@ def test_the_steps_are_gone_through_and_come_back_after_a_reload(
     # It has room of its own, and the chart keeps its.
     chart, shown = editor.chart("diffusion").bounding_box(), editor.page.locator("figure canvas").first.bounding_box()
     assert chart and shown and chart["height"] > 100 and shown["height"] > 80 and shown["y"] > chart["y"] + 100
-    assert editor.page.evaluate("id => app.graph.getNodeById(id).size[1]", node) > height + 100
+    assert editor.page.evaluate("id => app.graph.getNodeById(id).size[1]", node) == height
 
     saved = editor.page.evaluate("() => app.graph.serialize()")
     assert "fluxduel_previews" not in json.dumps(saved)
@@ -89,10 +89,21 @@ def test_the_steps_are_gone_through_and_come_back_after_a_reload(
     try:
         second.open(saved)
         assert wait_for(second, STEPS[2]) == seen[0]
+        # By keyboard, too.
+        second.page.get_by_role("button", name="enlarge").focus()
+        second.page.keyboard.press("Enter")
+        large = second.page.get_by_role("dialog", name="Previews: updates across, prompts down")
+        picture = large.get_by_role("img")
+        second.page.wait_for_function("() => document.querySelector('dialog img')?.naturalWidth > 300")
+        shown, around = picture.bounding_box(), large.bounding_box()
+        assert shown and around and around["width"] > 0.9 * second.page.viewport_size["width"]
+        assert shown["width"] > 700 or shown["height"] > 700
         with second.page.context.expect_page() as opened:
-            second.page.get_by_role("link", name="sheet").click()
+            large.get_by_role("link", name="new tab").click()
         opened.value.wait_for_load_state()
         assert opened.value.evaluate("() => document.images[0].naturalWidth") > 300
+        second.page.keyboard.press("Escape")
+        large.wait_for(state="detached")
         assert not second.problems
     finally:
         second.page.close()
@@ -110,7 +121,7 @@ def test_who_looks_at_an_early_step_stays_there(classic: Editor, comfy_host: Com
     classic.page.wait_for_function("() => document.querySelector('input[aria-label*=previews]').max === '4'")
     assert wait_for(classic, STEPS[0]) == first
     classic.page.keyboard.press("End")
-    assert wait_for(classic, "step 8") != first
+    assert wait_for(classic, "update 8") != first
 
 
 def test_a_run_that_is_finished_shows_all_of_its_steps(classic: Editor, comfy_host: ComfyHost, folder: Path) -> None:
@@ -130,5 +141,18 @@ def test_a_run_without_previews_shows_none_of_another(classic: Editor, comfy_hos
     train(comfy_host, folder, node, seed=40)
     wait_for(classic, STEPS[2])
     train(comfy_host, folder, node, seed=41, preview_every=0)
-    classic.page.get_by_text("none in this run yet").wait_for()
+    classic.page.get_by_text("none yet").wait_for()
     assert classic.page.locator("figure").count() == 0 and slider(classic).is_disabled()
+
+
+def test_the_step_that_is_looked_at_outlives_undo(editor: Editor, comfy_host: ComfyHost, folder: Path) -> None:
+    """The editor makes all nodes anew when it undoes."""
+    (node,) = editor.add("diffusion")
+    nodes2 = editor.page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')")
+    train(comfy_host, folder, node, seed=60 + nodes2)
+    wait_for(editor, STEPS[2])
+    slider(editor).focus()
+    editor.page.keyboard.press("Home")
+    first = wait_for(editor, STEPS[0])
+    editor.open(editor.page.evaluate("() => app.graph.serialize()"))
+    assert wait_for(editor, STEPS[0]) == first

@@ -21,7 +21,7 @@ from fluxduel.tests.browser.test_chart import colours
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 from fluxduel.training.evidence.glossary import CURVES
 
-WORKFLOW = "Two%20stages%20on%20the%20tiny%20base"
+WORKFLOW = "A%20first%20run%20on%20the%20tiny%20base"
 SCREENSHOT = os.environ.get("FLUXDUEL_SCREENSHOT")
 SHORT = {
     "FluxDuelTrainDiffusionStage": {"steps": 12, "batch_size": 2, "preview_every": 0},

@@ -17,7 +17,7 @@ from fluxduel.tests.comfy_host import ROOT, ComfyHost, HostError
 from fluxduel.training.data.demo_pictures import DEMO_LABEL
 
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
-TINY = ROOT / "example_workflows" / "Two stages on the tiny base.json"
+TINY = ROOT / "example_workflows" / "A first run on the tiny base.json"
 
 
 def put_what_the_workflow_lists(base: Path, workflow: dict[str, Any]) -> None:

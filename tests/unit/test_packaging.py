@@ -118,7 +118,7 @@ def test_the_registry_gets_what_the_tiny_graph_needs() -> None:
         assert not [line for line in left_out if path.startswith(line) or fnmatch.fnmatch(path, line)], path
     (load,) = [
         node
-        for node in json.loads((ROOT / "example_workflows" / "Two stages on the tiny base.json").read_text())["nodes"]
+        for node in json.loads((ROOT / "example_workflows" / "A first run on the tiny base.json").read_text())["nodes"]
         if node["type"] == "FluxDuelLoadTrainingImages"
     ]
     assert load["widgets_values"][0] == DEMO_LABEL

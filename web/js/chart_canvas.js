@@ -11,7 +11,7 @@ import { say } from "./say.js";
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {import("./panel.js").Panel} Panel */
 
-const MIN_HEIGHT = { diffusion: 260, adversarial: 500 };
+const MIN_HEIGHT = { diffusion: 230, adversarial: 380 };
 /** @type {Record<string, string>} */
 const STATE_COLORS = { running: "#3d8fe0", finished: "#22a07f", stopped: "#d9a21b", failed: "#e0524a" };
 /** Canvas pixels a CSS pixel. The editor's zoom tells nobody when it changes, so some are kept in reserve. */

@@ -3,7 +3,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { convertGraph } from "./convert_graph.js";
-import { placeAboveChart } from "./node_rows.js";
+import { placeAboveShown } from "./node_rows.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").Widget} Widget */
@@ -44,7 +44,7 @@ function fold(node) {
     getMaxHeight: () => 20,
   });
   widget.serialize = false;
-  placeAboveChart(node, widget);
+  placeAboveShown(node, widget);
   /** @param {boolean} shown */
   function show(shown) {
     node.showAdvanced = shown;

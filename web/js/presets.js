@@ -3,7 +3,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { OPTION_NODES } from "./convert_graph.js";
-import { placeAboveChart } from "./node_rows.js";
+import { placeAboveShown } from "./node_rows.js";
 import { GROUPS } from "./preset_values.js";
 import { say } from "./say.js";
 
@@ -61,7 +61,7 @@ function addMenu(node, stage) {
     getMaxHeight: () => 22,
   });
   widget.serialize = false;
-  placeAboveChart(node, widget);
+  placeAboveShown(node, widget);
 }
 
 /**

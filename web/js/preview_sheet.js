@@ -1,11 +1,17 @@
 // @ts-check
-/** The previews of a run inside the two training nodes: below the chart, as soon as there is one. */
+/** The previews of a run inside the two training nodes, below the chart. */
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+// Registered first, so that the pictures come below it.
+import "./training_chart.js";
 import { forwardToEditor } from "./forwarding.js";
+import { keep, kept } from "./kept_state.js";
 import { inTurn, latestRun, openNode, queryOf } from "./latest_run.js";
-import { PreviewView } from "./preview_view.js";
+import { addRow } from "./node_rows.js";
+import { MIN_HEIGHT, PreviewView } from "./preview_view.js";
+import { say } from "./say.js";
+import { showPicture } from "./zoomed_picture.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 /** @typedef {import("./comfy").Previews} Previews */
@@ -16,8 +22,13 @@ class NodePreviews {
   /** @param {GraphNode} node */
   constructor(node) {
     this.node = node;
-    /** @type {PreviewView | undefined} before the first preview the node has no such element */
-    this.view = undefined;
+    this.view = new PreviewView({
+      address: ({ step, version }) => this.#address("preview", { step: String(step), version }),
+      chosen: (run, step) => keep(node, "preview", { run, step }),
+      enlarge: () => showPicture(say("Previews: updates across, prompts down"), this.#address("preview_sheet", {})),
+    });
+    forwardToEditor(this.view.element);
+    addRow(node, "fluxduel_previews", this.view.element, MIN_HEIGHT);
     /** The execution id under which what is shown was trained. */
     this.id = "";
     /** What was told last of the run as a whole. */
@@ -41,34 +52,19 @@ class NodePreviews {
     /** @type {{id: string, told: Previews} | undefined} */
     const latest = await latestRun(this.node, "/fluxduel/previews");
     if (!latest) {
-      this.view?.clear();
+      this.view.clear();
       return;
     }
     this.id = latest.id;
-    this.view ??= this.#add();
-    this.view.update(latest.told, api.apiURL(`/fluxduel/preview_sheet?${queryOf(this.id)}`));
+    const before = kept(this.node, "preview");
+    this.view.update(latest.told, before?.run === latest.told.run ? before.step : undefined);
   }
 
-  #add() {
-    const { node } = this;
-    const view = new PreviewView(({ step, version }) => {
-      const which = new URLSearchParams({ step: String(step), version });
-      return api.apiURL(`/fluxduel/preview?${queryOf(this.id)}&${which}`);
-    });
-    forwardToEditor(view.element);
-    const widget = node.addDOMWidget("fluxduel_previews", "FLUXDUEL_PREVIEWS", view.element, {
-      serialize: false,
-      hideOnZoom: false,
-      getMinHeight: () => view.minHeight,
-    });
-    widget.serialize = false;
-    view.element.addEventListener("fluxduel:resize", () => {
-      const needed = node.computeSize();
-      node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
-      // The classic editor gives an element its place when it draws, and draws when something has changed.
-      node.setDirtyCanvas(true, true);
-    });
-    return view;
+  /** @param {string} route @param {Record<string, string>} which */
+  #address(route, which) {
+    const query = queryOf(this.id);
+    for (const [name, value] of Object.entries(which)) query.set(name, value);
+    return api.apiURL(`/fluxduel/${route}?${query}`);
   }
 }
 

@@ -1,108 +1,106 @@
 // @ts-check
 /** The previews' element: what is shown and how, a slider over the steps, and a picture for each prompt. */
 
+import { button, make } from "./elements.js";
 import { FONT } from "./pen.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./comfy").Previews} Previews */
 /** @typedef {import("./comfy").PreviewStep} PreviewStep */
 
-/** Side by side; more prompts go below. */
-const MOST_BESIDE = 4;
-/** A node of the usual width, in CSS pixels: what the least height is reckoned from. */
-const WIDTH = 400;
-const HEADER = 52;
-const CAPTION = 32;
+export const MIN_HEIGHT = 150;
+/** More prompts than there is room for come by scrolling. */
+const PICTURE_WIDTH = 76;
 const GAP = 4;
 /** Decoded pictures that are kept: going back and forth among them waits for nothing. */
 const KEPT = 24;
 
 export class PreviewView {
-  /** @param {(step: PreviewStep) => string} address of a step's pictures, which lie side by side in one file */
-  constructor(address) {
-    this.address = address;
+  /**
+   * @param {{
+   *   address: (step: PreviewStep) => string,
+   *   chosen: (run: string, step: number | undefined) => void,
+   *   enlarge: () => void,
+   * }} node where a step's pictures lie, side by side in one file; what is told when the user chooses a step, undefined
+   *   for the newest; and what shows all of them large
+   */
+  constructor(node) {
+    this.node = node;
     /** @type {Previews | undefined} */
     this.previews = undefined;
     /** Of the step that is shown, among `previews.steps`. */
     this.place = 0;
-    /** @type {number | undefined} the step that the user has chosen; undefined for the newest */
-    this.wanted = undefined;
     /** @type {Map<string, HTMLImageElement>} by address, the longest unused first */
     this.loaded = new Map();
     /** @type {HTMLCanvasElement[]} one for each prompt */
     this.cells = [];
-    this.minHeight = HEADER;
-    const view = buildView();
+    const view = buildView(node.enlarge);
     this.view = view;
     this.element = view.element;
     view.slider.addEventListener("input", () => this.#choose(Number(view.slider.value)));
+    view.grid.addEventListener("click", () => this.previews && node.enlarge());
     // In Nodes 2.0 a press on the slider would drag the node.
     for (const kind of ["pointerdown", "mousedown"]) {
       view.slider.addEventListener(kind, (event) => event.stopPropagation());
     }
+    this.clear();
   }
 
   /**
    * Show these previews. Who looks at the newest goes on to the one that is new; who looks at another stays there.
    * @param {Previews} previews with one step at least
-   * @param {string} sheet address of the whole sheet
+   * @param {number | undefined} wanted the step that the user has chosen; undefined for the newest
    */
-  update(previews, sheet) {
+  update(previews, wanted) {
     const before = this.previews;
-    const same = before !== undefined && before.run === previews.run && sameRows(before, previews);
-    const last = previews.steps.length - 1;
     this.previews = previews;
-    if (!same) {
-      this.wanted = undefined;
-      this.#build();
-    }
+    if (before?.run !== previews.run || !sameRows(before, previews)) this.#build();
+    const last = previews.steps.length - 1;
     // A run that goes on has no more than its first step for a moment.
-    const { wanted } = this;
     const place = wanted === undefined ? last : previews.steps.findLastIndex(({ step }) => step <= wanted);
-    const { slider, link } = this.view;
+    const { slider, enlarge, grid } = this.view;
     slider.max = String(last);
     // Also with one step alone: an element that is disabled loses the keyboard's focus.
     slider.disabled = false;
-    link.href = sheet;
+    enlarge.disabled = false;
+    grid.style.cursor = "zoom-in";
     this.#show(Math.max(0, place));
   }
 
   /** @param {number} place */
   #choose(place) {
-    const { steps } = /** @type {Previews} */ (this.previews);
-    this.wanted = place === steps.length - 1 ? undefined : steps[place].step;
+    const { run, steps } = /** @type {Previews} */ (this.previews);
+    this.node.chosen(run, place === steps.length - 1 ? undefined : steps[place].step);
     this.#show(place);
   }
 
   /** The run has no previews (yet). */
   clear() {
+    const { grid, slider, enlarge, step } = this.view;
     this.previews = undefined;
     this.cells = [];
-    this.view.grid.replaceChildren();
-    this.view.slider.disabled = true;
-    this.view.step.textContent = "none in this run yet";
-    this.view.how.textContent = "";
-    this.view.link.removeAttribute("href");
+    const note = make("div", NOTE_STYLE, say("Pictures that this LoRA makes appear here, every preview_every updates"));
+    grid.style.gridTemplateColumns = "";
+    grid.style.cursor = "";
+    grid.replaceChildren(note);
+    slider.disabled = true;
+    enlarge.disabled = true;
+    step.textContent = say("none yet");
   }
 
   #build() {
-    const { grid, how } = this.view;
+    const { grid } = this.view;
     const { rows } = /** @type {Previews} */ (this.previews);
-    const ways = new Set(rows.map((row) => row.how));
-    // What all have in common is said once.
-    setText(how, ways.size === 1 ? rows[0].how : `${ways.size} ways of sampling`);
-    grid.style.gridTemplateColumns = `repeat(${beside(rows.length)}, minmax(0, 1fr))`;
+    grid.style.gridTemplateColumns = `repeat(${rows.length}, minmax(${PICTURE_WIDTH}px, 1fr))`;
     this.cells = rows.map(() => document.createElement("canvas"));
     grid.replaceChildren(
-      ...rows.map((row, number) => {
-        const caption = make("figcaption", CAPTION_STYLE);
-        const prompt = row.prompt || "(no prompt)";
-        setText(caption, ways.size === 1 ? prompt : `${row.how}: ${prompt}`);
-        caption.title = `${prompt}\n${row.how}`;
-        const figure = make("figure", "margin:0;min-width:0;min-height:0;display:flex;flex-direction:column;");
+      ...rows.map(({ prompt, how }, number) => {
+        const caption = make("figcaption", CAPTION_STYLE, prompt || say("(no prompt)"));
         const canvas = this.cells[number];
         canvas.style.cssText = "flex:1;min-height:0;width:100%;object-fit:contain;border-radius:3px;";
         canvas.setAttribute("role", "img");
-        figure.append(canvas, caption);
+        const figure = make("figure", "margin:0;min-width:0;min-height:0;display:flex;flex-direction:column;", canvas, caption);
+        figure.title = `${prompt || say("(no prompt)")}\n${how}`;
         return figure;
       }),
     );
@@ -115,18 +113,20 @@ export class PreviewView {
     const { slider } = this.view;
     this.place = place;
     slider.value = String(place);
-    const named = step.step === 0 ? "before training" : `step ${step.step}`;
+    const named = step.step === 0 ? say("before training") : say("update {step}", { step: step.step });
     slider.setAttribute("aria-valuetext", named);
-    setText(this.view.step, named);
+    this.view.step.textContent = named;
     this.cells.forEach((cell, number) => cell.setAttribute("aria-label", `${named}: ${previews.rows[number].prompt}`));
     try {
-      const picture = await this.#load(this.address(step));
+      const picture = await this.#load(this.node.address(step));
       // By then the slider may be elsewhere.
       if (previews !== this.previews || place !== this.place) return;
       this.#draw(picture);
     } catch {
       // Written anew, or gone: the list that the server sends next says so.
-      if (previews === this.previews && place === this.place) setText(this.view.step, `${named}, cannot be shown`);
+      if (previews === this.previews && place === this.place) {
+        this.view.step.textContent = say("{named}, cannot be shown", { named });
+      }
     }
   }
 
@@ -140,13 +140,6 @@ export class PreviewView {
       cell.height = height;
       cell.getContext("2d")?.drawImage(picture, number * width, 0, width, height, 0, 0, width, height);
     });
-    const columns = beside(count);
-    const side = (WIDTH - (columns - 1) * GAP) / columns;
-    const least = HEADER + Math.ceil(count / columns) * ((side * height) / width + CAPTION + GAP);
-    if (Math.round(least) === this.minHeight) return;
-    this.minHeight = Math.round(least);
-    this.element.style.minHeight = `${this.minHeight}px`;
-    this.element.dispatchEvent(new Event("fluxduel:resize"));
   }
 
   /** @param {string} address @returns {Promise<HTMLImageElement>} */
@@ -170,68 +163,34 @@ export class PreviewView {
 }
 
 const CAPTION_STYLE =
-  "flex:none;height:28px;margin-top:2px;line-height:14px;overflow:hidden;display:-webkit-box;-webkit-box-orient:vertical;" +
-  "-webkit-line-clamp:2;overflow-wrap:anywhere;text-align:center;";
+  "flex:none;height:15px;line-height:15px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis;text-align:center;";
+const NOTE_STYLE = "align-self:center;text-align:center;padding:0 12px;color:var(--descrip-text);";
 
-function buildView() {
-  const element = make("div", `position:relative;width:100%;height:100%;min-height:${HEADER}px;`);
+/** @param {() => void} enlarge */
+function buildView(enlarge) {
+  const element = make("div", `position:relative;width:100%;height:100%;min-height:${MIN_HEIGHT}px;`);
+  // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
   element.className = "widget-expands";
   const column = make(
     "div",
-    "position:absolute;inset:0;display:flex;flex-direction:column;box-sizing:border-box;padding:6px;border-radius:6px;" +
+    "position:absolute;inset:0;display:flex;flex-direction:column;gap:4px;box-sizing:border-box;padding:6px;border-radius:6px;" +
       `background:color-mix(in srgb, var(--comfy-input-bg) 55%, transparent);color:var(--input-text);font:${FONT};`,
   );
-  const title = make("span", "flex:none;font-weight:600;");
-  title.textContent = "Previews";
-  const how = make(
-    "span",
-    "flex:1;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--descrip-text);",
-  );
-  const link = document.createElement("a");
-  link.textContent = "sheet";
-  link.title = "All steps beside each other, in a new tab. The file is in the run's folder: previews/sheet.png";
-  link.target = "_blank";
-  link.rel = "noopener";
-  link.style.cssText = "flex:none;color:var(--input-text);";
-  const slider = document.createElement("input");
+  const slider = make("input", "flex:1;min-width:0;margin:0;height:16px;accent-color:#3d8fe0;cursor:pointer;");
   slider.type = "range";
   slider.min = "0";
   slider.max = "0";
-  slider.setAttribute("aria-label", "Step of the previews");
-  slider.style.cssText = "flex:1;min-width:0;margin:0;height:16px;accent-color:#3d8fe0;cursor:pointer;";
-  const step = make("span", "flex:none;min-width:96px;text-align:right;");
-  const grid = make("div", `flex:1;min-height:0;display:grid;gap:${GAP}px;grid-auto-rows:minmax(0, 1fr);`);
-  column.append(row([title, how, link]), row([slider, step]), grid);
+  slider.setAttribute("aria-label", say("Update of the previews"));
+  const step = make("span", "flex:none;min-width:64px;text-align:right;");
+  const large = button(say("enlarge"), say("All of this run's previews, large. The file is in the run's folder: previews/sheet.png"), enlarge);
+  const grid = make("div", `flex:1;min-height:0;display:grid;gap:${GAP}px;grid-template-rows:minmax(0, 1fr);overflow:auto hidden;`);
+  const header = make("div", "flex:none;display:flex;align-items:center;gap:6px;height:18px;", slider, step, large);
+  column.append(header, grid);
   element.append(column);
-  return { element, how, link, slider, step, grid };
-}
-
-/** How many of `count` pictures are side by side. @param {number} count */
-function beside(count) {
-  return count <= MOST_BESIDE ? count : Math.ceil(count / Math.ceil(count / MOST_BESIDE));
+  return { element, slider, step, enlarge: large, grid };
 }
 
 /** @param {Previews} one @param {Previews} other */
 function sameRows(one, other) {
   return JSON.stringify(one.rows) === JSON.stringify(other.rows);
-}
-
-/** @param {string} tag @param {string} style */
-function make(tag, style) {
-  const element = document.createElement(tag);
-  element.style.cssText = style;
-  return element;
-}
-
-/** @param {HTMLElement[]} content */
-function row(content) {
-  const element = make("div", "display:flex;align-items:center;gap:8px;flex:none;height:18px;padding-bottom:2px;");
-  element.append(...content);
-  return element;
-}
-
-/** @param {HTMLElement} element @param {string} text */
-function setText(element, text) {
-  element.textContent = text;
-  element.title = text;
 }

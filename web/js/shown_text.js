@@ -6,42 +6,51 @@ import { api } from "../../../scripts/api.js";
 // Registered first, so that the text comes below what they show.
 import "./dataset.js";
 import "./training_chart.js";
-import { TEXT_FONT, keepPointer, keepWheel, make, show } from "./elements.js";
+import { TEXT_FONT, keepPointer, keepWheel, make } from "./elements.js";
 import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
+import { addRow } from "./node_rows.js";
+import { say } from "./say.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
 
-const SPEAKING = new Set([
-  "FluxDuelLoadTrainingImages",
-  "FluxDuelEncodeRealLatents",
-  "FluxDuelTrainAdversarialStage",
-  "FluxDuelSaveLoRA",
-  "FluxDuelApplyFluxLoRA",
-  "FluxDuelSampleFluxLoRA",
-]);
-const MOST_HEIGHT = 150;
-/** What the classic editor leaves free above and below an element. */
-const MARGINS = 20;
+/**
+ * Height of the text, which is there before there is any: a run makes no node larger. What is longer scrolls.
+ * @type {Record<string, number>}
+ */
+const HEIGHTS = {
+  FluxDuelEncodeRealLatents: 80,
+  FluxDuelSaveLoRA: 80,
+  FluxDuelApplyFluxLoRA: 46,
+  FluxDuelSampleFluxLoRA: 46,
+};
 /** Queues that are looked through for what a node said before the page was opened. */
 const REMEMBERED = 5;
 const WARNING_COLOR = "#d9a21b";
 
 class ShownText {
-  constructor() {
+  /** @param {number} height */
+  constructor(height) {
     this.lines = make(
       "div",
-      `box-sizing:border-box;max-height:${MOST_HEIGHT}px;overflow:auto;padding:5px 7px;border-radius:6px;font:${TEXT_FONT};` +
+      `position:absolute;inset:0;box-sizing:border-box;overflow:auto;padding:5px 7px;border-radius:6px;font:${TEXT_FONT};` +
         "background:color-mix(in srgb, var(--comfy-input-bg) 55%, transparent);color:var(--input-text);" +
         "white-space:pre-wrap;overflow-wrap:anywhere;user-select:text;cursor:text;",
     );
     this.lines.setAttribute("role", "status");
     this.lines.tabIndex = 0;
-    this.element = make("div", "width:100%;", this.lines);
+    this.element = make("div", `position:relative;width:100%;height:100%;min-height:${height}px;`, this.lines);
+    // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
+    this.element.className = "widget-expands";
     keepWheel(this.lines);
     keepPointer(this.lines);
     forwardToEditor(this.element);
-    this.set("");
+    this.clear();
+  }
+
+  clear() {
+    this.text = "";
+    this.lines.replaceChildren(make("span", "color:var(--descrip-text);", say("This node reports here once it has run.")));
   }
 
   /** @param {string} text */
@@ -53,30 +62,18 @@ class ShownText {
         return make("span", line.startsWith("Warning") ? `color:${WARNING_COLOR};` : "", ended);
       }),
     );
-    show(this.lines, text !== "");
-  }
-
-  /** The height that the text takes, as far as it is known. */
-  get height() {
-    if (this.text === "") return 0;
-    return Math.min(MOST_HEIGHT, this.lines.scrollHeight || MOST_HEIGHT) + MARGINS;
+    this.lines.scrollTop = 0;
   }
 }
 
 /** @type {Map<GraphNode, ShownText>} */
 const shown = new Map();
 
-/** @param {GraphNode} node */
-function addText(node) {
-  const text = new ShownText();
+/** @param {GraphNode} node @param {number} height */
+function addText(node, height) {
+  const text = new ShownText(height);
   shown.set(node, text);
-  const widget = node.addDOMWidget("fluxduel_text", "FLUXDUEL_TEXT", text.element, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => text.height,
-    getMaxHeight: () => text.height,
-  });
-  widget.serialize = false;
+  addRow(node, "fluxduel_text", text.element, height);
   const previous = node.onRemoved;
   node.onRemoved = () => {
     previous?.call(node);
@@ -87,14 +84,7 @@ function addText(node) {
 /** @param {GraphNode} node @param {string} text */
 function setText(node, text) {
   const own = shown.get(node);
-  if (!own || own.text === text) return;
-  own.set(text);
-  // Its height is known once the editor has laid it out, which takes a frame of its own.
-  requestAnimationFrame(() => requestAnimationFrame(() => {
-    if (!shown.has(node)) return;
-    const needed = node.computeSize();
-    node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
-  }));
+  if (own && text !== "" && own.text !== text) own.set(text);
 }
 
 /** @param {unknown} output of a node, as the host keeps it */
@@ -130,11 +120,17 @@ app.registerExtension({
   setup() {
     api.addEventListener("executed", ({ detail }) => {
       const node = findNode(app.rootGraph, detail.node);
-      if (node && SPEAKING.has(node.comfyClass ?? "")) setText(node, textOf(detail.output));
+      if (node) setText(node, textOf(detail.output));
+    });
+    // What it said of another run is true no longer.
+    api.addEventListener("executing", ({ detail }) => {
+      const node = detail && findNode(app.rootGraph, detail);
+      if (node) shown.get(node)?.clear();
     });
   },
   nodeCreated(node) {
-    if (SPEAKING.has(node.comfyClass ?? "")) addText(node);
+    const height = HEIGHTS[node.comfyClass ?? ""];
+    if (height) addText(node, height);
   },
   afterConfigureGraph: remember,
 });

@@ -4,7 +4,9 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { forwardToEditor } from "./forwarding.js";
+import { keep, kept } from "./kept_state.js";
 import { executionIds, findNode } from "./node_lookup.js";
+import { addRow } from "./node_rows.js";
 import { MIN_HEIGHT, WipeView } from "./wipe_view.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
@@ -23,18 +25,10 @@ const views = new Map();
 
 /** @param {GraphNode} node */
 function addWipe(node) {
-  const view = new WipeView(addressOf);
+  const view = new WipeView({ addressOf, chosen: (choice) => keep(node, "wipe", choice) });
   forwardToEditor(view.element);
   views.set(node, view);
-  const widget = node.addDOMWidget("fluxduel_wipe", "FLUXDUEL_WIPE", view.element, {
-    serialize: false,
-    hideOnZoom: false,
-    // The classic editor leaves 10 pixels above and below.
-    getMinHeight: () => MIN_HEIGHT + 20,
-  });
-  widget.serialize = false;
-  const needed = node.computeSize();
-  node.setSize([Math.max(NODE_WIDTH, node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
+  addRow(node, "fluxduel_wipe", view.element, MIN_HEIGHT, NODE_WIDTH);
   const previous = node.onRemoved;
   node.onRemoved = () => {
     previous?.call(node);
@@ -60,7 +54,7 @@ async function refresh() {
     const ids = executionIds(app.rootGraph, node);
     const found = own.flatMap((run) => ids.map((id) => run.outputs?.[id]?.[OUTPUT]?.[0])).find(Boolean);
     // One that has come in the meantime is newer.
-    if (found && !view.comparison) view.show(found);
+    if (found && !view.comparison) view.show(found, kept(node, "wipe"));
   }
 }
 

@@ -1,17 +1,27 @@
 // @ts-check
 /** The wipe's element: what stands at the left and at the right, the two pictures, and the line between them. */
 
+import { button, make } from "./elements.js";
+import { openLarge } from "./large_view.js";
+import { phrase, say } from "./say.js";
+import { showPicture } from "./zoomed_picture.js";
+
 /** @typedef {{ filename: string, subfolder: string, type: string }} Picture */
 /** @typedef {{ prompt: string, columns: string[], cells: Array<Array<Picture | null>> }} Group */
-/** @typedef {{ rows: string[], groups: Group[] }} Comparison */
+/** @typedef {{ rows: string[], groups: Group[], sheet?: Picture }} Comparison */
 /** @typedef {"left" | "right"} Side */
+/** @typedef {{ line: number, sides: string[][] }} Choice where the line stands, and a row and a column for each side */
 
-export const MIN_HEIGHT = 300;
+export const MIN_HEIGHT = 250;
 const SIDES = /** @type {Side[]} */ (["left", "right"]);
+const SIDE_WORDS = {
+  left: { label: phrase("left"), row: phrase("LoRA at the left"), column: phrase("Column at the left") },
+  right: { label: phrase("right"), row: phrase("LoRA at the right"), column: phrase("Column at the right") },
+};
 /** Where the line stands, in percent of the picture's width. */
 const MIDDLE = 50;
-const WAITING = "Run the graph to wipe any two of its pictures over each other here.";
-const GONE = "This picture is no longer there: ComfyUI was restarted. Run the graph again.";
+const WAITING = phrase("Run the graph to wipe any two of its pictures over each other here.");
+const GONE = phrase("This picture is no longer there: ComfyUI was restarted. Run the graph again.");
 const MOVING = /^(Arrow|Page|Home$|End$)/;
 const FONT = "12px system-ui, sans-serif";
 const SELECT =
@@ -22,9 +32,9 @@ const CAPTION =
   "text-overflow:ellipsis;white-space:nowrap;background:#000a;color:#fff;box-sizing:border-box;";
 
 export class WipeView {
-  /** @param {(picture: Picture) => string} addressOf */
-  constructor(addressOf) {
-    this.addressOf = addressOf;
+  /** @param {{ addressOf: (picture: Picture) => string, chosen: (choice: Choice) => void }} node `chosen` is told what the user sets */
+  constructor(node) {
+    this.node = node;
     /** @type {Comparison | undefined} */
     this.comparison = undefined;
     const view = buildView();
@@ -32,12 +42,18 @@ export class WipeView {
     this.element = view.element;
     for (const side of SIDES) {
       const { row, column, image } = view.sides[side];
-      row.addEventListener("change", () => this.#showSide(side));
-      column.addEventListener("change", () => this.#showSide(side));
+      for (const select of [row, column]) {
+        select.addEventListener("change", () => {
+          this.#showSide(side);
+          node.chosen(this.#choice());
+        });
+      }
       image.addEventListener("load", () => this.#fit());
       image.addEventListener("error", () => this.#say(GONE));
     }
-    view.slider.addEventListener("input", () => this.#draw());
+    view.slider.addEventListener("input", () => this.#move());
+    view.sheet.addEventListener("click", () => this.#showSheet());
+    view.enlarge.addEventListener("click", () => this.#enlarge());
     // The editor would move a node with the same keys.
     view.element.addEventListener("keydown", (event) => MOVING.test(event.key) && event.stopPropagation());
     view.stage.addEventListener("pointerdown", (event) => this.#drag(event));
@@ -47,10 +63,14 @@ export class WipeView {
     this.#draw();
   }
 
-  /** @param {Comparison} comparison */
-  show(comparison) {
-    const before = this.comparison ? this.#chosen() : undefined;
+  /**
+   * @param {Comparison} comparison
+   * @param {Choice} [choice] what the user has set; without one, what is shown now
+   */
+  show(comparison, choice = this.comparison && this.#choice()) {
     this.comparison = comparison;
+    this.view.sheet.disabled = !comparison.sheet;
+    this.view.enlarge.disabled = false;
     const rows = comparison.rows.map((name, place) => ({ name, value: String(place) }));
     const columns = comparison.groups.flatMap((group, number) =>
       group.columns.map((name, place) => ({
@@ -66,7 +86,7 @@ export class WipeView {
     this.view.sides.left.row.value = "0";
     this.view.sides.right.row.value = String(lastFull(comparison));
     // What was looked at before is what one wants to see of the new pictures, too.
-    if (before) this.#choose(before);
+    if (choice) this.#choose(choice);
     for (const side of SIDES) this.#showSide(side);
   }
 
@@ -74,15 +94,18 @@ export class WipeView {
     this.resizeObserver.disconnect();
   }
 
-  #chosen() {
-    return SIDES.map((side) => [this.view.sides[side].row.value, this.view.sides[side].column.value]);
+  /** @returns {Choice} */
+  #choice() {
+    const { slider, sides } = this.view;
+    return { line: Number(slider.value), sides: SIDES.map((side) => [sides[side].row.value, sides[side].column.value]) };
   }
 
-  /** @param {string[][]} choices a row and a column for each side; those that are no longer there stay as they are */
-  #choose(choices) {
+  /** @param {Choice} choice what is no longer there stays as it is */
+  #choose({ line, sides }) {
+    this.view.slider.value = String(line);
     SIDES.forEach((side, place) => {
       const { row, column } = this.view.sides[side];
-      for (const [select, value] of /** @type {const} */ ([[row, choices[place][0]], [column, choices[place][1]]])) {
+      for (const [select, value] of /** @type {const} */ ([[row, sides[place][0]], [column, sides[place][1]]])) {
         if ([...select.options].some((option) => option.value === value)) select.value = value;
       }
     });
@@ -96,13 +119,13 @@ export class WipeView {
     const group = this.comparison.groups[number];
     const picture = group?.cells[Number(row.value)]?.[place] ?? null;
     const name = this.comparison.rows[Number(row.value)] ?? "";
-    caption.textContent = picture ? name : `${name}: none here`;
+    caption.textContent = picture ? name : say("{name}: none here", { name });
     image.alt = `${name}, ${group?.columns[place] ?? ""}, ${group?.prompt ?? ""}`;
     row.title = name;
     column.title = column.selectedOptions[0]?.textContent ?? "";
     image.style.visibility = picture ? "visible" : "hidden";
     this.#say("");
-    if (picture) image.src = this.addressOf(picture);
+    if (picture) image.src = this.node.addressOf(picture);
     else image.removeAttribute("src");
     this.#draw();
   }
@@ -119,7 +142,7 @@ export class WipeView {
       // By the box as it is seen, whatever the zoom of the editor.
       const { left, width } = stage.getBoundingClientRect();
       slider.value = String((100 * (moved.clientX - left)) / width);
-      this.#draw();
+      this.#move();
     };
     const release = () => {
       stage.removeEventListener("pointermove", follow);
@@ -131,6 +154,29 @@ export class WipeView {
     stage.addEventListener("pointercancel", release);
     follow(event);
     slider.focus({ preventScroll: true });
+  }
+
+  /** The user has moved the line. */
+  #move() {
+    this.#draw();
+    this.node.chosen(this.#choice());
+  }
+
+  #showSheet() {
+    const { sheet } = /** @type {Comparison} */ (this.comparison);
+    if (sheet) showPicture(say("All pictures of the comparison"), this.node.addressOf(sheet));
+  }
+
+  /** The wipe itself, over the page, until it is closed there. */
+  #enlarge() {
+    const { column, element, enlarge } = this.view;
+    const room = make("div", "flex:1;min-height:0;position:relative;", column);
+    enlarge.style.display = "none";
+    openLarge(say("Wipe between two pictures"), room, [], () => {
+      enlarge.style.display = "";
+      element.append(column);
+    });
+    this.view.slider.focus();
   }
 
   /** The stage as large as the room allows, in the first picture's proportions. */
@@ -150,12 +196,13 @@ export class WipeView {
     sides.right.image.style.clipPath = `inset(0 0 0 ${share}%)`;
     line.style.left = `${share}%`;
     const names = SIDES.map((side) => sides[side].row.selectedOptions[0]?.textContent ?? "");
-    slider.setAttribute("aria-valuetext", `${Math.round(share)}% ${names[0]}, the rest ${names[1]}`);
+    const values = { share: Math.round(share), left: names[0], right: names[1] };
+    slider.setAttribute("aria-valuetext", say("{share}% {left}, the rest {right}", values));
   }
 
-  /** @param {string} text */
+  /** @param {string} text in English, or nothing */
   #say(text) {
-    this.view.message.textContent = text;
+    this.view.message.textContent = text && say(text);
     this.view.message.style.display = text ? "" : "none";
     this.view.stage.style.visibility = text ? "hidden" : "visible";
   }
@@ -178,7 +225,7 @@ function buildView() {
   // How the first releases of Nodes 2.0 (frontend 1.32) know a widget that wants the node's spare height.
   element.className = "widget-expands";
   element.setAttribute("role", "group");
-  element.setAttribute("aria-label", "Wipe between two pictures");
+  element.setAttribute("aria-label", say("Wipe between two pictures"));
   const column = make(
     "div",
     "position:absolute;inset:0;display:flex;flex-direction:column;gap:4px;box-sizing:border-box;padding:6px;" +
@@ -206,39 +253,31 @@ function buildView() {
   for (const side of SIDES) choices.append(sides[side].label, sides[side].row, sides[side].column);
   stage.append(sides.left.image, sides.right.image, line, sides.left.caption, sides.right.caption);
   room.append(stage, message);
-  const slider = document.createElement("input");
+  const slider = make("input", "flex:1;min-width:0;margin:0;accent-color:var(--input-text);");
   slider.type = "range";
   slider.min = "0";
   slider.max = "100";
   slider.step = "any";
   slider.value = String(MIDDLE);
-  slider.setAttribute("aria-label", "Line between the two pictures");
-  slider.style.cssText = "flex:none;width:100%;margin:0;accent-color:var(--input-text);";
-  column.append(choices, room, slider);
+  slider.setAttribute("aria-label", say("Line between the two pictures"));
+  const sheet = button(say("whole sheet"), say("All pictures of this run on one sheet, large"), () => {});
+  const enlarge = button(say("enlarge"), say("The wipe over the whole page"), () => {});
+  sheet.disabled = enlarge.disabled = true;
+  column.append(choices, room, make("div", "flex:none;display:flex;align-items:center;gap:6px;", slider, sheet, enlarge));
   element.append(column);
-  return { element, room, stage, line, message, slider, sides };
+  return { element, column, room, stage, line, message, slider, sheet, enlarge, sides };
 }
 
 /** @param {Side} side */
 function buildSide(side) {
-  const label = make("span", "color:var(--descrip-text);");
-  label.textContent = side;
-  const row = document.createElement("select");
-  row.style.cssText = SELECT;
-  row.setAttribute("aria-label", `LoRA at the ${side}`);
-  const column = document.createElement("select");
-  column.style.cssText = SELECT;
-  column.setAttribute("aria-label", `Column at the ${side}`);
-  const image = document.createElement("img");
+  const words = SIDE_WORDS[side];
+  const label = make("span", "color:var(--descrip-text);", say(words.label));
+  const row = make("select", SELECT);
+  row.setAttribute("aria-label", say(words.row));
+  const column = make("select", SELECT);
+  column.setAttribute("aria-label", say(words.column));
+  const image = make("img", "position:absolute;inset:0;width:100%;height:100%;object-fit:contain;pointer-events:none;");
   image.draggable = false;
-  image.style.cssText = "position:absolute;inset:0;width:100%;height:100%;object-fit:contain;pointer-events:none;";
   const caption = make("span", `${CAPTION}${side}:4px;`);
   return { label, row, column, image, caption };
-}
-
-/** @param {string} tag @param {string} style */
-function make(tag, style) {
-  const element = document.createElement(tag);
-  element.style.cssText = style;
-  return element;
 }

@@ -249,7 +249,7 @@ def test_the_module_runs_as_a_program_without_loading_torch() -> None:
 def test_workflow_prints_a_configuration_and_says_the_rest_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = ROOT / "example_workflows" / "Two stages on the tiny base.json"
+    graph = ROOT / "example_workflows" / "A first run on the tiny base.json"
     assert main(["workflow", str(graph)]) == 0
     out, notes = capsys.readouterr()
     config = RunConfig.from_json(out)

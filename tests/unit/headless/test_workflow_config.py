@@ -169,7 +169,7 @@ def test_a_widget_of_a_newer_version_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Two stages on the tiny base.json", "FLUX.1-dev LoRA, 24 GB.json", "FLUX.1-dev LoRA, 8 GB.json"]
+    "name", ["A first run on the tiny base.json", "FLUX.1-dev LoRA, 24 GB.json", "FLUX.1-dev LoRA, 8 GB.json"]
 )
 def test_the_example_workflows_give_what_their_widgets_hold(name: str) -> None:
     config, _ = from_workflow(read_workflow(EXAMPLES / name))
@@ -191,7 +191,7 @@ def test_the_example_workflows_give_what_their_widgets_hold(name: str) -> None:
 
 
 def test_the_tiny_example_asks_for_nothing() -> None:
-    config, notes = from_workflow(read_workflow(EXAMPLES / "Two stages on the tiny base.json"))
+    config, notes = from_workflow(read_workflow(EXAMPLES / "A first run on the tiny base.json"))
     assert config.base.checkpoint == TINY_BASE
     assert [note for note in notes if "Put" in note or "Set" in note or "fill in" in note] == []
     pictures, _ = open_folder(
@@ -364,7 +364,7 @@ def test_a_lora_from_another_pack_is_named() -> None:
 
 
 def test_muted_nodes_are_left_out_of_the_editors_format() -> None:
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     node_of(workflow, "TrainAdversarialStage")["mode"] = 2
     config, notes = read(workflow)
     assert config.start.diffusion and not config.start.adversarial
@@ -379,12 +379,12 @@ def test_muted_nodes_are_left_out_of_the_editors_format() -> None:
 
 
 def test_bypassed_nodes_hand_their_lora_through() -> None:
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     node_of(workflow, "TrainDiffusionStage")["mode"] = 4
     config, _ = read(workflow)
     assert config.start.adversarial and not config.start.diffusion
     assert config.lora.rank == 32 and config.output.name == "fluxduel_tiny"
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     node_of(workflow, "TrainAdversarialStage")["mode"] = 4
     config, _ = read(workflow)
     assert config.start.diffusion and not config.start.adversarial
@@ -392,7 +392,7 @@ def test_bypassed_nodes_hand_their_lora_through() -> None:
 
 
 def test_reroutes_and_primitives_of_the_editor_are_followed() -> None:
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     stage = node_of(workflow, "TrainDiffusionStage")
     steps = next(each for each in stage["inputs"] if each["name"] == "steps")
     lora = next(each for each in stage["inputs"] if each["name"] == "flux_lora")
@@ -409,7 +409,7 @@ def test_reroutes_and_primitives_of_the_editor_are_followed() -> None:
 
 
 def test_links_of_the_newer_format_are_read() -> None:
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     expected = read(workflow)
     workflow["links"] = [
         {"id": a, "origin_id": b, "origin_slot": c, "target_id": d, "target_slot": e, "type": f}
@@ -419,7 +419,7 @@ def test_links_of_the_newer_format_are_read() -> None:
 
 
 def test_values_without_names_are_refused_rather_than_lost() -> None:
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     stage = node_of(workflow, "TrainDiffusionStage")
     stage["inputs"] = [each for each in stage["inputs"] if "widget" not in each]
     with pytest.raises(ValueError, match=r"Stage 1: Train LoRA .* has \d+ values and names for 0.*Export"):
@@ -427,7 +427,7 @@ def test_values_without_names_are_refused_rather_than_lost() -> None:
 
 
 def test_training_nodes_in_a_subgraph_are_pointed_out() -> None:
-    workflow = example("Two stages on the tiny base.json")
+    workflow = example("A first run on the tiny base.json")
     inner = workflow["nodes"]
     workflow["nodes"] = [{"id": 1, "type": "5d1f", "mode": 0, "inputs": [], "outputs": []}]
     workflow["definitions"] = {"subgraphs": [{"id": "5d1f", "nodes": inner}]}
@@ -472,7 +472,7 @@ def test_what_is_no_workflow_is_refused(text: str, message: str) -> None:
 def test_a_picture_brings_the_workflow_that_made_it(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     info = PngImagePlugin.PngInfo()
-    info.add_text("workflow", json.dumps(example("Two stages on the tiny base.json")))
+    info.add_text("workflow", json.dumps(example("A first run on the tiny base.json")))
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     assert from_workflow(read_workflow(path))[0].diffusion.steps == 200
     info.add_text("prompt", json.dumps(api_graph()))
@@ -503,7 +503,7 @@ def test_files_without_a_workflow_are_refused(tmp_path: Path) -> None:
 def test_damaged_workflows_are_told_in_a_line_that_names_the_file(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = example("Two stages on the tiny base.json") if form == "editor" else api_graph()
+    graph = example("A first run on the tiny base.json") if form == "editor" else api_graph()
     sound, chosen, told_of = json.dumps(graph, indent=1).encode(), random.Random(form), 0
     for number in range(100):
         content = DAMAGES[number % len(DAMAGES)](chosen, sound)
@@ -542,7 +542,7 @@ def test_damaged_workflows_are_told_in_a_line_that_names_the_file(
 def test_a_workflow_whose_parts_are_of_other_kinds_is_told(
     change: Callable[[dict[str, Any]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = example("Two stages on the tiny base.json")
+    graph = example("A first run on the tiny base.json")
     change(graph)
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(graph), encoding="utf-8")
