@@ -75,8 +75,9 @@ def test_base_and_both_stages_are_on_one_sheet_with_the_real_pictures(comfy_host
     true = np.asarray(Image.open(folder / f"picture{number}.png").convert("RGB"))
     assert np.abs(real - true).mean() < 40
 
-    (entry,) = outputs[COMPARE]["images"]
-    sheet = picture(comfy_host, entry)
+    # The host would show a picture of the node's own below it, and the node would grow.
+    assert "images" not in outputs[COMPARE]
+    sheet = picture(comfy_host, comparison["sheet"])
     assert sheet.width > 4 * 192 and sheet.height > 3 * 4 * 192
     (report,) = outputs[COMPARE]["text"]
     assert outputs[SHOW_REPORT]["text"] == [report]

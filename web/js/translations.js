@@ -578,5 +578,129 @@ export const TRANSLATIONS = {
  "Cancel": {
   "zh": "取消",
   "ja": "キャンセル"
+ },
+ "(no prompt)": {
+  "zh": "（无提示词）",
+  "ja": "（プロンプトなし）"
+ },
+ "All of this run's previews, large. The file is in the run's folder: previews/sheet.png": {
+  "zh": "放大显示本次运行的全部预览。文件在运行文件夹中：previews/sheet.png",
+  "ja": "この実行のすべてのプレビューを大きく表示します。ファイルは実行フォルダーの previews/sheet.png です"
+ },
+ "All pictures of the comparison": {
+  "zh": "对比的全部图片",
+  "ja": "比較のすべての画像"
+ },
+ "All pictures of this run on one sheet, large": {
+  "zh": "把本次运行的全部图片放在一张大图上",
+  "ja": "この実行のすべての画像を 1 枚に大きく表示"
+ },
+ "Column at the left": {
+  "zh": "左侧的列",
+  "ja": "左の列"
+ },
+ "Column at the right": {
+  "zh": "右侧的列",
+  "ja": "右の列"
+ },
+ "Line between the two pictures": {
+  "zh": "两张图片之间的分界线",
+  "ja": "2 枚の画像の境界線"
+ },
+ "LoRA at the left": {
+  "zh": "左侧的 LoRA",
+  "ja": "左の LoRA"
+ },
+ "LoRA at the right": {
+  "zh": "右侧的 LoRA",
+  "ja": "右の LoRA"
+ },
+ "Pictures that this LoRA makes appear here, every preview_every updates": {
+  "zh": "该 LoRA 生成的图片会显示在这里，每 preview_every 次更新一次",
+  "ja": "この LoRA が作る画像が、preview_every 回の更新ごとにここに表示されます"
+ },
+ "Previews: updates across, prompts down": {
+  "zh": "预览：横向为更新，纵向为提示词",
+  "ja": "プレビュー：横に更新、縦にプロンプト"
+ },
+ "Run the graph to wipe any two of its pictures over each other here.": {
+  "zh": "运行工作流后，可在这里用滑动线对比任意两张图片。",
+  "ja": "ワークフローを実行すると、ここで任意の 2 枚の画像をワイプで比べられます。"
+ },
+ "The wipe over the whole page": {
+  "zh": "在整个页面上滑动对比",
+  "ja": "ページ全体でワイプ比較"
+ },
+ "This node reports here once it has run.": {
+  "zh": "该节点运行后会在这里报告。",
+  "ja": "このノードは実行後にここで報告します。"
+ },
+ "This picture is no longer there: ComfyUI was restarted. Run the graph again.": {
+  "zh": "这张图片已不存在：ComfyUI 重启过。请再次运行工作流。",
+  "ja": "この画像はもうありません：ComfyUI が再起動されました。もう一度ワークフローを実行してください。"
+ },
+ "Update of the previews": {
+  "zh": "预览所在的更新",
+  "ja": "プレビューの更新"
+ },
+ "Wipe between two pictures": {
+  "zh": "两张图片的滑动对比",
+  "ja": "2 枚の画像のワイプ"
+ },
+ "before training": {
+  "zh": "训练前",
+  "ja": "学習前"
+ },
+ "close": {
+  "zh": "关闭",
+  "ja": "閉じる"
+ },
+ "enlarge": {
+  "zh": "放大",
+  "ja": "拡大"
+ },
+ "larger": {
+  "zh": "放大",
+  "ja": "大きく"
+ },
+ "left": {
+  "zh": "左",
+  "ja": "左"
+ },
+ "new tab": {
+  "zh": "新标签页",
+  "ja": "新しいタブ"
+ },
+ "none yet": {
+  "zh": "尚无",
+  "ja": "まだなし"
+ },
+ "right": {
+  "zh": "右",
+  "ja": "右"
+ },
+ "smaller": {
+  "zh": "缩小",
+  "ja": "小さく"
+ },
+ "whole": {
+  "zh": "全图",
+  "ja": "全体"
+ },
+ "whole sheet": {
+  "zh": "完整对比图",
+  "ja": "全体シート"
+ },
+ "{named}, cannot be shown": {
+  "zh": "{named}，无法显示",
+  "ja": "{named}、表示できません"
+ },
+ "{name}: none here": {
+  "zh": "{name}：此处没有",
+  "ja": "{name}：ここにはありません"
+ },
+ "{share}% {left}, the rest {right}": {
+  "zh": "{share}% 为 {left}，其余为 {right}",
+  "ja": "{share}% は {left}、残りは {right}"
  }
 };

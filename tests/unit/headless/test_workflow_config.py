@@ -368,10 +368,7 @@ def test_muted_nodes_are_left_out_of_the_editors_format() -> None:
     node_of(workflow, "TrainAdversarialStage")["mode"] = 2
     config, notes = read(workflow)
     assert config.start.diffusion and not config.start.adversarial
-    assert config.output.name == "fluxduel_tiny_stage1"
-    (save,) = [node for node in workflow["nodes"] if node.get("title") == "Save: Stage 1"]
-    save["mode"] = 2
-    _, notes = read(workflow)
+    # What is saved is the other stage's.
     assert any(note.startswith("No Save FLUX LoRA node") for note in notes)
     node_of(workflow, "TrainDiffusionStage")["mode"] = 2
     with pytest.raises(ValueError, match="muted and bypassed nodes do not"):
