@@ -71,6 +71,7 @@ FLUX.1-dev's licence covers what you train on it.
 """
     return Template(
         name=f"FLUX.1-dev LoRA, {card.gigabytes} GB",
+        label=f"{card.gigabytes} GB",
         note=note,
         note_height=128,
         more=more,
@@ -109,6 +110,7 @@ is in **output/loras/**. For stage 2, go on with the template *Continue a LoRA* 
 """
     return Template(
         name="Stage 1 only",
+        label="stage 1 only",
         note=note,
         note_height=600,
         nodes={
@@ -142,6 +144,7 @@ The sheet shows the LoRA before and after; the result is in **output/loras/**.
 """
     return Template(
         name="Continue a LoRA",
+        label="continue",
         note=note,
         note_height=600,
         nodes={
@@ -180,6 +183,7 @@ here; the sheet can be saved with *Save Image*.
     sockets = zip(("flux_lora", "flux_lora_2", "flux_lora_3"), titled, strict=True)
     return Template(
         name="Compare LoRAs",
+        label="compare",
         note=note,
         note_height=400,
         nodes={
@@ -212,6 +216,7 @@ LoRA of stage 1 is for any sampler. A **few_step_phrase** goes before the prompt
     size = {"width": 1024, "height": 1024}
     return Template(
         name="Use a trained LoRA",
+        label="use",
         note=note,
         note_height=230,
         nodes={

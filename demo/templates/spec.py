@@ -43,10 +43,12 @@ class Group:
 class Template:
     """A graph. ``name``: its file's, which is what the editor's list of templates shows.
 
-    ``more``: what a second note says, folded below the first where that lies above a group.
+    ``label``: one or two words that its thumbnail shows large, on graphs that look alike. ``more``: what a second note
+    says, folded below the first where that lies above a group.
     """
 
     name: str
+    label: str
     note: str
     note_height: int
     nodes: Mapping[str, Node]

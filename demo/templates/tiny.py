@@ -54,6 +54,7 @@ def tiny(demo_label: str, base_label: str) -> Template:
     encoders = (("encoders", "CLIP"), ("encoders", "VAE"))
     return Template(
         name="A first run on the tiny base",
+        label="first run",
         note=NOTE,
         note_height=172,
         nodes={

@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser
 
+from fluxduel.demo.templates.__main__ import templates
 from fluxduel.demo.workflow import api_graph
 from fluxduel.tests.browser.drawn import Drawn, clashes, drawn, wait_until_still
 from fluxduel.tests.browser.editor import Editor
@@ -68,7 +69,7 @@ def test_a_template_opens_readable(window: tuple[str, Editor], path: Path) -> No
 
 
 def write_thumbnail(editor: Editor, nodes: list[Drawn], path: Path) -> None:
-    """A small picture of the graph."""
+    """A small picture of the graph, with what it is for."""
     picture = Image.open(io.BytesIO(editor.page.screenshot())).convert("RGB")
     left, top = (min(node.box[side] for node in nodes) - 8 for side in (0, 1))
     right, bottom = (max(node.box[side] for node in nodes) + 8 for side in (2, 3))
@@ -76,7 +77,14 @@ def write_thumbnail(editor: Editor, nodes: list[Drawn], path: Path) -> None:
     if path.stem == "A first run on the tiny base":
         picture.save(ROOT / "docs" / "two_stage_graph.png", optimize=True)
     height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
-    picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS).save(path, quality=80, optimize=True)
+    small = picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
+    (label,) = [template.label for template in templates() if template.name == path.stem]
+    pen, middle = ImageDraw.Draw(small, "RGBA"), (THUMBNAIL_WIDTH // 2, height // 2)
+    font = ImageFont.load_default(size=64)
+    x0, y0, x1, y1 = pen.textbbox(middle, label, font=font, anchor="mm")
+    pen.rounded_rectangle((x0 - 24, y0 - 20, x1 + 24, y1 + 20), 16, fill=(0, 0, 0, 190))
+    pen.text(middle, label, font=font, anchor="mm", fill="white")
+    small.save(path, quality=80, optimize=True)
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
