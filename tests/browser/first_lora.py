@@ -23,7 +23,7 @@ from fluxduel.tests.browser.editor import Editor
 from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost
 from fluxduel.tests.conftest import BROWSERS
 
-TEMPLATE = "Two stages on the tiny base"
+TEMPLATE = "A first run on the tiny base"
 TIMEOUT_MS = 1_200_000
 
 

@@ -132,7 +132,7 @@ def test_charts_buttons_and_previews_work_inside(dropped: tuple[Editor, str], co
     wait_for_success(comfy_host, before)
     wait_until_finished(editor)
     labels = [editor.label(stage) for stage in ("diffusion", "adversarial")]
-    assert page.get_by_label("Step of the previews").count() == 2
+    assert page.get_by_label("Update of the previews").count() == 2
     if SHOTS:
         page.screenshot(path=Path(SHOTS) / f"blueprint-{'nodes2' if nodes2 else 'classic'}.png")
 
@@ -144,5 +144,5 @@ def test_charts_buttons_and_previews_work_inside(dropped: tuple[Editor, str], co
     wait_until_finished(editor)
     assert [editor.label(stage) for stage in ("diffusion", "adversarial")] == labels
     page.locator("figure canvas").first.wait_for()
-    assert page.get_by_label("Step of the previews").count() == 2
+    assert page.get_by_label("Update of the previews").count() == 2
     assert not editor.problems

@@ -12,7 +12,7 @@ import { say } from "./say.js";
 /** @typedef {import("./dataset_requests.js").Choices} Choices */
 /** @typedef {import("./dataset_requests.js").Part} Part */
 
-export const MIN_HEIGHT = 270;
+export const MIN_HEIGHT = 220;
 /** Pictures that are asked for at once, while the list is scrolled. */
 const PART = 50;
 /** The server takes no more. */

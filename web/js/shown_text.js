@@ -19,6 +19,7 @@ import { say } from "./say.js";
  * @type {Record<string, number>}
  */
 const HEIGHTS = {
+  FluxDuelLoadTrainingImages: 46,
   FluxDuelEncodeRealLatents: 80,
   FluxDuelSaveLoRA: 80,
   FluxDuelApplyFluxLoRA: 46,
