@@ -154,5 +154,9 @@ def test_the_step_that_is_looked_at_outlives_undo(editor: Editor, comfy_host: Co
     slider(editor).focus()
     editor.page.keyboard.press("Home")
     first = wait_for(editor, STEPS[0])
+    axis = editor.page.locator("button[aria-pressed]").last
+    axis.click()
+    assert axis.get_attribute("aria-pressed") == "true"
     editor.open(editor.page.evaluate("() => app.graph.serialize()"))
     assert wait_for(editor, STEPS[0]) == first
+    assert axis.get_attribute("aria-pressed") == "true"

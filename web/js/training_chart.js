@@ -7,6 +7,7 @@ import { TrainingChart } from "./chart_canvas.js";
 import { copyText } from "./clipboard.js";
 import { curveTable } from "./curve_table.js";
 import { forwardToEditor } from "./forwarding.js";
+import { keep, kept } from "./kept_state.js";
 import { inTurn, latestRun, openNode, queryOf } from "./latest_run.js";
 import { askOfRun, placeButtons } from "./run_buttons.js";
 import { say } from "./say.js";
@@ -32,6 +33,12 @@ class NodeChart {
     forwardToEditor(this.chart.element);
     this.chart.view.copy.addEventListener("click", () => this.#copy());
     this.chart.view.goOn.addEventListener("click", () => this.#goOn());
+    for (const button of [this.chart.view.notes, this.chart.view.logarithmic]) {
+      button.addEventListener("click", () => {
+        const { notesShown, logarithmic } = this.chart;
+        keep(node, "chart", { notesShown, logarithmic });
+      });
+    }
   }
 
   /** Whatever the chart lacks, the server remembers. */
@@ -113,7 +120,10 @@ function chartOf(event) {
 }
 
 function refreshAll() {
-  for (const entry of charts.values()) entry.refresh();
+  for (const entry of charts.values()) {
+    Object.assign(entry.chart, kept(entry.node, "chart"));
+    entry.refresh();
+  }
 }
 
 app.registerExtension({
