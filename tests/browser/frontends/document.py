@@ -27,6 +27,8 @@ The runs are of the tiny graph, with few steps and fixed seeds.
 
 {done}
 
+A dash: not gone through since the pack was changed.
+
 - *Title*: height of the smallest title's line as a template opens from the list of templates, in pixels; the least of
   eight templates and both themes. *Misplaced*: nodes that lie over another or reach out of the window then.
 - *Run*: the tiny graph by the Run button, charts that move while it trains and hold the whole run at its end; in both
@@ -66,14 +68,14 @@ with a blank or other letters in its name (seen with aiohttp 3.14).
 
 ## Pictures
 
-Frontend {newest}, Nodes 2.0, dark; a run of 120 and 80 steps.
-
-![The panel while stage 2 trains](panel.png)
-
-![Compare FLUX LoRAs after the run](compare.png)
-
-![The tiny graph after its run](two_stage_graph.png)
+{pictures}
 """
+# Names in docs/ and what they show; frontend, renderer and run are those of test_pictures.
+PICTURES = {
+    "panel.png": "The panel while stage 2 trains",
+    "compare.png": "Compare FLUX LoRAs after a run",
+    "two_stage_graph.png": "The tiny graph",
+}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -119,6 +121,8 @@ def by_cell(figures: dict[str, dict[str, Any]], name: str, label: Callable[[str]
     """One row for each template or node, one column for each frontend and renderer."""
     found = {cell: figures.get(str(cell), {}).get(name, {}) for cell in DARK}
     rows = sorted({row for each in found.values() for row in each})
+    if not rows:
+        return "Not measured since the pack was changed."
     head = ("", *(f"{cell.frontend}, {RENDERERS[cell.renderer]}" for cell in DARK))
     return table(head, [(label(row), *(each.get(row, MISSING) for each in found.values())) for row in rows])
 
@@ -135,7 +139,8 @@ def main() -> None:
         titles=by_cell(figures, "titles", str),
         widgets=by_cell(figures, "widgets", lambda kind: f"`{kind.removeprefix('FluxDuel')}`"),
     )
-    DOCUMENT.write_text(text + BESIDE.format(newest=VERSIONS[-1]), encoding="utf-8")
+    taken = [f"![{what}]({name})" for name, what in PICTURES.items() if (DOCUMENT.parent / name).exists()]
+    DOCUMENT.write_text(text + BESIDE.format(pictures="\n\n".join(taken)), encoding="utf-8")
     print(DOCUMENT)
 
 

@@ -95,7 +95,8 @@ def type_number(editor: Editor, kind: str, name: str, number: float) -> None:
     """Type a number into a widget: into its field in Nodes 2.0, else into the box that a double click opens."""
     element = editor.page.locator(f'[data-node-id="{node_id(editor, kind)}"]')
     if element.count():
-        row = element.locator('[data-testid="node-widget"], .lg-node-widget').filter(has_text=name)
+        rows = element.locator('[data-testid="node-widget"], .lg-node-widget')
+        row = rows.filter(has=editor.page.get_by_text(name, exact=True))
         field = row.first.locator("input").first
         field.click()
     else:
