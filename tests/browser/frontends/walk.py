@@ -98,7 +98,8 @@ def type_number(editor: Editor, kind: str, name: str, number: float) -> None:
         rows = element.locator('[data-testid="node-widget"], .lg-node-widget')
         row = rows.filter(has=editor.page.get_by_text(name, exact=True))
         field = row.first.locator("input").first
-        field.click()
+        # Newer ones lay over it what a drag changes the number by; a click on that edits the field.
+        field.click(force=True)
     else:
         editor.page.mouse.dblclick(*editor.page.evaluate(_PLACE, [kind, name]))
         field = editor.page.locator(".graphdialog input.value")
