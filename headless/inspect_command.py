@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..training.base.base_model import BaseModelError
+from ..training.base.families.lora_layouts import DIFFUSION_MODEL, KOHYA, TRANSFORMER
 from ..training.failure_words import reason
 from ..training.lora import alphas
 from ..training.lora import files as lora_files
@@ -33,8 +34,8 @@ _BLOCK = re.compile(r"(single_transformer|single|transformer|double)_blocks_\d+_
 # By the layer's name within its block, with underscores; the first that is found counts.
 _KINDS = (
     ("modulation", re.compile(r"norm|mod_|modulation")),
-    ("attention and MLP in one", re.compile(r"^linear1$")),
-    ("output", re.compile(r"^(linear2|proj_out)$")),
+    ("attention and MLP in one", re.compile(r"^(linear1|attn_to_qkv_mlp_proj)$")),
+    ("output", re.compile(r"^(linear2|proj_out|attn_to_out)$")),
     ("MLP", re.compile(r"^ff|mlp")),
     ("attention", re.compile(r"attn|qkv|to_[qkv]|processor")),
 )
@@ -234,9 +235,10 @@ def _together(layers: Iterable[_Layer]) -> float:
 
 def _format(keys: Sequence[str]) -> str:
     if all(key.startswith("lora_") for key in keys):
-        return "kohya"
-    if any(key.startswith(lora_files.DIFFUSERS_PREFIX) for key in keys) and any(".lora_A." in key for key in keys):
-        return "diffusers"
+        return KOHYA.name
+    for layout in (TRANSFORMER, DIFFUSION_MODEL):
+        if any(key.startswith(layout.prefix) for key in keys) and any(key.endswith(layout.down) for key in keys):
+            return layout.name
     return "other"
 
 

@@ -105,7 +105,8 @@ class OutputConfig(Config):
     name: str = option("fluxduel", "Name of the LoRA files.")
     format: str = option(
         "diffusers",
-        "Names of the layers in the LoRA file: diffusers (transformer.*) or kohya (lora_unet_*). ComfyUI loads both.",
+        "Names of the layers in the LoRA file. diffusers: transformer.* for FLUX.1, and for FLUX.2 and FLUX.3 "
+        "diffusion_model.*, with alpha in the weights. kohya: lora_unet_*. ComfyUI loads both.",
         choices=("diffusers", "kohya"),
     )
     dtype: str = option(

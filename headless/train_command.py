@@ -23,6 +23,7 @@ from ..training.evidence.training_log import TrainingLog
 from ..training.failure_words import in_words
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
+from ..training.lora.files import doubts
 from ..training.lora.sampling_advice import advice_of
 from ..training.runs import run_directory
 from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable, leaving_nothing
@@ -311,7 +312,7 @@ class _Run:
         if self.place.ranks.first:
             output = self.config.output
             adapters.save(lora, path, output.format, DTYPES[output.dtype])
-            self.say(f"Saved {path}")
+            self.say("\n".join([f"Saved {path}", *doubts(lora, output.format)]))
         return path
 
     def _say_how_to_go_on(self, stage: str, result: StageResult) -> None:

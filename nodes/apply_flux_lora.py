@@ -23,7 +23,7 @@ class ApplyFluxLoRA(io.ComfyNode):
             description="Put a LoRA that was just trained on a MODEL, for the host's own samplers, without saving it.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A FLUX.1 model from the host's loaders: the one the LoRA was trained on."
+                    "model", tooltip="A FLUX model from the host's loaders: the one the LoRA was trained on."
                 ),
                 FluxLoRASocket.Input("flux_lora", tooltip="The LoRA to apply."),
                 io.Float.Input(
@@ -35,9 +35,7 @@ class ApplyFluxLoRA(io.ComfyNode):
                     tooltip="Weight of the LoRA. 1 is what was trained, 0 is the base alone.",
                 ),
             ],
-            outputs=[
-                io.Model.Output("patched", display_name="MODEL", tooltip="The model with the LoRA on it.")
-            ],
+            outputs=[io.Model.Output("patched", display_name="MODEL", tooltip="The model with the LoRA on it.")],
         )
 
     @classmethod

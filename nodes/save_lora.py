@@ -14,7 +14,7 @@ from ..training.evidence.lora_names import changes_nothing
 from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
-from ..training.lora.files import FORMATS
+from ..training.lora.files import FORMATS, doubts
 from ..training.lora.sampling_advice import advice_of
 from . import host
 from .sockets import FluxLoRASocket
@@ -47,8 +47,9 @@ class SaveLoRA(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default=FORMATS[0],
-                    tooltip="Names of the layers: diffusers (transformer.*) or kohya (lora_unet_*). The host loads "
-                    "both; other programs may want one of them.",
+                    tooltip="Names of the layers. diffusers: transformer.* for FLUX.1, and for FLUX.2 and FLUX.3 "
+                    "diffusion_model.*, with alpha in the weights. kohya: lora_unet_*. The host loads both; other "
+                    "programs may want one of them.",
                 ),
                 folded_input(
                     io.Combo.Input,
@@ -93,6 +94,9 @@ class SaveLoRA(io.ComfyNode):
             advice, _ = advice_of(flux_lora.provenance)
             message += f"\n{advice}" if advice else ""
             log.info(message)
+        for doubt in doubts(flux_lora, format):
+            log.warning(doubt)
+            message += f"\nWarning: {doubt}"
         return io.NodeOutput(str(path), tensors, ui=host.text_ui(message))
 
 

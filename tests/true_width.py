@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fluxduel.training.base.families import FAMILIES
+from fluxduel.training.base.families.modules import ORIGINAL
+
 WIDTH, HEAD = 3072, 128
 CONTEXT = POOLED = 768
 Shapes = dict[str, tuple[int, ...]]
@@ -80,8 +83,19 @@ def write_clip(path: Path, seed: int = 0) -> Path:
 
 
 def write_headers(path: Path, double: int = 19, single: int = 38, context: int = 4096) -> Path:
-    """Write a FLUX.1-dev of which only the header takes room on the disk: the weights are a hole, and read as zeros."""
-    shapes = flux_shapes(double, single, context)
+    """Write a FLUX.1-dev of which only the header takes room on the disk."""
+    return write_hole(path, flux_shapes(double, single, context))
+
+
+def write_published(path: Path, model: str) -> Path:
+    """``write_headers`` for one of the published models of all families, in black-forest-labs' names."""
+    family, config = next((each, each.published[model]) for each in FAMILIES if model in each.published)
+    modules = family.modules(config, ORIGINAL)
+    return write_hole(path, {f"{each.name}.{'scale' if each.is_norm else 'weight'}": each.shape for each in modules})
+
+
+def write_hole(path: Path, shapes: Shapes) -> Path:
+    """Write a file whose weights are a hole, and read as zeros."""
     with open(path, "wb") as stream:
         stream.write(_header(shapes))
         stream.truncate(stream.tell() + 2 * sum(math.prod(shape) for shape in shapes.values()))

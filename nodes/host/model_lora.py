@@ -16,8 +16,8 @@ from ...training.config import TINY_BASE
 def apply_lora(model: Any, tensors: Mapping[str, Tensor], strength: float, base: BaseReference) -> Any:
     """A clone of the host's MODEL with the LoRA on it. Raises ``ValueError`` unless every layer finds its place.
 
-    ``tensors`` are in the diffusers format. The host itself only logs a layer that it has no place for, and a shape
-    that does not fit it notices in the middle of sampling.
+    ``tensors`` are those of a file of the format diffusers. The host itself only logs a layer that it has no place for,
+    and a shape that does not fit it notices in the middle of sampling.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     modules = sorted({re.sub(r"\.(lora_[AB]\.weight|alpha)$", "", key) for key in tensors})
@@ -27,7 +27,7 @@ def apply_lora(model: Any, tensors: Mapping[str, Tensor], strength: float, base:
         reason = (
             "This LoRA belongs to the tiny base, which the host cannot load as a MODEL: use Sample FLUX LoRA."
             if base.path == TINY_BASE
-            else f"Is MODEL a FLUX.1, and the one that the LoRA was trained on ({base.name})?"
+            else f"Is MODEL the one that the LoRA was trained on ({base.name})?"
         )
         raise ValueError(
             f"Apply FLUX LoRA: {len(strangers)} of the LoRA's {len(modules)} layers do not fit this MODEL, the first "

@@ -13,15 +13,20 @@ from safetensors.torch import load_file, save_file
 
 from fluxduel.tests.comfy_host import HostError, host_folder
 from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.base.families.flux1 import FLUX1
+from fluxduel.training.base.families.modules import ORIGINAL, Module
 from fluxduel.training.lora import adapter as lora
-from fluxduel.training.lora.kohya import bfl_part
-from fluxduel.training.lora.value import base_layers
+from fluxduel.training.lora.packing import file_layers
 
 CONFIG = {
     "_class_name": "FluxTransformer2DModel", "in_channels": 64, "num_layers": 1, "num_single_layers": 1,
     "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 24, "pooled_projection_dim": 12,
     "guidance_embeds": True, "axes_dims_rope": [4, 6, 6],
 }  # fmt: skip
+
+
+def layers_of(folder: Path) -> dict[str, Module]:
+    return file_layers(FLUX1, BaseReference(str(folder), "fp32").config, ORIGINAL)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foreign-lora")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     save_file({"unused": torch.zeros(1)}, folder / "weights.safetensors")
-    shapes: dict[str, tuple[int, int]] = {}
-    for module, (size_out, size_in) in base_layers(BaseReference(str(folder), "fp32")).items():
-        layer = bfl_part(module).layer
-        shapes[layer] = (shapes.get(layer, (0, 0))[0] + size_out, size_in)
-    (folder / "shapes.json").write_text(json.dumps(shapes))
+    (folder / "shapes.json").write_text(json.dumps({name: layer.shape for name, layer in layers_of(folder).items()}))
     script = Path(__file__).with_name("host_lora_changes.py")
     done = subprocess.run([sys.executable, str(script), str(host), str(folder), "3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -49,13 +50,13 @@ def test_the_hosts_own_loras_do_what_they_do_in_the_host(
     folder: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference = BaseReference(str(folder), "fp32")
-    layers = base_layers(reference)
+    layers = layers_of(folder)
     path = folder / f"{kind}.safetensors"
     back = lora.load_file(path, reference)
     assert f"{len(load_file(folder / f'{kind}-changes.safetensors'))} differences of biases and norms" in caplog.text
     worst = 0.0
     for layer, theirs in load_file(folder / f"{kind}-changes.safetensors").items():
-        names = next(part for part in map(bfl_part, layers) if part.layer == layer).names
+        names = tuple(part.name for part in layers[layer].parts)
         ours = [
             back.tensors[f"{name}.lora_B.weight"] @ back.tensors[f"{name}.lora_A.weight"] * back.config.alpha
             for name in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from .families import family_of
 from .families.family import Prompted, Shift
 from .feed_forward import narrow
 from .formats import PRECISIONS, place
-from .weights import read_weights
+from .weights import read_weights, whole_config
 
 __all__ = [
     "TINY_BASE_FOLDER",
@@ -67,6 +68,14 @@ class BaseReference:
     def name(self) -> str:
         """A name for people: the file's, without folders."""
         return "fluxduel-tiny-base" if self.path == TINY_BASE else Path(self.path).name
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """diffusers' configuration of the transformer, read once, so that a LoRA can be saved when its base is gone.
+
+        Raises ``BaseModelError`` where the base is missing or of no family.
+        """
+        return whole_config(self.path)
 
     def fingerprint(self) -> str:
         """Identity of the checkpoint's content, 16 hex digits. Raises ``BaseModelError`` where it is gone."""

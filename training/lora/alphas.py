@@ -20,7 +20,7 @@ PEFT_METADATA = "lora_adapter_metadata"
 SIDECAR = "adapter_config.json"
 # A number each: kohya's name first, then those of other trainers.
 HEADER = ("ss_network_alpha", "lora_alpha", "network_alpha", "networkAlpha", "alpha")
-_PEFT_PREFIX = "transformer."
+PEFT_PREFIX = "transformer."
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _from_header_record(path: Path, metadata: Mapping[str, str]) -> list[Stated]
         return []
     source = f"its metadata {PEFT_METADATA}"
     record = _json(f"{path}: {source}", metadata[PEFT_METADATA])
-    ours = {key.removeprefix(_PEFT_PREFIX): value for key, value in record.items() if key.startswith(_PEFT_PREFIX)}
+    ours = {key.removeprefix(PEFT_PREFIX): value for key, value in record.items() if key.startswith(PEFT_PREFIX)}
     return [_from_peft(f"{path}: {source}", source, ours or record)]
 
 

@@ -16,14 +16,26 @@ from torch import Tensor
 
 from ..base.base_model import BaseReference
 from ..base.families import Family
+from ..base.families.modules import Module
 from ..config import LoRAConfig
 from ..failure_words import reason
 from . import alphas, other_models
-from . import kohya as lora_kohya
-from .files import DIFFUSERS_PREFIX, METADATA_KEY
-from .keys import EMBEDDINGS, TEXT_ENCODER, checked, layer_name, split_key
+from .files import METADATA_KEY
+from .keys import EMBEDDINGS, TEXT_ENCODER, checked, split_key
 from .low_rank import Change, change_of, number
-from .value import DOWN, UP, FluxLoRA, LoRAError, base_family, base_layers, check_fit, fresh_down, target_layers
+from .packing import file_layers, pack, split_change, unpack
+from .places import check_ambiguity, check_model, places_of
+from .value import (
+    DOWN,
+    UP,
+    FluxLoRA,
+    LoRAError,
+    at_strength,
+    base_family,
+    base_layers,
+    fresh_down,
+    target_layers,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +56,6 @@ _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 # What ``save`` writes.
 _OWN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ALPHA = next(field for field in dataclasses.fields(LoRAConfig) if field.name == "alpha")
-# Of XLabs, in a block: what one pair changes.
-_XLABS = {
-    "double": {
-        "qkv_lora1": "img_attn_qkv",
-        "proj_lora1": "img_attn_proj",
-        "qkv_lora2": "txt_attn_qkv",
-        "proj_lora2": "txt_attn_proj",
-    },
-    "single": {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": "linear2"},
-}
 # The ranks of LoHa and LoKr multiply: what was a small file may become a LoRA that fills the card.
 _HIGH_RANK = 256
 # Weight, gradient and both of AdamW's moments, in fp32.
@@ -64,18 +66,19 @@ def load_file(path: Path, reference: BaseReference) -> FluxLoRA:
     """Read a LoRA file as an adapter of the base ``reference``. Reads the base's headers, not its weights.
 
     Of a file by ``save`` with metadata everything comes back: settings, provenance, and in fp32 the tensors bit for
-    bit. Of other files the rank is the highest of a layer's, alpha comes from ``.alpha`` or from what ``alphas.stated``
+    bit, or to a rounding where the file holds them multiplied by alpha / rank, and that is no power of two.
+
+    Of other files the rank is the highest of a layer's, alpha comes from ``.alpha`` or from what ``alphas.stated``
     finds (else alpha is the rank), the targets from the layers; the change of each layer's weight is kept exactly. LoHa
     and LoKr become LoRAs of the rank of their change. Keys of text encoders, and differences of biases and norms, are
     left out with a warning.
 
     Raises ``LoRAError`` for a file that is missing, damaged, no LoRA, a kind of adapter that is no product of two
-    matrices, or made for another model; ``BaseModelError`` where the base is missing or not FLUX.1.
+    matrices, or made for another model; ``BaseModelError`` where the base is missing or of no family.
     """
     path = Path(path)
     tensors, metadata = _read(path)
-    layers = base_layers(reference)
-    read = _own(path, tensors, metadata, layers, reference) or _foreign(path, tensors, metadata, layers, reference)
+    read = _own(path, tensors, metadata, reference) or _foreign(path, tensors, metadata, reference)
     return dataclasses.replace(read, file=path.stem)
 
 
@@ -99,35 +102,31 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _own(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    layers: Mapping[str, tuple[int, int]],
-    reference: BaseReference,
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], reference: BaseReference
 ) -> FluxLoRA | None:
     if METADATA_KEY not in metadata:
         return None
     odd = next((key for key, tensor in tensors.items() if tensor.dtype not in _OWN_DTYPES), None)
+    family = base_family(reference)
+    layout = next(
+        (each for each in family.lora_layouts.values() if all(k.startswith(each.prefix) for k in tensors)), None
+    )
     try:
-        if odd is not None:
-            raise ValueError(f"{odd} is {tensors[odd].dtype}")
+        if odd is not None or layout is None:
+            raise ValueError(f"{odd or path} is nothing that save writes")
         record = json.loads(metadata[METADATA_KEY])
         config = LoRAConfig(**record["lora_config"])
         provenance = tuple(dict(stage) for stage in record["provenance"])
         base = dict(record["base"])
-        modules = target_layers(layers, config, base_family(reference))
-        if any(key.startswith(lora_kohya.PREFIX) for key in tensors):
-            weights = lora_kohya.split(tensors, modules, config.rank)
-            expected = lora_kohya.fuse(weights, config.alpha)
-        else:
-            weights = {m + part: tensors[DIFFUSERS_PREFIX + m + part] for m in modules for part in (DOWN, UP)}
-            alpha = torch.tensor(config.alpha, dtype=torch.float32)
-            expected = {DIFFUSERS_PREFIX + key: weight for key, weight in weights.items()}
-            expected |= {f"{DIFFUSERS_PREFIX}{m}.alpha": alpha for m in modules}
+        modules = target_layers(base_layers(reference), config, family)
+        layers = file_layers(family, reference.config, layout.naming)
+        weights = unpack(layout, layers, tensors, modules, config.rank)
+        expected = pack(layout, layers, weights, config.alpha)
         # Another program may have changed the weights and kept the metadata; then the weights are right.
         intact = expected.keys() == tensors.keys() and all(torch.equal(tensors[k], t) for k, t in expected.items())
-        check_fit(weights, layers, reference.name)
-        lora = FluxLoRA(reference, config, {key: weight.float() for key, weight in weights.items()}, provenance)
+        weights = {key: weight.float() for key, weight in weights.items()}
+        strength = 1.0 if layout.alpha else config.rank / config.alpha
+        lora = FluxLoRA(reference, config, dict(at_strength(weights, strength)), provenance)
     except (KeyError, TypeError, ValueError):
         log.warning("%s: its FluxDuel metadata does not fit its tensors and is left aside.", path)
         return None
@@ -140,19 +139,18 @@ def _own(
 
 
 def _foreign(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    layers: Mapping[str, tuple[int, int]],
-    reference: BaseReference,
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], reference: BaseReference
 ) -> FluxLoRA:
+    family, layers = base_family(reference), base_layers(reference)
     told = alphas.stated(path, metadata)
-    _check_model(path, *other_models.said_to_be(metadata, told.base))
-    changes = _changes(path, _by_layer(path, _transformer_keys(path, tensors)), told)
-    doubles = sum(1 for name in layers if re.fullmatch(r"transformer_blocks\.\d+\.attn\.to_q", name))
-    if not other_models.says_flux_1(metadata, told.base):
-        _check_model(path, *other_models.named_by_blocks([f"{layer_name(name)}." for name in changes], doubles))
-    changes = _in_diffusers_names(path, changes, layers, reference.name)
+    said, where = other_models.said_to_be(metadata, told.base)
+    if said != family.name:
+        check_model(path, said, where, family)
+    found = _by_layer(path, _transformer_keys(path, tensors, family))
+    where_to = places_of(path, found, reference)
+    if said != family.name:
+        check_ambiguity(path, found, reference)
+    changes = _of_each_module(path, where_to, _changes(path, found, where_to, told))
     if not changes:
         raise LoRAError(f"{path}: all of its weights are zero, or its alpha is. Start a new LoRA instead.")
     rank = max(change.rank for change in changes.values())
@@ -163,11 +161,7 @@ def _foreign(
         up = change.up if scale else change.up * change.scale
         weights[module + DOWN], weights[module + UP] = _widened(change.down, up, rank, module)
     try:
-        check_fit(weights, layers, reference.name)
-    except LoRAError as error:
-        raise LoRAError(f"{path}: {error}") from error
-    try:
-        targets = _targets(list(changes), layers, base_family(reference))
+        targets = _targets(list(changes), layers, family)
         config = LoRAConfig(rank=rank, alpha=(scale or 1.0) * rank, **targets)
     except ValueError as error:
         raise LoRAError(f"{path} cannot be trained further: {error}") from error
@@ -187,15 +181,8 @@ def _foreign(
     return FluxLoRA(reference, config, weights)
 
 
-def _check_model(path: Path, model: str, evidence: str) -> None:
-    if model:
-        raise LoRAError(
-            f"{path} is a LoRA for {model} ({evidence}), and works on no other model. Choose one for FLUX.1."
-        )
-
-
-def _transformer_keys(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that belong to the transformer. Raises ``LoRAError`` for kinds and models that are no FLUX.1 LoRA."""
+def _transformer_keys(path: Path, tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The tensors that belong to the transformer. Raises ``LoRAError`` for kinds and models that are no FLUX LoRA."""
     for what, marks in (("a text encoder", TEXT_ENCODER), ("an embedding", EMBEDDINGS)):
         found = [key for key in tensors if key.startswith(marks)]
         if found:
@@ -207,7 +194,7 @@ def _transformer_keys(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
                 found[0],
             )
     rest = {key: tensor for key, tensor in tensors.items() if not key.startswith((*TEXT_ENCODER, *EMBEDDINGS))}
-    _check_model(path, *other_models.named_by_keys(rest))
+    check_model(path, *other_models.named_by_keys(rest), family)
     for key in rest:
         kind = next((kind for mark, kind in _REFUSED if re.search(mark, key)), None)
         if kind is not None:
@@ -215,7 +202,7 @@ def _transformer_keys(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
     parts = {split_key(key)[1] for key in rest}
     if not any(part in ("down", "up") or part.startswith(("hada_", "lokr_")) for part in parts):
         example = f" (its keys are such as {next(iter(rest))})" if rest else ""
-        raise LoRAError(f"{path} holds no LoRA keys for the transformer{example}. Choose a FLUX.1 LoRA file.")
+        raise LoRAError(f"{path} holds no LoRA keys for the transformer{example}. Choose a LoRA for {family.name}.")
     return rest
 
 
@@ -227,7 +214,7 @@ def _by_layer(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, 
         name, part = split_key(key)
         tensor = checked(path, key, stored).float()
         if not part:
-            raise LoRAError(f"{path}: {key} is no part of a LoRA that FluxDuel knows. Choose a plain FLUX.1 LoRA.")
+            raise LoRAError(f"{path}: {key} is no part of a LoRA that FluxDuel knows. Choose a plain LoRA.")
         if part in (*_DIFFERENCES, "bias"):
             if not tensor.any():
                 continue
@@ -250,18 +237,26 @@ def _by_layer(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, 
     return found
 
 
-def _changes(path: Path, found: Mapping[str, Mapping[str, Tensor]], told: alphas.Stated) -> dict[str, Change]:
+def _changes(
+    path: Path, found: Mapping[str, Mapping[str, Tensor]], places: Mapping[str, Module], told: alphas.Stated
+) -> dict[str, Change]:
     """What the file does to each layer, by the file's own names."""
     changes: dict[str, Change] = {}
     contradicted: list[str] = []
     without: list[str] = []
 
+    def stated(name: str, rank: int) -> float:
+        # PEFT's settings name the layers as diffusers does, whatever the tensors' names are.
+        return told.scale(places[name].parts[0].name, rank)
+
     def scale_of(name: str, parts: Mapping[str, Tensor], rank: int) -> float:
         if "alpha" not in parts:
-            without.append(name)
-            return told.scale(layer_name(name), rank)
+            scale = stated(name, rank)
+            if told.alpha is None or scale != 1:
+                without.append(name)
+            return scale
         scale = number(f"{path}: {name}", "alpha", parts["alpha"]) / rank
-        if told.alpha is not None and not math.isclose(scale, told.scale(layer_name(name), rank), rel_tol=1e-3):
+        if told.alpha is not None and not math.isclose(scale, stated(name, rank), rel_tol=1e-3):
             contradicted.append(name)
         return scale
 
@@ -299,67 +294,17 @@ def _common(scales: list[float], rank: int) -> float | None:
     return scales[0] if same and low <= scales[0] * rank <= high else None
 
 
-def _in_diffusers_names(
-    path: Path, changes: Mapping[str, Change], layers: Mapping[str, tuple[int, int]], base: str
-) -> dict[str, Change]:
+def _of_each_module(path: Path, places: Mapping[str, Module], changes: Mapping[str, Change]) -> dict[str, Change]:
     """What the file does to each of the base's layers; those that it leaves as they are, for good, are left out."""
-    underscored = {layer.replace(".", "_"): layer for layer in layers}
-    fused = lora_kohya.fused_parts(layers)
     found: dict[str, Change] = {}
     for name, change in changes.items():
-        plain = layer_name(name)
-        flat = plain.replace(".", "_")
-        layer = plain if plain in layers else underscored.get(flat)
-        part = fused.get(flat) or _xlabs_part(plain, fused)
-        if layer is not None:
-            parts = {layer: change}
-        elif part is not None:
-            _check_fused(path, name, part, change, layers, base)
-            parts = lora_kohya.split_change(part, change, layers)
-        else:
-            raise LoRAError(
-                f"{path}: {base} has no layer for {name}. The LoRA was made for another model, or a newer program."
-            )
-        for module, its in parts.items():
+        for module, its in split_change(places[name], change).items():
             if module in found:
                 raise LoRAError(f"{path} adapts {module} twice, the second time as {name}. Choose another file.")
             # What is all zeros would never learn anything. In fused files, that is a part that is not adapted.
             if its.scale and (its.down.any() or its.up.any()):
                 found[module] = its
     return found
-
-
-def _xlabs_part(plain: str, fused: Mapping[str, lora_kohya.Part]) -> lora_kohya.Part | None:
-    match = re.fullmatch(r"(double|single)_blocks\.(\d+)\.processor\.(\w+)", plain)
-    if match is None:
-        return None
-    side, index, name = match.groups()
-    layer = _XLABS[side].get(name)
-    if isinstance(layer, tuple):
-        block = f"single_transformer_blocks.{index}."
-        return lora_kohya.Part(plain, tuple(block + each for each in layer), (1,) * len(layer))
-    return fused.get(f"{side}_blocks_{index}_{layer}")
-
-
-def _check_fused(
-    path: Path,
-    name: str,
-    part: lora_kohya.Part,
-    change: Change,
-    layers: Mapping[str, tuple[int, int]],
-    base: str,
-) -> None:
-    missing = [module for module in part.names if module not in layers]
-    if missing:
-        raise LoRAError(f"{path}: {base} has no layer {missing[0]} for {name}. The LoRA was made for another model.")
-    found = (change.up.shape[0], change.down.shape[1])
-    shape = (sum(layers[module][0] for module in part.names), layers[part.names[0]][1])
-    if found != shape:
-        _check_model(path, *other_models.named_by_sizes({part.layer.replace(".", "_"): found}))
-        raise LoRAError(
-            f"{path}: {name} is for a layer of {found[1]} -> {found[0]}, {base} has {shape[1]} -> {shape[0]} there. "
-            "The LoRA was made for another model; choose the base that it was trained on."
-        )
 
 
 def _widened(down: Tensor, up: Tensor, rank: int, module: str) -> tuple[Tensor, Tensor]:

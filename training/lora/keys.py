@@ -36,6 +36,16 @@ _PARTS = (
 _PREFIX = re.compile(
     r"base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|lora_unet_|lora_transformer_|lycoris_"
 )
+# XLabs' names of a block's layers.
+_XLABS = re.compile(r"((?:double|single)_blocks\.\d+)\.processor\.(\w+)$")
+_XLABS_LAYERS = {
+    "qkv_lora1": "img_attn.qkv",
+    "proj_lora1": "img_attn.proj",
+    "qkv_lora2": "txt_attn.qkv",
+    "proj_lora2": "txt_attn.proj",
+    "qkv_lora": "linear1_qkv",
+    "proj_lora": "linear2",
+}
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -51,15 +61,19 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def layer_name(name: str) -> str:
-    """``name`` without the prefixes that programs put before a layer's own name."""
+    """``name`` without the prefixes that programs put before a layer's own name, as diffusers or black-forest-labs
+    name it."""
     while found := _PREFIX.match(name):
         name = name[found.end() :]
-    return name
+    if (found := _XLABS.match(name)) and found[2] in _XLABS_LAYERS:
+        return f"{found[1]}.{_XLABS_LAYERS[found[2]]}"
+    # Some exports have cut off as many letters as a prefix would have had.
+    return f"tran{name}" if name.startswith("sformer_blocks.") else name
 
 
 def checked(path: Path, key: str, tensor: Tensor) -> Tensor:
     """``tensor``, where it holds numbers that a LoRA can be of. Raises ``LoRAError`` otherwise."""
     if tensor.dtype not in _NUMBERS:
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise LoRAError(f"{path}: {key} is {kind}, no number that a LoRA can be of. Choose a plain FLUX.1 LoRA.")
+        raise LoRAError(f"{path}: {key} is {kind}, no number that a LoRA can be of. Choose a plain LoRA.")
     return tensor

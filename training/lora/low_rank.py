@@ -30,6 +30,21 @@ class Change:
         return self.down.shape[0]
 
 
+def size_of(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """(out, in) of the layer that these tensors change, by their shapes alone; ``None`` where they do not tell it."""
+    shapes = {part: tensor.shape for part, tensor in parts.items() if tensor.ndim >= 2}
+    for first, last in (("up", "down"), ("hada_w1_a", "hada_w1_b")):
+        if first in shapes and last in shapes:
+            return shapes[first][0], shapes[last][1]
+    factors = []
+    for name in ("lokr_w1", "lokr_w2"):
+        first, last = (shapes.get(key, shapes.get(name)) for key in (f"{name}_a", f"{name}_b"))
+        if first is None or last is None:
+            return None
+        factors.append((first[0], last[1]))
+    return factors[0][0] * factors[1][0], factors[0][1] * factors[1][1]
+
+
 def change_of(where: str, parts: Mapping[str, Tensor], alpha_over_rank: Callable[[int], float]) -> Change:
     """The change of one layer, exactly, from its tensors by part (``keys.split_key``).
 
@@ -52,7 +67,7 @@ def change_of(where: str, parts: Mapping[str, Tensor], alpha_over_rank: Callable
         if down.shape[0] != up.shape[1] or not down.shape[0]:
             raise LoRAError(
                 f"{where} is {tuple(down.shape)} and {tuple(up.shape)}, not (rank, in) and (out, rank): no LoRA "
-                "of a linear layer. Choose a plain FLUX.1 LoRA."
+                "of a linear layer. Choose a plain LoRA."
             )
         scale = alpha_over_rank(down.shape[0])
     if "scalar" in parts:
@@ -78,7 +93,7 @@ def _matrix(where: str, parts: Mapping[str, Tensor], part: str) -> Tensor:
         tensor = tensor.flatten(1)
     if tensor.ndim != 2:
         raise LoRAError(
-            f"{where}: {part} is {tuple(tensor.shape)}, no matrix: no LoRA of a linear layer. Choose a FLUX.1 LoRA."
+            f"{where}: {part} is {tuple(tensor.shape)}, no matrix: no LoRA of a linear layer. Choose a plain LoRA."
         )
     return tensor
 

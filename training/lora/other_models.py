@@ -1,16 +1,25 @@
-"""LoRAs for models other than FLUX.1, told by what a file says, by its keys, and by sizes. Some have FLUX.1's width."""
+"""LoRAs for other models than the base, told by what a file says, by names of layers and by their sizes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from ..base.families import FAMILIES, Family
+from ..base.families.modules import DIFFUSERS, ORIGINAL, Module
+from .packing import file_layers
+
+# (out, in) of a layer, where it is known.
+Sizes = Mapping[str, tuple[int, int] | None]
 
 # Where a file names its model, in metadata.
 _STATEMENTS = ("ss_base_model_version", "modelspec.architecture", "base_model", "ss_network_module")
 
-_FLUX_1 = re.compile(r"flux[ ._-]?1(?!\d)")
 # By what a name contains; the first that fits.
 _NAMES = (
+    ("FLUX.1", r"flux[ ._-]?1(?!\d)"),
     ("FLUX.3", r"flux[ ._-]?3(?!\d)"),
     ("FLUX.2", r"flux[ ._-]?2(?!\d)|klein"),
     ("Chroma", r"chroma"),
@@ -25,14 +34,8 @@ _NAMES = (
     ("Stable Diffusion XL", r"sdxl|stable[ ._-]diffusion[ ._-]xl"),
     ("Stable Diffusion", r"\bsd_?v?[12](?!\d)|stable[ ._-]diffusion[ ._-]v?[12]"),
 )
-# By names of layers that FLUX.1 has not, in any program's spelling.
+# By names of layers that no FLUX has, in any program's spelling.
 _KEYS = (
-    ("FLUX.3", r"(content|txt)_mode_blocks"),
-    (
-        "FLUX.2",
-        r"(double|single)_stream_modulation|to_qkv_mlp_proj|blocks[._]\d+[._]ff(_context)?[._]linear_(in|out)"
-        r"|single_transformer_blocks[._]\d+[._]attn[._]to_out(?![._]0)",
-    ),
     ("Chroma", r"distilled_guidance_layer"),
     ("Qwen-Image", r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)"),
     ("HunyuanVideo", r"individual_token_refiner|double_blocks[._]\d+[._](img|txt)_mlp[._]fc[12]"),
@@ -46,34 +49,61 @@ _KEYS = (
     ("Stable Diffusion", r"lora_unet_(input_blocks|down_blocks|mid_block|up_blocks|output_blocks)|^unet\."),
     ("LTX-Video or PixArt", r"transformer_blocks[._]\d+[._]attn1"),
 )
-# FLUX.2's layers in multiples of its width, where FLUX.1's differ: (end of the name, out, in).
-_FLUX_2_SIZES = (("linear1", 9, 1), ("linear2", 1, 4), ("mlp_0", 6, 1), ("mlp_2", 1, 3))
-_BLOCK = re.compile(r"(single_)?(?:transformer|double|single)_blocks[._](\d+)[._]")
-_KLEIN_DOUBLES = set(range(5))
+_DOUBLE_BLOCK = re.compile(r"(?:transformer|double)_blocks_(\d+)_")
+
+
+class Model(NamedTuple):
+    """A published model, its number of double blocks, and its layers by ``names_of``."""
+
+    name: str
+    family: Family
+    doubles: int
+    layers: Mapping[str, Module]
+
+    def has(self, name: str, size: tuple[int, int] | None) -> bool:
+        """Whether it has a layer of this name, and of this size where one is given."""
+        layer = self.layers.get(name)
+        return layer is not None and size in (None, layer.shape)
+
+
+@cache
+def published() -> tuple[Model, ...]:
+    """The models of all families."""
+    return tuple(
+        Model(name, family, family.depth(config)[0], names_of(family, config))
+        for family in FAMILIES
+        for name, config in family.published.items()
+    )
+
+
+def names_of(family: Family, config: Mapping[str, object]) -> dict[str, Module]:
+    """The layers of a transformer by the names that files give them, black-forest-labs' and diffusers', with
+    underscores."""
+    layers = [layer for naming in (DIFFUSERS, ORIGINAL) for layer in file_layers(family, config, naming).values()]
+    # ComfyUI's name for the rows of q, k and v in a layer that has the MLP's too; XLabs' files have them alone.
+    for layer in layers[:]:
+        if layer.name.endswith(".linear1") and len(layer.parts) > 1:
+            parts = layer.parts[:3]
+            rows = max(end for part in parts for _, end in part.rows)
+            layers.append(Module(f"{layer.name}_qkv", (rows, *layer.shape[1:]), parts, layer.bias))
+    return {layer.name.replace(".", "_"): layer for layer in layers}
 
 
 def said_to_be(metadata: Mapping[str, str], base: str) -> tuple[str, str]:
-    """The model that a file says it is for, and where it says so; "" where it says FLUX.1 or nothing known.
+    """The model that a file says it is for, and where it says so; "" where it says nothing known.
 
     ``base``: the model's name in PEFT's settings, or "".
     """
     texts = {f"metadata {key}": metadata.get(key, "") for key in _STATEMENTS} | {"base_model_name_or_path": base}
     for where, text in texts.items():
-        if _FLUX_1.search(text.lower()):
-            continue
         for name, pattern in _NAMES:
             if re.search(pattern, text.lower()):
                 return name, f"{where}: {text}"
     return "", ""
 
 
-def says_flux_1(metadata: Mapping[str, str], base: str) -> bool:
-    """Whether a file says that it is for FLUX.1."""
-    return any(_FLUX_1.search(text.lower()) for text in (*(metadata.get(key, "") for key in _STATEMENTS), base))
-
-
 def named_by_keys(keys: Iterable[str]) -> tuple[str, str]:
-    """The model whose layers a file names, and such a key; "" where FLUX.1 could have them all."""
+    """The model whose layers a file names, and such a key; "" where a FLUX could have them all."""
     for key in keys:
         for name, pattern in _KEYS:
             if re.search(pattern, key):
@@ -81,24 +111,26 @@ def named_by_keys(keys: Iterable[str]) -> tuple[str, str]:
     return "", ""
 
 
-def named_by_sizes(sizes: Mapping[str, tuple[int, int]]) -> tuple[str, str]:
-    """FLUX.2, where a layer has its proportions; ``sizes``: (out, in) by black-forest-labs' name with underscores."""
-    for layer, (size_out, size_in) in sizes.items():
-        for end, times_out, times_in in _FLUX_2_SIZES:
-            if layer.endswith(end) and size_out * times_in == size_in * times_out:
-                return "FLUX.2", f"{layer} is for a layer of {size_in} -> {size_out}"
-    return "", ""
+def named_by_layers(sizes: Sizes, family: Family) -> str:
+    """The published models that have all of these layers; by their names alone where none has their sizes.
 
-
-def named_by_blocks(names: Iterable[str], doubles: int) -> tuple[str, str]:
-    """FLUX.2 klein 4B, where a file adapts its five double blocks, all of them and nothing else.
-
-    Attention of these blocks has FLUX.1's names and sizes. ``doubles``: how many double blocks the base has.
+    ``sizes``: by name with underscores. For layers that a base of ``family`` lacks. "" where it could be that family's
+    as well, of a size that is not published.
     """
-    found = [_BLOCK.search(name) for name in names]
-    if doubles <= len(_KLEIN_DOUBLES) or not all(found):
-        return "", ""
-    blocks = [(each[0].startswith("single_"), int(each[2])) for each in found]
-    if any(single for single, _ in blocks) or {number for _, number in blocks} != _KLEIN_DOUBLES:
-        return "", ""
-    return "FLUX.2 klein 4B", "it adapts double blocks 0 to 4, which are all that klein 4B has, and nothing else"
+    models = [model.name for model in published() if all(model.has(name, size) for name, size in sizes.items())]
+    if not models:
+        families = {model.family.name for model in published() if all(model.has(name, None) for name in sizes)}
+        models = [] if family.name in families else sorted(families)
+    return " or ".join(name for name in models if name != family.name)
+
+
+def also_of(sizes: Sizes, family: Family) -> list[Model]:
+    """The published models of other families that have all of these layers in these sizes."""
+    others = [model for model in published() if model.family is not family]
+    return [model for model in others if all(model.has(name, size) for name, size in sizes.items())]
+
+
+def fills(names: Iterable[str], doubles: int) -> bool:
+    """Whether these layers are of this many double blocks, of each of them, and of nothing else."""
+    found = [_DOUBLE_BLOCK.match(name) for name in names]
+    return all(found) and {int(each[1]) for each in found if each} == set(range(doubles))

@@ -12,7 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..base.base_model import BaseReference, empty_transformer, read_transformer_config
+from ..base.base_model import BaseReference, empty_transformer
 from ..base.families import Family, family_of
 from ..config import LoRAConfig
 
@@ -86,7 +86,7 @@ def fresh_down(module: str, seed: int, rank: int, size_in: int) -> Tensor:
 
 def base_family(reference: BaseReference) -> Family:
     """Of the base's transformer, by its headers. Raises ``BaseModelError`` where the base is missing or of none."""
-    return family_of(read_transformer_config(reference.path))
+    return family_of(reference.config)
 
 
 def base_layers(reference: BaseReference) -> dict[str, tuple[int, int]]:
@@ -94,7 +94,7 @@ def base_layers(reference: BaseReference) -> dict[str, tuple[int, int]]:
 
     Raises ``BaseModelError`` where the base is missing or of no family.
     """
-    return linear_shapes(empty_transformer(read_transformer_config(reference.path)))
+    return linear_shapes(empty_transformer(reference.config))
 
 
 def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, int]]:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save as serialise
-
 from ..evidence.training_log import TrainingLog
 from ..failure_words import reason
 from ..lora import files as lora_files
@@ -308,8 +306,7 @@ class Loop:
 
     def _lora_file(self) -> bytes:
         lora = self._result(stopped=True).lora
-        metadata = {"format": "pt", **lora_files.file_metadata(lora, f"{self.stage.name}-{self.step}")}
-        return serialise(lora_files.file_tensors(lora), metadata=metadata)
+        return lora_files.content(lora, f"{self.stage.name}-{self.step}", lora_files.exact_format(lora))
 
     def _finish(self, result: StageResult) -> None:
         """Write the result. On a full disk all checkpoints but the last make room for it."""
@@ -329,7 +326,7 @@ class Loop:
             )
 
     def _write_result(self, directory: RunDirectory, result: StageResult) -> None:
-        lora_files.save(result.lora, directory.folder / RESULT)
+        lora_files.save(result.lora, directory.folder / RESULT, lora_files.exact_format(result.lora))
         self.stage.keep(directory.folder)
         self.stats.complete()
         directory.finish(result.lora.tensors, result.lora.provenance[-1], self.stats.text, self.stage.finished_early)

@@ -42,7 +42,7 @@ PROVENANCE = (
 PAIRS = {
     "diffusers": ("transformer.", ".lora_A.weight", ".lora_B.weight"),
     "kohya": ("lora_unet_", ".lora_down.weight", ".lora_up.weight"),
-    "other": ("diffusion_model.", ".lora_A.weight", ".lora_B.weight"),
+    "diffusion_model": ("diffusion_model.", ".lora_A.weight", ".lora_B.weight"),
 }
 
 
@@ -133,9 +133,13 @@ def test_norms_by_group_are_those_of_the_products(tmp_path: Path) -> None:
         ("kohya", "single_blocks_12_linear2", "single blocks, output"),
         ("kohya", "single_blocks_12_modulation_lin", "single blocks, modulation"),
         ("kohya", "final_layer_linear", "outside the blocks"),
-        ("other", "double_blocks.3.img_attn.proj", "double blocks, attention"),
-        ("other", "single_blocks.3.linear1", "single blocks, attention and MLP in one"),
+        ("diffusion_model", "double_blocks.3.img_attn.proj", "double blocks, attention"),
+        ("diffusion_model", "single_blocks.3.linear1", "single blocks, attention and MLP in one"),
+        ("diffusion_model", "single_stream_modulation.lin", "outside the blocks"),
         ("diffusers", "single_transformer_blocks.0.proj_mlp", "single blocks, MLP"),
+        ("diffusers", "transformer_blocks.0.attn.to_out.0", "double blocks, attention"),
+        ("diffusers", "single_transformer_blocks.0.attn.to_qkv_mlp_proj", "single blocks, attention and MLP in one"),
+        ("diffusers", "single_transformer_blocks.0.attn.to_out", "single blocks, output"),
         ("diffusers", "x_embedder", "outside the blocks"),
     ],
 )

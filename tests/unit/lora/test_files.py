@@ -417,7 +417,7 @@ def pair(module: str, down: tuple[int, ...] = (2, 32), up: tuple[int, ...] = (32
         (pair(TO_Q) | {f"{TO_Q}.surprise": torch.ones(32)}, [f"{TO_Q}.surprise"]),
         ({f"{TO_Q}.lora_A.weight": torch.ones(2, 32)}, [TO_Q, "only"]),
         (pair(TO_Q, down=(2, 32, 3, 3)), [TO_Q, "(2, 32, 3, 3)"]),
-        (pair(TO_Q, down=(2, 3072)), ["to_q.lora_A.weight", "(2, 3072)", "(rank, 32)", "another model"]),
+        (pair(TO_Q, down=(2, 3072)), ["attn.to_q", "3072 -> 32", "32 -> 32", "another model"]),
         (pair("transformer.transformer_blocks.5.attn.to_q"), ["transformer_blocks.5.attn.to_q", "another model"]),
         (pair("diffusion_model.double_blocks.0.img_attn.qkv", up=(9216, 2)), ["img_attn.qkv", "9216", "96"]),
         (pair("diffusion_model.double_stream_modulation_img.lin"), ["double_stream_modulation_img", "FLUX.2"]),

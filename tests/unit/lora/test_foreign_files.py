@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.base.families.flux1 import FLUX1
+from fluxduel.training.base.families.modules import ORIGINAL
 from fluxduel.training.lora import adapter as lora
-from fluxduel.training.lora import kohya
 from fluxduel.training.lora.adapter import FluxLoRA, LoRAError
+from fluxduel.training.lora.packing import file_layers
 from fluxduel.training.lora.value import base_layers
 
 Parts = dict[str, Tensor]
@@ -218,13 +220,15 @@ def test_every_mixture_of_kinds_ranks_alphas_and_names(narrow: BaseReference, tm
     """A corpus from a seed: layers of diffusers' or black-forest-labs' model, each with a kind and rank of its own."""
     chance = random.Random(seed)
     layers = base_layers(narrow)
-    fused = kohya.fused_parts(layers)
+    fused = {name.replace(".", "_"): layer for name, layer in file_layers(FLUX1, narrow.config, ORIGINAL).items()}
     tensors: Parts = {}
     expected: dict[str, Tensor] = {}
     kinds = list(KINDS) if seed % 2 else ["LoRA"]
     for number, (flat, part) in enumerate(chance.sample(sorted(fused.items()), 6)):
-        names, prefix = (part.names, "lora_unet_") if seed % 3 else (part.names[:1], "lycoris_")
-        name = prefix + (flat if seed % 3 else part.names[0].replace(".", "_"))
+        names, prefix = tuple(each.name for each in part.parts), "lora_unet_"
+        if not seed % 3:
+            names, prefix = names[:1], "lycoris_"
+        name = prefix + (flat if seed % 3 else names[0].replace(".", "_"))
         shape = (sum(layers[module][0] for module in names), layers[names[0]][1])
         rank, kind = chance.randint(1, 4), chance.choice(kinds)
         alpha = chance.choice([None, 0.5, 1.0, 8.0, -2.0])

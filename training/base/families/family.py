@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import BaseModelError
 from .latent_space import LatentSpace
+from .lora_layouts import LoRALayout
 from .modules import Module
 from .shapes import Layout
 
@@ -72,7 +73,8 @@ class Family(ABC):
     that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names of the
     layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its depth.
     ``model``, ``text``: a base and text encoders of this family in words for people; ``architecture``: its name in the
-    notes of files.
+    notes of files. ``published``: configurations of its models, by name, as far as ``modules`` reads them.
+    ``lora_layouts``: by option, how its LoRA files are written.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Family(ABC):
     model: str
     text: str
     architecture: str
+    published: Mapping[str, Mapping[str, Any]]
+    lora_layouts: Mapping[str, LoRALayout]
 
     def transformer_class(self) -> type[nn.Module]:
         """diffusers' class. Raises ``BaseModelError`` where the diffusers that is installed has none."""
@@ -115,6 +119,10 @@ class Family(ABC):
     @abstractmethod
     def variant(self, config: Mapping[str, Any], told: str) -> str:
         """Which of the models that share this architecture it is, as far as ``told`` (its name and notes) tells."""
+
+    @abstractmethod
+    def notes(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """What the metadata of a LoRA file call the model, in Stability's modelspec and by kohya's keys."""
 
     @abstractmethod
     def recognises(self, layout: Layout) -> bool:

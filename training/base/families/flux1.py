@@ -13,6 +13,7 @@ from ... import flow
 from . import flux1_modules
 from .family import Family, Hidden, Prompted, Run, grid_ids
 from .latent_space import FLUX_1, LatentSpace
+from .lora_layouts import KOHYA, TRANSFORMER
 from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
 from .shapes import Layout, shapes_of
 
@@ -59,6 +60,14 @@ class Flux1(Family):
     model = "a text-to-image FLUX.1 (dev, schnell, Krea)"
     text = "CLIP-L and T5-XXL"
     architecture = "flux-1"
+    published = {
+        "FLUX.1": {
+            "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
+            "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+            "guidance_embeds": True,
+        },
+    }  # fmt: skip
+    lora_layouts = {"diffusers": TRANSFORMER, "kohya": KOHYA}
 
     def mu(self, tokens: int, steps: float) -> float:
         return flow.resolution_mu(tokens)
@@ -77,6 +86,14 @@ class Flux1(Family):
         if not config["guidance_embeds"]:
             return "schnell"
         return next((name for name in ("Kontext", "Krea") if name.lower() in told.lower()), "dev")
+
+    def notes(self, config: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            "modelspec.architecture": "flux-1-dev/lora",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+            "ss_network_module": "networks.lora_flux",
+            "ss_base_model_version": "flux1",
+        }
 
     def recognises(self, layout: Layout) -> bool:
         return layout.has(f"{_BLOCKS[layout.naming][0]}0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from . import flux2_modules
 from .family import Family, Hidden, Prompted, Run, grid_ids
 from .latent_space import FLUX_2, LatentSpace
+from .lora_layouts import DIFFUSION_MODEL, KOHYA
 from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
 from .shapes import Layout, shapes_of
 
@@ -45,6 +47,17 @@ _GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_guidance_embed.guidance_e
 
 _KLEIN = {3072: "klein 4B", 4096: "klein 9B"}
 
+_FINAL = r"norm_out\.linear"
+_DROPPED = rf"{_MODULATION}|time_guidance_embed\.guidance_embedder\..*|{_FINAL}"
+
+
+def _published(doubles: int, singles: int, heads: int, context: int, guidance_embeds: bool = False) -> dict[str, Any]:
+    return {
+        "in_channels": 128, "num_layers": doubles, "num_single_layers": singles, "attention_head_dim": 128,
+        "num_attention_heads": heads, "joint_attention_dim": context, "mlp_ratio": MLP_RATIO,
+        "guidance_embeds": guidance_embeds,
+    }  # fmt: skip
+
 
 class Flux2(Family):
     """The family. A token is one place of the VAE's latents; modulations are outside the blocks, which share them."""
@@ -64,6 +77,16 @@ class Flux2(Family):
     model = "FLUX.2 klein base or dev"
     text = "Qwen3 (klein) or Mistral 3 (dev)"
     architecture = "flux-2"
+    published = {
+        "FLUX.2 klein 4B": _published(5, 20, 24, 7680),
+        "FLUX.2 klein 9B": _published(8, 24, 32, 12288),
+        "FLUX.2 dev": _published(8, 48, 48, 15360, guidance_embeds=True),
+    }
+    # Of all layouts these two alone load in every ComfyUI that knows FLUX.2, and in diffusers.
+    lora_layouts = {
+        "diffusers": replace(DIFFUSION_MODEL, doubts=((_FINAL, "diffusers swaps their halves, so that they do harm"),)),
+        "kohya": replace(KOHYA, doubts=((_DROPPED, "diffusers leaves them out"),)),
+    }
 
     def mu(self, tokens: int, steps: float) -> float:
         """As the samplers of black-forest-labs' own code, diffusers and ComfyUI take it: lines through the tokens, one
@@ -90,6 +113,15 @@ class Flux2(Family):
             return "dev"
         size = _KLEIN.get(config["num_attention_heads"] * config["attention_head_dim"], "klein")
         return f"{size} base" if "base" in told.lower() else size
+
+    def notes(self, config: Mapping[str, Any]) -> dict[str, str]:
+        model = self.variant(config, "").lower()
+        return {
+            "modelspec.architecture": f"Flux.2-{model.replace(' ', '-')}/lora",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux2",
+            "ss_network_module": "networks.lora_flux_2",
+            "ss_base_model_version": f"flux_2_{model.replace(' ', '_')}",
+        }
 
     def recognises(self, layout: Layout) -> bool:
         return any(layout.has(module) for module in _OWN)
@@ -140,9 +172,7 @@ class Flux2(Family):
         for_both = transformer.single_stream_modulation(temb)
         image = transformer.x_embedder(tokens)
         text = transformer.context_embedder(given.prompt_embeds)
-        rotary = transformer.pos_embed(
-            torch.cat([text_ids(length, device), grid_ids(*size, len(AXES), device)])
-        )
+        rotary = transformer.pos_embed(torch.cat([text_ids(length, device), grid_ids(*size, len(AXES), device)]))
         for block in transformer.transformer_blocks:
             text, image = run(block, image, text, for_image, for_text, rotary, None)
             yield image

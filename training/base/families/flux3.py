@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from . import flux3_modules
 from .family import Family, Hidden, Prompted, Run, grid_ids
 from .flux2 import text_ids
 from .latent_space import FLUX_2, LatentSpace
+from .lora_layouts import DIFFUSION_MODEL, KOHYA
 from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
 from .shapes import Layout, shapes_of
 
@@ -63,6 +65,16 @@ class Flux3(Family):
     model = "FLUX.3 Image Klein base"
     text = "Qwen3-VL"
     architecture = "flux-3"
+    published = {
+        "FLUX.3 Image Klein": {
+            "in_channels": 128, "num_layers": 5, "num_single_layers": 28, "attention_head_dim": 128,
+            "num_attention_heads": 24, "joint_attention_dim": 20480, "mlp_ratio": MLP_RATIO,
+        },
+    }  # fmt: skip
+    lora_layouts = {
+        "diffusers": replace(DIFFUSION_MODEL, doubts=((rf"(?!{_BLOCK}).*", "diffusers finds no place for them"),)),
+        "kohya": replace(KOHYA, doubts=((r".*", "diffusers does not load them"),)),
+    }
 
     def mu(self, tokens: int, steps: float) -> float:
         return math.log(SHIFT)
@@ -78,6 +90,12 @@ class Flux3(Family):
 
     def variant(self, config: Mapping[str, Any], told: str) -> str:
         return "klein base"
+
+    def notes(self, config: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            "modelspec.architecture": "Flux.3-image-klein/lora",
+            "ss_base_model_version": "flux_3_image_klein",
+        }
 
     def recognises(self, layout: Layout) -> bool:
         return any(layout.has(module) for module in _OWN)
