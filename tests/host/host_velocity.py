@@ -55,7 +55,7 @@ def main() -> None:
     def measure(patcher: Any, dtype: torch.dtype) -> torch.Tensor:
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
         given = {name: tensor if name == "timestep" else tensor.to(dtype) for name, tensor in inputs.items()}
-        return patcher.model.diffusion_model(**given).float()
+        return patcher.model.diffusion_model(**given).float().contiguous()
 
     with torch.inference_mode():
         for name, files in job["runs"].items():
