@@ -216,6 +216,7 @@ def encoded_pictures(
         vae_key=encoders.vae_key,
         text_key=encoders.text_key,
         cache_folder=cache_folder(config),
+        space=encoders.space,
         report=report,
         **dataclasses.asdict(config.data),
     )

@@ -191,8 +191,8 @@ class CompareFluxLoRAs(io.ComfyNode):
         space = shared_space([*loras.values()])
         size = _size(height, width, real_latents, space)
         if vae is not None:
-            host.check_vae(vae, NODE)
-        encode = None if clip is None else lambda text: host.encode_prompt(clip, text)
+            host.check_vae(vae, NODE, space)
+        encode = None if clip is None else lambda text: host.encode_prompt(clip, text, space)
         book = PromptBook(real_latents, encode, f"{NODE}: prompts")
         asked = {socket: asked_of(lora, texts, book) for socket, lora in loras.items()}
         for socket, (each, _) in asked.items():

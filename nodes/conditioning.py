@@ -7,7 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..training.base.families.flux2 import FLUX2
+from ..training.base.families.latent_space import LatentSpace
 from ..training.data.data_error import listed
+from ..training.data.encoder_warnings import foreign_prompt, whose_prompt
+from ..training.data.flux2_text import padded_as_dev
 from .values import outside_inference_mode
 
 # What changes the model itself or what it sees: a prompt without it is another prompt.
@@ -44,11 +48,13 @@ PARTS = {
 }  # fmt: skip
 
 
-def prompt_of(conditioning: Sequence[Any], where: str) -> tuple[Tensor, Tensor]:
+def prompt_of(conditioning: Sequence[Any], where: str, space: LatentSpace) -> tuple[Tensor, Tensor]:
     """A CONDITIONING of one prompt -> (L, D) and (P,), fp32 on the CPU.
 
-    Raises ``ValueError``, beginning with ``where``, for several prompts, for one that FLUX cannot use, and for one
-    that is nothing without what it was joined with (``NEEDED``).
+    P is 0 where bases with latents of ``space`` take no pooled prompt.
+
+    Raises ``ValueError``, beginning with ``where``, for several prompts, for one that such bases cannot use, and for
+    one that is nothing without what it was joined with (``NEEDED``).
     """
     if len(conditioning) != 1:
         raise ValueError(
@@ -62,9 +68,12 @@ def prompt_of(conditioning: Sequence[Any], where: str) -> tuple[Tensor, Tensor]:
             "as CLIP Text Encode gives it. Apply FLUX LoRA and the host's own sampler take all that the host can do."
         )
     pooled = extras.get("pooled_output")
+    if not space.pooled:
+        return _without_pooled(embeds, pooled, where)
     if pooled is None:
+        whose = whose_prompt(embeds.shape[-1], 0) or "T5 alone, or the text encoder of another model"
         raise ValueError(
-            f"{where}: gives no pooled output, which FLUX needs: T5 alone, or the text encoder of another model. Use "
+            f"{where}: gives no pooled output, which {space.name} needs: {whose}. Use "
             "DualCLIPLoader of type flux (CLIP-L and T5-XXL), or the CLIP of Load Tiny FLUX Encoders for the tiny base."
         )
     if embeds.ndim != 3 or embeds.shape[0] != 1 or pooled.reshape(-1).shape[0] != pooled.shape[-1]:
@@ -74,6 +83,21 @@ def prompt_of(conditioning: Sequence[Any], where: str) -> tuple[Tensor, Tensor]:
         )
     with outside_inference_mode():
         return embeds[0].float().cpu().clone(), pooled.reshape(-1).float().cpu().clone()
+
+
+def _without_pooled(embeds: Tensor, pooled: Tensor | None, where: str) -> tuple[Tensor, Tensor]:
+    width = embeds.shape[-1]
+    if pooled is not None:
+        fault = "gives a pooled output, which FLUX.2 does not take: the text encoders of FLUX.1 or of another model"
+    elif foreign_prompt(width, 0):
+        fault = f"is {width} wide: {foreign_prompt(width, 0)}"
+    elif embeds.ndim != 3 or embeds.shape[0] != 1:
+        fault = f"expected one prompt of shape (1, length, width), got {tuple(embeds.shape)}"
+    else:
+        with outside_inference_mode():
+            prompt = padded_as_dev(embeds[0].float().cpu().clone())
+            return prompt, prompt.new_zeros(0)
+    raise ValueError(f"{where}: {fault}. Use {FLUX2.loader}: {FLUX2.text}.")
 
 
 def ignored_in(conditionings: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -94,9 +118,12 @@ def _beside_the_prompt(extras: Mapping[str, Any]) -> str:
     return ", ".join(
         IGNORED.get(key, repr(key)).format(f"{value:g}" if isinstance(value, int | float) else "")
         for key, value in extras.items()
-        if value is not None and key not in PARTS and not _is_neutral(key, value)
+        if value is not None and key not in PARTS and not _is_neutral(key, value, extras)
     )
 
 
-def _is_neutral(key: str, value: Any) -> bool:
+def _is_neutral(key: str, value: Any, extras: Mapping[str, Any]) -> bool:
+    # Without a size of picture the host's FLUX models do not look at a mask: FLUX.2's text encoders give one each time.
+    if key == "attention_mask":
+        return extras.get("attention_mask_img_shape") is None
     return key in NEUTRAL and value == NEUTRAL[key]

@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..training.base.families.latent_space import LatentSpace
 from ..training.config import DataConfig
 from ..training.data.data_error import DataError
 from ..training.data.encode import encode
@@ -44,12 +45,17 @@ class EncodeRealLatents(io.ComfyNode):
                     tooltip="The training pictures, from Load Dataset Images or any of the host's image loaders: a "
                     "list of pictures of any size, or a batch.",
                 ),
-                io.Vae.Input("vae", tooltip="FLUX's VAE (ae.safetensors), or the tiny base's."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The base's own VAE: ae.safetensors for FLUX.1, flux2-vae.safetensors for FLUX.2, or the "
+                    "tiny base's.",
+                ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The base's own text encoder: DualCLIPLoader of type flux for a real FLUX, Load Tiny FLUX "
-                    "Encoders for the tiny base. Not needed where conditioning is connected.",
+                    tooltip="The base's own text encoder: DualCLIPLoader of type flux for FLUX.1, CLIPLoader of type "
+                    "flux2 for FLUX.2, Load Tiny FLUX Encoders for the tiny base. Not needed where conditioning is "
+                    "connected.",
                 ),
                 io.String.Input(
                     "captions",
@@ -116,13 +122,13 @@ class EncodeRealLatents(io.ComfyNode):
         count = len(pictures)
         titles = names or [f"image {number}" for number in range(1, count + 1)]
         encoder = (clip or [None])[0]
+        space = host.check_vae(vae[0], NODE)
         if conditioning:
             for problem in texts_without_encoder(config, NODE):
                 raise DataError(problem)
-            texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, count)
+            texts, text_key, encode_prompt = _from_conditioning(conditioning, captions, encoder, space, count)
         else:
-            texts, text_key, encode_prompt = _from_captions(captions, encoder, count)
-        host.check_vae(vae[0], NODE)
+            texts, text_key, encode_prompt = _from_captions(captions, encoder, space, count)
         progress = host.Progress(str(cls.hidden.unique_id))
         with outside_inference_mode():
             data, report = encode(
@@ -140,6 +146,7 @@ class EncodeRealLatents(io.ComfyNode):
                 held_out_share=config.held_out_share,
                 seed=config.seed,
                 cache_folder=host.cache_folder(),
+                space=space,
                 few_step_phrase=config.few_step_phrase,
                 practice_prompts=config.practice_prompts,
                 preview_prompts=config.preview_prompts,
@@ -158,7 +165,7 @@ class EncodeRealLatents(io.ComfyNode):
 Prompts = tuple[list[str], str, Callable[[str], tuple[Tensor, Tensor]]]
 
 
-def _from_captions(captions: list[str] | None, clip: Any, count: int) -> Prompts:
+def _from_captions(captions: list[str] | None, clip: Any, space: LatentSpace, count: int) -> Prompts:
     if clip is None:
         raise DataError(f"{NODE}: connect clip and captions, or conditioning.")
     if not captions:
@@ -166,10 +173,12 @@ def _from_captions(captions: list[str] | None, clip: Any, count: int) -> Prompts
             f"{NODE}: there are no captions. Connect the captions of Load Dataset Images, or one text for all."
         )
     texts = captions * count if len(captions) == 1 else captions
-    return texts, host.clip_key(clip), lambda caption: host.encode_prompt(clip, caption)
+    return texts, host.clip_key(clip), lambda caption: host.encode_prompt(clip, caption, space)
 
 
-def _from_conditioning(conditioning: list[Any], captions: list[str] | None, clip: Any, count: int) -> Prompts:
+def _from_conditioning(
+    conditioning: list[Any], captions: list[str] | None, clip: Any, space: LatentSpace, count: int
+) -> Prompts:
     if captions:
         raise DataError(f"{NODE}: both captions and conditioning are connected. Remove one of them.")
     if len(conditioning) not in (1, count):
@@ -178,7 +187,7 @@ def _from_conditioning(conditioning: list[Any], captions: list[str] | None, clip
             "or one for all."
         )
     prompts = {
-        f"conditioning {number}": prompt_of(value, f"{NODE}: conditioning {number}")
+        f"conditioning {number}": prompt_of(value, f"{NODE}: conditioning {number}", space)
         for number, value in enumerate(conditioning, 1)
     }
     key = digest("conditioning", *(tensor for pair in prompts.values() for tensor in pair))
@@ -187,14 +196,14 @@ def _from_conditioning(conditioning: list[Any], captions: list[str] | None, clip
     labels = list(prompts) * count if len(prompts) == 1 else list(prompts)
 
     def encode_prompt(label: str) -> tuple[Tensor, Tensor]:
-        return prompts[label] if label else _empty_prompt(prompts, clip)
+        return prompts[label] if label else _empty_prompt(prompts, clip, space)
 
     return labels, key, encode_prompt
 
 
-def _empty_prompt(prompts: dict[str, Sequence[Tensor]], clip: Any) -> tuple[Tensor, Tensor]:
+def _empty_prompt(prompts: dict[str, Sequence[Tensor]], clip: Any, space: LatentSpace) -> tuple[Tensor, Tensor]:
     if clip is not None:
-        return host.encode_prompt(clip, "")
+        return host.encode_prompt(clip, "", space)
     # Without a text encoder there is no empty prompt; zeros are what the host's own Zero Out node makes of one.
     embeds, pooled = next(iter(prompts.values()))
     return torch.zeros_like(embeds), torch.zeros_like(pooled)

@@ -17,6 +17,7 @@ from ..training.evidence.lora_names import changes_nothing, row_names
 from ..training.evidence.markdown import plain
 from ..training.evidence.training_log import TrainingLog
 from ..training.lora.adapter import FluxLoRA
+from ..training.lora.value import base_family
 from ..training.step_counts import step_counts as numbers_of
 from . import host
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
@@ -156,7 +157,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
 
         counts = numbers_of(step_counts, f"{NODE}: step_counts")
         if vae is not None:
-            host.check_vae(vae, NODE)
+            host.check_vae(vae, NODE, base_family(flux_lora.base).space)
         others = {"flux_lora_2": flux_lora_2, "flux_lora_3": flux_lora_3}
         named = _named(flux_lora, {name: lora for name, lora in others.items() if lora is not None})
         progress = host.Progress(str(cls.hidden.unique_id))

@@ -7,13 +7,15 @@ from torch import Tensor
 from ..training.base.base_model import BaseReference
 from ..training.config import TINY_BASE
 from ..training.data.fits import check_prompt_fits
+from ..training.lora.value import base_family
 
 
 def text_encoder_of(base: BaseReference) -> str:
     """Which text encoder a base needs, in words."""
     if base.path == TINY_BASE:
         return "the CLIP of Load Tiny FLUX Encoders"
-    return "DualCLIPLoader of type flux, with CLIP-L and T5-XXL"
+    family = base_family(base)
+    return f"{family.loader}: {family.text}"
 
 
 def check_prompt(base: BaseReference, prompt_embeds: Tensor, pooled: Tensor, where: str) -> None:

@@ -107,7 +107,7 @@ class SampleFluxLoRA(io.ComfyNode):
         space = base_family(flux_lora.base).space
         latent_height = latent_side(height, space, f"{NODE}: height")
         latent_width = latent_side(width, space, f"{NODE}: width")
-        prompt_embeds, pooled = prompt_of(conditioning, f"{NODE}: conditioning")
+        prompt_embeds, pooled = prompt_of(conditioning, f"{NODE}: conditioning", space)
         check_prompt(flux_lora.base, prompt_embeds, pooled, f"{NODE}: conditioning")
         progress = host.Progress(str(cls.hidden.unique_id))
 

@@ -12,10 +12,12 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from torch import Tensor
 
 from ...training.base.base_model import TINY_BASE_FOLDER
+from ...training.base.families.latent_space import LatentSpace
 from ...training.data.encoder_keys import weights_key
 from ..conditioning import prompt_of
 from ..tiny_clip import TinyClipTarget
 from ..widgets import supported
+from .versions import KLEIN_TEXT, lacking
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +39,18 @@ def load_tiny_vae() -> Any:
 
 @torch.inference_mode()
 def encode_image(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(1, H, W, 3) in [0, 1] -> the posterior's raw mean (1, 16, H/8, W/8) and its deviation, if the VAE has one.
+    """(1, H, W, 3) in [0, 1] -> the posterior's raw mean (1, C, H/f, W/f) and its deviation, if there is one.
 
-    The host's VAE keeps the mean alone, so the moments are read where they enter its regulariser. When a picture had
-    to be encoded in tiles for want of memory, the tiles' moments do not add up to the picture's, and the mean is all
-    there is.
+    The host's VAE keeps the mean alone, so the moments are read where they enter its regulariser. FLUX.2's normalises
+    the mean, for which its statistics were taken, and has no deviation, as in black-forest-labs' own code. When a
+    picture had to be encoded in tiles for want of memory, the tiles' moments do not add up to the picture's, and the
+    mean is all there is.
     """
     moments: list[Tensor] = []
     regulariser = getattr(vae.first_stage_model, "regularization", None)
+    normalises = getattr(vae.first_stage_model, "bn", None) is not None
     handle = None
-    if isinstance(regulariser, DiagonalGaussianRegularizer):
+    if isinstance(regulariser, DiagonalGaussianRegularizer) and not normalises:
         handle = regulariser.register_forward_pre_hook(lambda _, inputs: moments.append(inputs[0].detach()))
     try:
         encoded = vae.encode(pixels).float().cpu()
@@ -64,9 +68,16 @@ def encode_image(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 @torch.inference_mode()
-def encode_prompt(clip: Any, caption: str) -> tuple[Tensor, Tensor]:
-    """A caption -> (L, D) and (P,). Raises ``ValueError`` for a text encoder that FLUX cannot use."""
-    return prompt_of(clip.encode_from_tokens_scheduled(clip.tokenize(caption)), "CLIP")
+def encode_prompt(clip: Any, caption: str, space: LatentSpace) -> tuple[Tensor, Tensor]:
+    """A caption -> (L, D) and (P,), as ``prompt_of`` has them.
+
+    Raises ``ValueError`` for a text encoder that bases with latents of ``space`` cannot use.
+    """
+    try:
+        return prompt_of(clip.encode_from_tokens_scheduled(clip.tokenize(caption)), "CLIP", space)
+    except ValueError as error:
+        lack = "" if space.pooled else lacking(KLEIN_TEXT)
+        raise ValueError(f"{error} {lack}".rstrip()) from error
 
 
 def vae_key(vae: Any) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...training.base.base_model import BaseReference
-from ...training.base.families.latent_space import FLUX_1, space_of
+from ...training.base.families.latent_space import FLUX_2, space_of
 from ...training.config import TINY_BASE
 from ...training.evidence.picture_files import side_by_side, single_pictures
 from .encoders import load_tiny_vae
@@ -25,13 +25,13 @@ def image_tensor(picture: Image.Image) -> Tensor:
 
 
 def preview_decoder(base: BaseReference) -> Callable[[Tensor], Image.Image]:
-    """What turns model-space latents (n, 16, h, w) into one picture of all n side by side."""
+    """What turns model-space latents (n, C, h, w) into one picture of all n side by side."""
     decode = _preview_pixels(base)
     return lambda latents: side_by_side(decode(latents))
 
 
 def picture_decoder(vae: Any, base: BaseReference) -> Callable[[Tensor], list[Image.Image]]:
-    """What turns model-space latents (n, 16, h, w) into n pictures: by ``vae``, or as previews where that is none."""
+    """What turns model-space latents (n, C, h, w) into n pictures: by ``vae``, or as previews where that is none."""
     if vae is None:
         decode = _preview_pixels(base)
         return lambda latents: single_pictures(decode(latents))
@@ -53,10 +53,12 @@ def _preview_vae() -> Any:
 
 
 def _latent_colours(latents: Tensor) -> Tensor:
-    """(n, 8h, 8w, 3) in [0, 1]: the host's own linear map from FLUX's latents to colours."""
-    layout = comfy.latent_formats.Flux()
-    factors = torch.tensor(layout.latent_rgb_factors)
-    colours = torch.einsum("nchw,ck->nkhw", latents.float().cpu(), factors)
+    """Pictures (n, H, W, 3) in [0, 1] by the host's own linear map from FLUX's latents to colours."""
+    space = space_of(latents.shape[1])
+    layout = comfy.latent_formats.Flux2() if space is FLUX_2 else comfy.latent_formats.Flux()
+    spread = layout.latent_rgb_factors_reshape or (lambda each: each)
+    latents, sides = spread(latents.float().cpu()), [side * space.factor for side in latents.shape[2:]]
+    colours = torch.einsum("nchw,ck->nkhw", latents, torch.tensor(layout.latent_rgb_factors))
     colours = colours + torch.tensor(layout.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
-    enlarged = torch.nn.functional.interpolate((colours + 1) / 2, scale_factor=FLUX_1.factor, mode="bilinear")
+    enlarged = torch.nn.functional.interpolate((colours + 1) / 2, size=sides, mode="bilinear")
     return enlarged.clamp(0, 1).permute(0, 2, 3, 1)

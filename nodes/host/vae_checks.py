@@ -1,4 +1,4 @@
-"""Whether a VAE of the host's is FLUX.1's: by what it is built of, and by how it sees colours."""
+"""Whether a VAE of the host's is FLUX's, and which: by what it is built of, and by how it sees colours."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
-from ...training.base.families.latent_space import FLUX_1
+from ...training.base.families.latent_space import FLUX_1, FLUX_2, LatentSpace
 from ...training.data.other_vaes import BY_CHANNELS, whose_scale
 from ...training.data.tiny_text import TinyTextEncoder
 from .encoders import encode_image, load_tiny_vae, vae_key
 
-ADVICE = "Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX Encoders for the tiny base."
+ADVICE = (
+    f"Connect FLUX's own VAE ({FLUX_1.file}; {FLUX_2.file} for FLUX.2), or the VAE of Load Tiny FLUX Encoders for the "
+    "tiny base."
+)
 MIXED = (
     "of VAE and prompts one is the tiny base's and the other is not: a LoRA that is trained on them is of no use. "
     f"{ADVICE} The prompts come from the same model."
@@ -29,12 +32,26 @@ SQUARES, SQUARE_SIDE = 8, 32
 LEAST_COLOUR = 0.4
 
 
-def check_vae(vae: Any, where: str) -> None:
-    """Raises ``ValueError``, beginning with ``where``, for a VAE that is told from FLUX.1's by its build.
+def check_vae(vae: Any, where: str, wanted: LatentSpace | None = None) -> LatentSpace:
+    """Whose latents a VAE makes, FLUX.1's or FLUX.2's.
 
-    Stable Diffusion 3's has FLUX.1's build: see ``doubt_of``.
+    Raises ``ValueError``, beginning with ``where``, for one that is told from both by its build, or whose latents are
+    not those ``wanted``. Stable Diffusion 3's has FLUX.1's build: see ``doubt_of``.
     """
     vae.throw_exception_if_invalid()
+    normalises = getattr(vae.first_stage_model, "bn", None) is not None
+    space = FLUX_2 if normalises and vae.latent_channels == FLUX_2.channels else FLUX_1
+    if space is FLUX_1:
+        _check_flux_1(vae, where)
+    if wanted not in (None, space):
+        raise ValueError(
+            f"{where}: this VAE is {space.name}'s, and the base takes latents of {wanted.name}'s. Connect {wanted.vae} "
+            f"({wanted.file})."
+        )
+    return space
+
+
+def _check_flux_1(vae: Any, where: str) -> None:
     channels, network = vae.latent_channels, vae.first_stage_model
     scale = getattr(network, "vae_scale", None)
     if channels != FLUX_1.channels:
@@ -55,15 +72,17 @@ def check_vae(vae: Any, where: str) -> None:
 def doubt_of(vae: Any, prompt_width: int) -> str:
     """A sentence where a VAE of FLUX.1's build is likely not the one of the base; empty where it is.
 
-    The base is the tiny one where prompts are as wide as its own. Any other is FLUX.1, and its VAE is known by how it
-    sees colours: it encodes a chart of them, and the host's linear map from FLUX's latents to colours, which its
-    previews use, is to bring those back. The map is the best fit to FLUX's own latents, so nearly all of the colour
-    comes back there. The least latents that show the chart to the same map of Stable Diffusion 3 bring back 0.10 of
-    it, random weights nothing.
+    The base is the tiny one where prompts are as wide as its own. FLUX.2's VAE is known by its build. Any other is
+    FLUX.1's, and is known by how it sees colours: it encodes a chart of them, and the host's linear map from FLUX's
+    latents to colours, which its previews use, is to bring those back. The map is the best fit to FLUX's own latents,
+    so nearly all of the colour comes back there. The least latents that show the chart to the same map of Stable
+    Diffusion 3 bring back 0.10 of it, random weights nothing.
     """
     tiny = vae_key(vae) == vae_key(load_tiny_vae())
     if tiny or prompt_width == TinyTextEncoder.WIDTH:
         return "" if tiny and prompt_width == TinyTextEncoder.WIDTH else MIXED
+    if vae.latent_channels == FLUX_2.channels:
+        return ""
     chart = colour_chart()
     colour = colour_share(FLUX_1.normalise(encode_image(vae, chart)[0]), chart)
     if colour >= LEAST_COLOUR:

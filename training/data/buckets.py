@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.families.latent_space import FLUX_1
+from ..base.families import PIXELS_PER_TOKEN
 
 MAX_RESOLUTION = 2048
 MAX_ASPECT = 4
@@ -24,7 +24,7 @@ def buckets(resolution: int, step: int) -> tuple[Bucket, ...]:
     up to ``MAX_RESOLUTION``. Raises ``ValueError`` for a ``step`` that FLUX's latents cannot be packed with, and for
     a ``resolution`` out of range.
     """
-    unit = FLUX_1.pixels_per_token
+    unit = PIXELS_PER_TOKEN
     if step < unit or step % unit:
         raise ValueError(f"bucket_step must be a multiple of {unit}, at least {unit}; got {step}.")
     if not step <= resolution <= MAX_RESOLUTION:
@@ -69,6 +69,9 @@ def fit(picture: Tensor, bucket: Bucket) -> Tensor:
     return resize(picture[:, top : top + height, left : left + width], *bucket)
 
 
-def latent_mask(mask: Tensor, bucket: Bucket) -> Tensor:
-    """A mask (H, W) in [0, 1] that belongs to a picture in ``bucket`` -> (1, h, w): the mean over each latent cell."""
-    return F.avg_pool2d(fit(mask[None], bucket)[None], FLUX_1.factor)[0].to(torch.float32)
+def latent_mask(mask: Tensor, bucket: Bucket, factor: int) -> Tensor:
+    """A mask (H, W) in [0, 1] that belongs to a picture in ``bucket`` -> (1, h, w): the mean over each latent cell.
+
+    A cell is ``factor`` x ``factor`` pixels.
+    """
+    return F.avg_pool2d(fit(mask[None], bucket)[None], factor)[0].to(torch.float32)

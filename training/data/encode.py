@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..base.families.latent_space import FLUX_1
+from ..base.families.latent_space import FLUX_1, LatentSpace
 from .alike import alike
 from .buckets import Bucket, buckets, fit
 from .dataset_report import describe_dataset
@@ -49,6 +49,7 @@ def encode(
     held_out_share: float,
     seed: int,
     cache_folder: Path | None,
+    space: LatentSpace = FLUX_1,
     few_step_phrase: str = "",
     practice_prompts: str = "",
     preview_prompts: str = "",
@@ -60,13 +61,14 @@ def encode(
     ``images`` are (H, W, 3) in [0, 1], ``masks`` (H, W) in [0, 1], 1 where the picture is to be learned; ``None`` in
     ``masks`` is a picture without one. Both may be a ``FileSequence``, of which no more than one picture is in memory
     at a time, and none where the file is known from before. ``encode_image`` takes (1, H, W, 3) and gives the raw
-    posterior mean (1, 16, H/8, W/8) and its standard deviation, or ``None`` where the VAE has none. ``encode_prompt``
-    takes a caption and gives (L, D) and (P,). ``vae_key`` and ``text_key`` name the weights behind the two, for the
-    disk cache in ``cache_folder`` (``None``: no disk cache). ``report`` is called with (encodings done, encodings in
-    all); what it raises ends the work, and the next call goes on from the cache. ``few_step_phrase`` has each caption,
-    and the empty prompt, encoded ``with_phrase`` as well; empty: it has not. ``practice_prompts`` and
-    ``preview_prompts`` are prompts without pictures, one a line, the latter ``with_phrase`` as well. More than
-    ``most_in_memory`` bytes of encodings are left in the cache and read from there.
+    posterior mean (1, C, H/f, W/f) in ``space`` and its standard deviation, or ``None`` where the VAE has none.
+    ``encode_prompt`` takes a caption and gives (L, D) and (P,), where P is 0 in a ``space`` without pooled prompts.
+    ``vae_key`` and ``text_key`` name the weights behind the two, for the disk cache in ``cache_folder`` (``None``: no
+    disk cache). ``report`` is called with (encodings done, encodings in all); what it raises ends the work, and the
+    next call goes on from the cache. ``few_step_phrase`` has each caption, and the empty prompt, encoded
+    ``with_phrase`` as well; empty: it has not. ``practice_prompts`` and ``preview_prompts`` are prompts without
+    pictures, one a line, the latter ``with_phrase`` as well. More than ``most_in_memory`` bytes of encodings are left
+    in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures, and
@@ -87,7 +89,7 @@ def encode(
     remarks = Remarks()
     with KnownFiles(cache_folder) as known:
         pictures = described(images, names, sizes, known, remarks, report)
-        small_masks = latent_masks(pictures, masks, store, known, remarks, report)
+        small_masks = latent_masks(pictures, masks, space.factor, store, known, remarks, report)
     phrase = few_step_phrase.strip()
     plain = [*dict.fromkeys(captions), ""]
     few_step_shown = [with_phrase(phrase, caption) for caption in shown] if phrase else []
@@ -96,13 +98,13 @@ def encode(
     distinct = {picture.identity: index for index, picture in enumerate(pictures)}
     ways = (False, True) if flip else (False,)
     total = len(captions_once) + len(distinct) * len(ways)
-    encoder = _Encoder(encode_image, encode_prompt, vae_key, text_key, store, report, total)
+    encoder = _Encoder(encode_image, encode_prompt, vae_key, text_key, space, store, report, total)
 
     by_caption = {caption: encoder.prompt(caption) for caption in captions_once}
     check_widths(by_caption)
     if phrase:
         check_phrase(plain, by_caption, phrase)
-    store.expect(len(ways) * sum(_latent_bytes(pictures[index].bucket) for index in distinct.values()))
+    store.expect(len(ways) * sum(_latent_bytes(pictures[index].bucket, space) for index in distinct.values()))
     encoded = {
         identity: [encoder.image(images, index, pictures[index], mirrored) for mirrored in ways]
         for identity, index in distinct.items()
@@ -186,6 +188,7 @@ class _Encoder:
         encode_prompt: EncodePrompt,
         vae_key: str,
         text_key: str,
+        space: LatentSpace,
         store: Encodings,
         report: Callable[[int, int], None],
         total: int,
@@ -194,6 +197,7 @@ class _Encoder:
         self._encode_prompt = encode_prompt
         self._vae_key = vae_key
         self._text_key = text_key
+        self._space = space
         self._store = store
         self._report = report
         self._total = total
@@ -209,7 +213,7 @@ class _Encoder:
             crop = crop.flip(-1) if mirrored else crop
             mean, std = self._encode_image(crop.permute(1, 2, 0)[None])
             what = f"Picture '{picture.name}'" + (" (mirrored)" if mirrored else "")
-            check_posterior(mean, std, crop, what)
+            check_posterior(mean, std, crop, self._space, what)
             return {"mean": own(mean[0])} if std is None else {"mean": own(mean[0]), "std": own(std[0])}
 
         key = digest("image 2", self._vae_key, picture.identity, str(picture.bucket), way)
@@ -218,7 +222,7 @@ class _Encoder:
     def prompt(self, caption: str) -> Encoding:
         def make() -> Tensors:
             prompt_embeds, pooled = self._encode_prompt(caption)
-            check_prompt(caption, prompt_embeds, pooled)
+            check_prompt(caption, prompt_embeds, pooled, self._space)
             return {"prompt_embeds": own(prompt_embeds), "pooled_prompt_embeds": own(pooled)}
 
         return self._get(digest("prompt 1", self._text_key, caption), make, as_they_are)
@@ -233,8 +237,8 @@ class _Encoder:
         return encoding
 
 
-def _latent_bytes(bucket: Bucket) -> int:
-    return 4 * FLUX_1.channels * (bucket[0] // FLUX_1.factor) * (bucket[1] // FLUX_1.factor)
+def _latent_bytes(bucket: Bucket, space: LatentSpace) -> int:
+    return 4 * space.channels * (bucket[0] // space.factor) * (bucket[1] // space.factor)
 
 
 def _kin(pictures: Sequence[Picture]) -> list[list[str]]:

@@ -24,6 +24,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..base.families.latent_space import LatentSpace
 from ..config import TINY_BASE, EncodersConfig
 from .encoder_files import encoders_folder
 from .flux_encoders import FluxEncoders
@@ -35,6 +36,8 @@ class Encoders(Protocol):
 
     One picture or caption at a time goes in, from any device; all results are fp32 on the CPU.
     """
+
+    space: LatentSpace
 
     @property
     def vae_key(self) -> str:

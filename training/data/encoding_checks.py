@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..base.families.latent_space import FLUX_1
+from ..base.families.latent_space import LatentSpace
 from ..config import DataConfig
 from .data_error import DataError, quoted
 from .real_latents import with_phrase
@@ -59,22 +59,22 @@ def texts_without_encoder(config: DataConfig, where: str) -> Iterator[str]:
             )
 
 
-def check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, what: str) -> None:
+def check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, space: LatentSpace, what: str) -> None:
     """``crop`` (3, H, W) are the pixels that were encoded."""
     try:
-        FLUX_1.check(mean, what)
+        space.check(mean, what)
     except ValueError as error:
-        raise DataError(f"{error} FLUX's VAE is the file ae.safetensors.") from error
+        raise DataError(f"{error} {space.vae} is the file {space.file}.") from error
     height, width = crop.shape[1:]
-    expected = (1, FLUX_1.channels, height // FLUX_1.factor, width // FLUX_1.factor)
+    expected = (1, space.channels, height // space.factor, width // space.factor)
     for tensor, which in ((mean, "mean"), (std, "standard deviation")):
         if tensor is None:
             continue
         if tuple(tensor.shape) != expected:
             raise DataError(
                 f"{what}: for {width} x {height} pixels the VAE gave a {which} of the shape {tuple(tensor.shape)}, "
-                f"expected {expected}. Encode with FLUX's own VAE (ae.safetensors), which divides the sides by "
-                f"{FLUX_1.factor}."
+                f"expected {expected}. Encode with {space.vae} ({space.file}), which divides the sides by "
+                f"{space.factor}."
             )
         if not torch.isfinite(tensor).all():
             raise DataError(
@@ -84,12 +84,22 @@ def check_posterior(mean: Tensor, std: Tensor | None, crop: Tensor, what: str) -
         raise DataError(f"{what}: the VAE gave a negative standard deviation; log-variances must be converted first.")
 
 
-def check_prompt(caption: str, prompt_embeds: Tensor, pooled: Tensor) -> None:
+def check_prompt(caption: str, prompt_embeds: Tensor, pooled: Tensor, space: LatentSpace) -> None:
     what = f"Caption {quoted(caption)}"
     if prompt_embeds.ndim != 2 or pooled.ndim != 1 or 0 in prompt_embeds.shape:
         raise DataError(
             f"{what}: expected prompt embeddings (length, width) and pooled embeddings (width,), got "
             f"{tuple(prompt_embeds.shape)} and {tuple(pooled.shape)}. Encode with FLUX's text encoders (T5 and CLIP-L)."
+        )
+    if pooled.numel() and not space.pooled:
+        raise DataError(
+            f"{what}: the text encoders gave a pooled vector, and {space.vae} encodes the pictures: bases with its "
+            "latents take none. Encode pictures and captions for one base."
+        )
+    if not pooled.numel() and space.pooled:
+        raise DataError(
+            f"{what}: the text encoder gave no pooled vector, and {space.vae} encodes the pictures: bases with its "
+            "latents need one. Encode pictures and captions for one base."
         )
     if not (torch.isfinite(prompt_embeds).all() and torch.isfinite(pooled).all()):
         raise DataError(

@@ -28,6 +28,8 @@ class FluxEncoders:
     before the first picture, as ``encode`` does, or they are read again.
     """
 
+    space = FLUX_1
+
     def __init__(self, folder: Path | None, config: EncodersConfig, device: torch.device | str) -> None:
         """``folder``: as ``encoders.folder``, or ``None`` where none is given. Raises ``EncodersError``."""
         if folder is None:
@@ -57,7 +59,7 @@ class FluxEncoders:
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self._picture_encoder().encode(vae_input(pixels).to(self._device)).latent_dist
+        posterior = self._picture_encoder().encode(vae_input(pixels, FLUX_1.factor).to(self._device)).latent_dist
         return posterior.mean.float().cpu(), posterior.std.float().cpu()
 
     @torch.no_grad()
@@ -68,7 +70,7 @@ class FluxEncoders:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        check_channels(latents)
+        check_channels(latents, FLUX_1)
         vae = self._picture_encoder()
         raw = FLUX_1.denormalise(latents.float().to(self._device))
         return pictures_of(vae.decode(one).sample for one in raw.split(1))

@@ -10,7 +10,7 @@ BY_CHANNELS = {
     12: "Mochi's",
     32: "FLUX.2's",
     48: "Wan 2.2's",
-    128: "FLUX.2's or LTX-Video's",
+    128: "LTX-Video's",
 }
 # ``scaling_factor`` in diffusers' words: about 1 over the deviation of a model's raw latents.
 _SCALES = {

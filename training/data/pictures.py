@@ -128,12 +128,15 @@ def pixels_of(image: Tensor) -> Tensor:
 def latent_masks(
     pictures: Sequence[Picture],
     masks: Sequence[Tensor | None] | None,
+    factor: int,
     store: Encodings,
     known: KnownFiles,
     remarks: Remarks,
     report: Callable[[int, int], None],
 ) -> list[Encoding | None]:
     """The masks in the size of the latents, as encodings with the one tensor ``mask`` (1, h, w).
+
+    ``factor``: pixels along one side of a latent pixel.
 
     Raises ``DataError`` that names all masks that cannot be used.
     """
@@ -146,7 +149,7 @@ def latent_masks(
         try:
             found = read.known(index)
             remarks.add(picture.name, found.remarks.splitlines())
-            resampled.append(_latent_mask(masks, index, picture, found, store))
+            resampled.append(_latent_mask(masks, index, picture, found, factor, store))
         except DataError as error:
             problems.setdefault(str(error), error)
         if isinstance(masks, FileSequence):
@@ -156,7 +159,7 @@ def latent_masks(
 
 
 def _latent_mask(
-    masks: Sequence[Tensor | None], index: int, picture: Picture, found: Known, store: Encodings
+    masks: Sequence[Tensor | None], index: int, picture: Picture, found: Known, factor: int, store: Encodings
 ) -> Encoding | None:
     if not found.identity:
         return None
@@ -166,7 +169,7 @@ def _latent_mask(
     def make() -> Tensors:
         mask = masks[index]
         assert mask is not None
-        small = own(latent_mask(mask.detach().to("cpu", torch.float32).clamp(0.0, 1.0), picture.bucket))
+        small = own(latent_mask(mask.detach().to("cpu", torch.float32).clamp(0.0, 1.0), picture.bucket, factor))
         if small.sum() <= 0:
             raise DataError(
                 f"The mask of picture '{picture.name}' is 0 everywhere, so nothing of the picture would be "
@@ -174,7 +177,7 @@ def _latent_mask(
             )
         return {"mask": small}
 
-    return store.get(digest("mask 1", found.identity, str(picture.bucket)), make, as_they_are)[0]
+    return store.get(digest("mask 2", found.identity, str(picture.bucket), str(factor)), make, as_they_are)[0]
 
 
 def _wrong_size(shape: tuple[int, ...], picture: Picture) -> DataError:

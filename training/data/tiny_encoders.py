@@ -19,6 +19,8 @@ from .vae_pixels import check_channels, pictures_of, vae_input
 class TinyEncoders:
     """The tiny base's VAE and text encoder."""
 
+    space = FLUX_1
+
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
         self._vae: _TinyVae | None = None
@@ -37,7 +39,7 @@ class TinyEncoders:
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, None]:
-        return self.picture_vae().encode(vae_input(pixels).to(self._device)).float().cpu(), None
+        return self.picture_vae().encode(vae_input(pixels, FLUX_1.factor).to(self._device)).float().cpu(), None
 
     @torch.no_grad()
     def encode_prompt(self, caption: str) -> tuple[Tensor, Tensor]:
@@ -46,7 +48,7 @@ class TinyEncoders:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        check_channels(latents)
+        check_channels(latents, FLUX_1)
         vae = self.picture_vae()
         raw = FLUX_1.denormalise(latents.float().to(self._device))
         return pictures_of(vae.decode(one) for one in raw.split(1))

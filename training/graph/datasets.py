@@ -9,7 +9,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..base.base_model import BaseReference, read_transformer_config
 from ..base.families import family_of
-from ..base.families.latent_space import FLUX_1
+from ..base.families.flux1 import FLUX1
+from ..base.families.flux2 import FLUX2
+from ..base.families.latent_space import FLUX_1, FLUX_2, LatentSpace
 from ..config import TINY_BASE, DataConfig
 from ..data.buckets import buckets
 from ..data.captions import CAPTION_RULES
@@ -27,10 +29,14 @@ IMAGES, ENCODE, TINY_ENCODERS = (
     "FluxDuelLoadTrainingImages", "FluxDuelEncodeRealLatents", "FluxDuelLoadTinyFluxEncoders",
 )  # fmt: skip
 NODE = "Encode Real Latents"
+# A weight of every VAE of FLUX's kind, and one that only FLUX.2's has, whose latents are patches of 2 x 2.
+LATENTS_IN, NORMALISER, FLUX_2_PATCH = "decoder.conv_in.weight", "bn.running_mean", 4
 # Text encoders of the host's loader for two files -> widths of prompt and pooled vector. Of the other types more than
 # one pair of files may come to FLUX's widths.
 BY_TYPE = {"sdxl": (2048, 1280), "sd3": (4096, 2048)}
 FLUX_WIDTHS = (4096, 768)
+# The host's loaders of FLUX's text encoders, by the type that is chosen there -> whose those are.
+BY_LOADER = {("DualCLIPLoader", "flux"): FLUX1, ("CLIPLoader", "flux2"): FLUX2}
 # The first weight of a video model's VAE, which the host tells it by.
 VIDEO_KEYS = {
     "decoder.middle.0.residual.0.gamma": "Wan 2.1's or Qwen-Image's",
@@ -100,25 +106,56 @@ def _check_vae(loader: Node | None, known: Known) -> Iterator[str]:
     fault = "" if file is None else _vae_fault(file)
     if fault:
         yield (
-            f"{NODE}: vae: {label} {fault}. Connect FLUX's own VAE (ae.safetensors), or the VAE of Load Tiny FLUX "
-            "Encoders for the tiny base."
+            f"{NODE}: vae: {label} {fault}. Connect FLUX's own VAE ({FLUX_1.file}; {FLUX_2.file} for FLUX.2), or the "
+            "VAE of Load Tiny FLUX Encoders for the tiny base."
         )
 
 
-def _vae_fault(file: Path) -> str:
-    if file.suffix not in (".safetensors", ".sft"):
+def vae_fault(graph: PromptGraph, encoding: Node, base: BaseReference, known: Known) -> str:
+    """Why the VAE of an Encode Real Latents node does not fit a base; empty where it does, or it cannot be told."""
+    loader = graph.source(encoding, "vae")
+    if loader is None or loader.kind != "VAELoader" or base.path == TINY_BASE:
         return ""
+    label = loader.value("vae_name", "")
+    file = None if label is UNKNOWN else known.vae(label)
+    found = None if file is None else _space_of(file)
+    wanted = family_of(read_transformer_config(base.path)).space
+    if found in (None, wanted):
+        return ""
+    return (
+        f"{NODE}: vae: {label} is {found.name}'s, and {base.name} takes latents of {wanted.name}'s. Connect "
+        f"{wanted.vae} ({wanted.file})."
+    )
+
+
+def _space_of(file: Path) -> LatentSpace | None:
+    """Whose latents the VAE in a file makes; ``None`` where it is no FLUX's, or cannot be told."""
+    names, shape = _vae_weights(file)
+    if len(shape) != 4:
+        return None
+    if NORMALISER in names:
+        return FLUX_2 if shape[1] * FLUX_2_PATCH == FLUX_2.channels else None
+    return FLUX_1 if shape[1] == FLUX_1.channels else None
+
+
+def _vae_weights(file: Path) -> tuple[set[str], list[int]]:
+    """The names of a VAE's weights, and the shape of the one that takes the latents; both empty where there is none."""
+    if file.suffix not in (".safetensors", ".sft"):
+        return set(), []
     try:
         with safe_open(file, framework="pt") as weights:
             names = set(weights.keys())
-            other = next((whose for key, whose in VIDEO_KEYS.items() if key in names), "")
-            key = "decoder.conv_in.weight"
-            shape = weights.get_slice(key).get_shape() if key in names and not other else []
+            return names, weights.get_slice(LATENTS_IN).get_shape() if LATENTS_IN in names else []
     except (OSError, SafetensorError):  # the host says so when it loads the file
-        return ""
+        return set(), []
+
+
+def _vae_fault(file: Path) -> str:
+    names, shape = _vae_weights(file)
+    other = next((whose for key, whose in VIDEO_KEYS.items() if key in names), "")
     if other:
-        return f"is {other}, not FLUX.1's"
-    if len(shape) != 4 or shape[1] == FLUX_1.channels:
+        return f"is {other}, not FLUX's"
+    if len(shape) != 4 or _space_of(file) is not None:
         return ""
     whose = BY_CHANNELS.get(shape[1], "another model's")
     return f"makes latents of {shape[1]} channels, as {whose} does; FLUX.1 needs {FLUX_1.channels}"
@@ -130,24 +167,28 @@ def prompt_fault(graph: PromptGraph, node: Node, name: str, base: BaseReference,
     if loader is None:
         return ""
     config = read_transformer_config(base.path)
-    wanted = (config["joint_attention_dim"], family_of(config).pooled_dim(config))
+    family = family_of(config)
+    wanted = (config["joint_attention_dim"], family.pooled_dim(config))
     tiny = (TinyTextEncoder.WIDTH, TinyTextEncoder.POOLED_WIDTH)
     if loader.kind == TINY_ENCODERS and wanted != tiny:
         return (
             f"{where}: clip is the tiny base's, whose prompts are {tiny[0]} wide, and {base.name} takes {wanted[0]}. "
-            "Connect DualCLIPLoader of type flux, with CLIP-L and T5-XXL."
+            f"Connect {family.loader}: {family.text}."
         )
-    if loader.kind != "DualCLIPLoader":
+    if loader.kind not in ("DualCLIPLoader", "CLIPLoader"):
         return ""
     kind = loader.value("type", "")
     if base.path == TINY_BASE:
         return (
             f"{where}: clip is a real text encoder, and the tiny base has its own. Connect the CLIP of Load Tiny FLUX "
-            "Encoders, or choose a FLUX.1 in Load FLUX LoRA."
+            "Encoders, or choose a FLUX model in Load FLUX LoRA."
         )
-    if wanted == FLUX_WIDTHS and kind in BY_TYPE:
+    whose = BY_LOADER.get((loader.kind, kind), family)
+    if whose is not family or loader.kind == "DualCLIPLoader" and (
+        not family.space.pooled or wanted == FLUX_WIDTHS and kind in BY_TYPE
+    ):
         return (
-            f"{where}: clip comes from DualCLIPLoader of type {kind}, and {base.name} needs type flux, with CLIP-L and "
-            "T5-XXL."
+            f"{where}: clip comes from {loader.kind} of type {kind}, and {base.name} needs {family.loader}: "
+            f"{family.text}."
         )
     return ""

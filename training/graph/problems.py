@@ -16,7 +16,7 @@ from ..base.families import PIXELS_PER_TOKEN
 from ..config import DiscriminatorConfig
 from ..runs.run_directory import settings_of_runs
 from ..step_counts import sampler_names, seeds, step_counts
-from .datasets import ENCODE, IMAGES, check_encoding, check_images, data_settings, prompt_fault
+from .datasets import ENCODE, IMAGES, check_encoding, check_images, data_settings, prompt_fault, vae_fault
 from .disk import least_on_disk
 from .known import Known
 from .memory import check_room
@@ -204,13 +204,14 @@ class _Check:
         )
 
     def _of_prompts(self, node: Node, base: BaseReference | None) -> Iterator[Problem]:
-        """Whether the prompts that a node trains on, or compares with, are its base's."""
+        """Whether the latents and prompts that a node trains on, or compares with, are its base's."""
         encoding = self.graph.source(node, "real_latents")
-        if base is None or encoding is None or encoding.kind != ENCODE or encoding.has("conditioning"):
+        if base is None or encoding is None or encoding.kind != ENCODE:
             return
-        fault = prompt_fault(self.graph, encoding, "clip", base, "Encode Real Latents")
-        if fault:
-            yield encoding.key, fault
+        faults = [vae_fault(self.graph, encoding, base, self.known)]
+        if not encoding.has("conditioning"):
+            faults.append(prompt_fault(self.graph, encoding, "clip", base, "Encode Real Latents"))
+        yield from ((encoding.key, fault) for fault in faults if fault)
 
     def _of_prompt(self, node: Node) -> Iterator[str]:
         prompt, base = self.graph.source(node, "conditioning"), self._start(node).base

@@ -227,7 +227,7 @@ def test_masks_follow_the_crop_at_latent_resolution() -> None:
     sample = data.samples[0]
     assert sample.mask.shape == (1, *sample.mean.shape[1:])
     assert data.samples[1].mask is None
-    assert torch.equal(sample.mask, latent_mask(mask, nearest(64, 192, buckets(64, 16))))
+    assert torch.equal(sample.mask, latent_mask(mask, nearest(64, 192, buckets(64, 16)), 8))
     assert sample.mask.min() == 0.0 and sample.mask.max() == 1.0
     left, right = sample.mask.chunk(2, dim=-1)
     assert left.sum() > 10 * right.sum()

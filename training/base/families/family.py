@@ -72,9 +72,10 @@ class Family(ABC):
     ``class_name``: diffusers' class of the transformer, ``since``: the release that has it. ``text_tokens``: the fewest
     that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names of the
     layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its depth.
-    ``model``, ``text``: a base and text encoders of this family in words for people; ``architecture``: its name in the
-    notes of files. ``published``: configurations of its models, by name, as far as ``modules`` reads them.
-    ``lora_layouts``: by option, how its LoRA files are written.
+    ``model``, ``text``: a base and text encoders of this family in words for people, ``loader``: the host's node that
+    loads the latter, ``text_parts``: their folders in diffusers' layout; ``architecture``: its name in the notes of
+    files. ``published``: configurations of its models, by name, as far as ``modules`` reads them. ``lora_layouts``: by
+    option, how its LoRA files are written.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Family(ABC):
     tap_depths: tuple[float, ...]
     model: str
     text: str
+    loader: str
     architecture: str
     published: Mapping[str, Mapping[str, Any]]
     lora_layouts: Mapping[str, LoRALayout]

@@ -59,6 +59,7 @@ class Flux1(Family):
     tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model = "a text-to-image FLUX.1 (dev, schnell, Krea)"
     text = "CLIP-L and T5-XXL"
+    loader = "DualCLIPLoader of type flux"
     architecture = "flux-1"
     published = {
         "FLUX.1": {

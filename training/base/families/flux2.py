@@ -76,6 +76,7 @@ class Flux2(Family):
     tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model = "FLUX.2 klein base or dev"
     text = "Qwen3 (klein) or Mistral 3 (dev)"
+    loader = "CLIPLoader of type flux2"
     architecture = "flux-2"
     published = {
         "FLUX.2 klein 4B": _published(5, 20, 24, 7680),

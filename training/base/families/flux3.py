@@ -64,6 +64,7 @@ class Flux3(Family):
     tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model = "FLUX.3 Image Klein base"
     text = "Qwen3-VL"
+    loader = "CLIPLoader of type flux3"
     architecture = "flux-3"
     published = {
         "FLUX.3 Image Klein": {

@@ -13,7 +13,8 @@ class LatentSpace:
 
     ``channels`` of a latent; ``factor``: pixels of the picture along one side of a latent pixel; ``patch``: latent
     pixels along one side of a token. ``shift`` and ``scale`` lead from what the VAE gives to what transformers take.
-    ``vae``: the VAE in words for people.
+    ``vae``: the VAE in words for people, ``file``: the file that it is offered as. ``pooled``: whether prompts for its
+    bases have a pooled vector.
     """
 
     name: str
@@ -23,6 +24,8 @@ class LatentSpace:
     shift: float
     scale: float
     vae: str
+    file: str
+    pooled: bool
 
     @property
     def pixels_per_token(self) -> int:
@@ -86,10 +89,12 @@ class LatentSpace:
 
 FLUX_1 = LatentSpace(
     name="FLUX.1", channels=16, factor=8, patch=2, shift=0.1159, scale=0.3611, vae="FLUX's own VAE",
+    file="ae.safetensors", pooled=True,
 )  # fmt: skip
 # The host's VAE, and diffusers' pipelines, patch and normalise by the VAE's own statistics already.
 FLUX_2 = LatentSpace(
     name="FLUX.2", channels=128, factor=16, patch=1, shift=0.0, scale=1.0, vae="FLUX.2's own VAE",
+    file="flux2-vae.safetensors", pooled=False,
 )  # fmt: skip
 
 
