@@ -8,12 +8,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..base.families.family import Family
 from ..base.families.latent_space import FLUX_1
 from ..config import EncodersConfig
 from ..failure_words import reason
 from .other_vaes import BY_CHANNELS, BY_CLASS, BY_KEY, whose_scale
 
-_COMPLETE = "Download that part of FLUX.1 in diffusers' layout, or set encoders.folder to a complete one."
+_COMPLETE = "Download that part of {} in diffusers' layout, or set encoders.folder to a complete one."
 _TOKENIZER_FILES = {
     "tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt")),
     "tokenizer_2": (("tokenizer.json",), ("spiece.model",)),
@@ -24,19 +25,23 @@ class EncodersError(ValueError):
     """VAE or text encoders that are missing, damaged or not FLUX.1's. The message names the path and the option."""
 
 
-def encoders_folder(config: EncodersConfig, checkpoint: str) -> Path | None:
+def encoders_folder(config: EncodersConfig, checkpoint: str, family: Family) -> Path | None:
+    """The folder of ``family`` in diffusers' layout that ``config`` names, or that the base is in.
+
+    Raises ``EncodersError`` where the one that is named is no folder.
+    """
     if config.folder:
         folder = Path(config.folder)
         if not folder.is_dir():
             raise EncodersError(
-                f"encoders.folder: {folder} is no folder. Set it to a folder of FLUX.1 in diffusers' layout that is on "
-                "this machine."
+                f"encoders.folder: {folder} is no folder. Set it to a folder of {family.name} in diffusers' layout "
+                "that is on this machine."
             )
         return folder
     base = Path(checkpoint)
     # A base may be named by its transformer folder too; the encoders lie beside that.
     for folder in (base, base.parent) if base.is_dir() else ():
-        if (folder / "text_encoder_2").is_dir():
+        if all((folder / part).is_dir() for part in family.text_parts):
             return folder
     return None
 
@@ -45,13 +50,13 @@ def text_files(folder: Path) -> list[Path]:
     """All files that the encoding of a caption depends on. Raises ``EncodersError`` where one is missing."""
     files = []
     for part, kind in (("text_encoder", "clip_text_model"), ("text_encoder_2", "t5")):
-        files += model_files(folder, part, None)
+        files += model_files(folder, part, None, "FLUX.1")
         _check_kind(folder / part, kind)
     for part, ways in _TOKENIZER_FILES.items():
         if not any(all((folder / part / name).is_file() for name in names) for names in ways):
             raise EncodersError(
                 f"encoders.folder: {folder / part} holds no tokenizer: it needs "
-                f"{' or '.join(' and '.join(names) for names in ways)}. {_COMPLETE}"
+                f"{' or '.join(' and '.join(names) for names in ways)}. {_COMPLETE.format('FLUX.1')}"
             )
         files += sorted(path for path in (folder / part).iterdir() if path.is_file())
     return files
@@ -69,14 +74,14 @@ def _check_kind(folder: Path, expected: str) -> None:
         )
 
 
-def model_files(folder: Path, part: str, other: str | None) -> list[Path]:
-    """config.json and weights of one model. ``other`` is the option that could name it instead."""
+def model_files(folder: Path, part: str, other: str | None, family: str) -> list[Path]:
+    """config.json and weights of one model of ``family``. ``other`` is the option that could name it instead."""
     location = folder / part
     weights = sorted(location.glob("*.safetensors"))
     if not weights or not (location / "config.json").is_file():
         lack = "config.json" if weights else "a .safetensors file"
         advice = f" Or name it by {other}." if other else ""
-        raise EncodersError(f"encoders.folder: {location} lacks {lack}. {_COMPLETE}{advice}")
+        raise EncodersError(f"encoders.folder: {location} lacks {lack}. {_COMPLETE.format(family)}{advice}")
     return [location / "config.json", *weights]
 
 

@@ -42,7 +42,7 @@ class FluxEncoders:
         self._max_tokens = config.max_tokens
         self._folder = folder
         self._text_files = text_files(folder)
-        self._vae_files = [vae_file(config.vae)] if config.vae else model_files(folder, "vae", "encoders.vae")
+        self._vae_files = [vae_file(config.vae)] if config.vae else model_files(folder, "vae", "encoders.vae", "FLUX.1")
         self._vae_folder = None if config.vae else folder / "vae"
         if self._vae_folder is not None:
             check_vae_config(self._vae_folder)
@@ -77,11 +77,11 @@ class FluxEncoders:
 
     def free_text_encoders(self) -> None:
         self._readers = None
-        _collect()
+        collect()
 
     def free(self) -> None:
         self._readers = self._vae = None
-        _collect()
+        collect()
 
     def _picture_encoder(self) -> AutoencoderKL:
         if self._vae is None:
@@ -90,7 +90,8 @@ class FluxEncoders:
         return self._vae
 
 
-def _collect() -> None:
+def collect() -> None:
+    """Give freed memory back, the card's too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .encoder_files import EncodersError, damaged
+from .visiting_blocks import keep_on_card, visitors
 
 logger = logging.getLogger(__name__)
 
 CLIP_TOKENS = 77
 T5_LEAST_TOKENS = 256
-# A block of T5-XXL in fp32, what it computes, and the card's losses.
-WORKING = 2 << 30
 
 
 class TextReaders:
@@ -39,7 +37,7 @@ class TextReaders:
         self._t5 = _load_text_model(T5EncoderModel, folder / "text_encoder_2", precision)
         compute_by_blocks(self._t5, device)
         if device.type == "cuda":
-            keep_on_card(self._t5, device, torch.cuda.mem_get_info(device)[0])
+            keep_on_card(self._t5.encoder.block, "T5", device, torch.cuda.mem_get_info(device)[0])
 
     def read(self, caption: str, max_tokens: int) -> tuple[Tensor, Tensor]:
         """(L, D) and (P,), fp32 on the CPU."""
@@ -78,45 +76,10 @@ def _cut(ids: list[int], end: int, most: int) -> list[int]:
     return ids if len(ids) <= most else [*ids[: most - 1], end]
 
 
-class _Visitor(nn.Module):
-    """A block that computes in fp32 on ``device``, and is there for as long as it computes."""
-
-    def __init__(self, block: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.block = block
-        self._device = device
-
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        # In two steps: asked for both, torch enlarges on the CPU, and twice the bytes are copied.
-        visiting = {name: weight.to(self._device).float() for name, weight in self.block.named_parameters()}
-        return functional_call(self.block, visiting, inputs, options)
-
-
 def compute_by_blocks(t5: nn.Module, device: torch.device) -> None:
-    """Has T5's encoder compute in fp32 on ``device``, whatever type and place its weights are kept in.
-
-    One block at a time is copied there and enlarged: of T5-XXL 0.8 GB, where all of it would be 19 GB. The table of
-    embeddings stays where it is.
-    """
+    """Has T5's encoder compute in fp32 on ``device`` by ``visitors``. The table of embeddings stays where it is."""
     t5.encoder.final_layer_norm.to(device, torch.float32)
-    t5.encoder.block = nn.ModuleList(_Visitor(block, device) for block in t5.encoder.block)
-
-
-def keep_on_card(t5: nn.Module, device: torch.device, free: int) -> None:
-    """Move the blocks to ``device`` as they are kept where its ``free`` bytes suffice; else say that they are not.
-
-    ``t5``: after ``compute_by_blocks``. What it computes is the same in both places. Of T5-XXL in bf16 it is 9.4 GB.
-    """
-    needed = sum(weight.nbytes for weight in t5.encoder.block.parameters()) + WORKING
-    if free >= needed:
-        t5.encoder.block.to(device)
-        return
-    logger.warning(
-        "T5 stays in ordinary memory and comes to the card block by block, anew for each caption, since it needs "
-        "%.1f GB there and %.1f GB are free. The encodings are the same; they take longer.",
-        needed / 1e9,
-        free / 1e9,
-    )
+    t5.encoder.block = visitors(t5.encoder.block, device)
 
 
 def _load_tokenizer(kind: Any, folder: Path) -> Any:

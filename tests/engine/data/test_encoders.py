@@ -19,7 +19,7 @@ from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.flux_encoders import make_folder
 from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
-from fluxduel.training.data import text_readers
+from fluxduel.training.data import text_readers, visiting_blocks
 from fluxduel.training.data.encoder_files import EncodersError
 from fluxduel.training.data.encoders import Encoders, load_encoders
 
@@ -168,11 +168,11 @@ def test_t5_lies_on_the_card_where_there_is_room_and_encodes_the_same(
             size = sum(weight.nbytes for weight in t5.encoder.block.parameters())
             text_readers.compute_by_blocks(t5, device)
             caplog.clear()
-            text_readers.keep_on_card(t5, device, size + text_readers.WORKING - short)
+            visiting_blocks.keep_on_card(t5.encoder.block, "T5", device, size + visiting_blocks.WORKING - short)
             there = {weight.device.type for weight in t5.encoder.block.parameters()}
             assert there == {"cpu" if short else device.type}
             assert {weight.dtype for weight in t5.encoder.block.parameters()} == {torch.bfloat16}
-            told = [record.getMessage() for record in caplog.records if record.name == text_readers.__name__]
+            told = [record.getMessage() for record in caplog.records if record.name == visiting_blocks.__name__]
             assert len(told) == short and all("block by block" in line and "2.1 GB are free" in line for line in told)
             with torch.no_grad():
                 found.append(t5(inputs_embeds=words).last_hidden_state)

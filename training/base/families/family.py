@@ -88,6 +88,7 @@ class Family(ABC):
     model: str
     text: str
     loader: str
+    text_parts: tuple[str, ...]
     architecture: str
     published: Mapping[str, Mapping[str, Any]]
     lora_layouts: Mapping[str, LoRALayout]

@@ -60,6 +60,7 @@ class Flux1(Family):
     model = "a text-to-image FLUX.1 (dev, schnell, Krea)"
     text = "CLIP-L and T5-XXL"
     loader = "DualCLIPLoader of type flux"
+    text_parts = ("text_encoder", "text_encoder_2")
     architecture = "flux-1"
     published = {
         "FLUX.1": {

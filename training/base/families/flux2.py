@@ -77,6 +77,7 @@ class Flux2(Family):
     model = "FLUX.2 klein base or dev"
     text = "Qwen3 (klein) or Mistral 3 (dev)"
     loader = "CLIPLoader of type flux2"
+    text_parts = ("text_encoder",)
     architecture = "flux-2"
     published = {
         "FLUX.2 klein 4B": _published(5, 20, 24, 7680),

@@ -65,6 +65,7 @@ class Flux3(Family):
     model = "FLUX.3 Image Klein base"
     text = "Qwen3-VL"
     loader = "CLIPLoader of type flux3"
+    text_parts = ("text_encoder",)
     architecture = "flux-3"
     published = {
         "FLUX.3 Image Klein": {
