@@ -196,8 +196,8 @@ def _encoders(reading: Reading, encode: Node | None, base: BaseConfig) -> Encode
             )
         return EncodersConfig()
     reading.notes.append(
-        "Set encoders.folder to a folder of FLUX.1 in diffusers' layout: text encoders and tokenizers are read from "
-        "there, while the graph has files of its own for them."
+        "Set encoders.folder to a folder of the base's family in diffusers' layout: text encoders and tokenizers are "
+        "read from there, while the graph has files of its own for them."
     )
     name = loader.values.get("vae_name") if loader is not None else None
     found = reading.in_models(f"vae/{name}") if isinstance(name, str) else None

@@ -233,16 +233,21 @@ class EncodersConfig(Config):
 
     folder: str = option(
         "",
-        "A folder of FLUX.1 in diffusers' layout, with vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2. "
-        "Empty: that of base.checkpoint, where it is such a folder.",
+        "A folder of FLUX.1 in diffusers' layout, with vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2, "
+        "or of FLUX.2, with vae, text_encoder and tokenizer. Empty: that of base.checkpoint, where it is such a folder.",
     )
-    vae: str = option("", "The VAE as a file of its own (ae.safetensors), in place of the folder's.", advanced=True)
+    vae: str = option(
+        "",
+        "The VAE as a file of its own (ae.safetensors, flux2-vae.safetensors), in place of the folder's.",
+        advanced=True,
+    )
     precision: str = option(
         "bf16", "Number type of the text encoders.", choices=("bf16", "fp32"), advanced=True
     )
     max_tokens: int = option(
         512,
-        "The most tokens of T5's encoding. A caption takes 256, or more where it needs them, and is cut beyond this.",
+        "The most tokens of T5's encoding (FLUX.1). A caption takes 256, or more where it needs them, and is cut "
+        "beyond this. FLUX.2's are always 512.",
         low=16,
         high=512,
         advanced=True,

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import comfyui_version
 
-
-@dataclass(frozen=True)
-class Feature:
-    """What a host can do from the version ``since`` on, in words."""
-
-    words: str
-    since: str
+# In words -> the release that has it.
+DEV_TEXT = ("FLUX.2 dev's text encoder (CLIPLoader of type flux2)", "0.3.72")
+KLEIN_TEXT = ("FLUX.2 klein's text encoders (CLIPLoader of type flux2)", "0.9.2")
 
 
-FLUX_2_DEV = Feature("FLUX.2 dev and its VAE", "0.3.72")
-KLEIN = Feature("transformers of FLUX.2 klein", "0.9.0")
-KLEIN_TEXT = Feature("FLUX.2 klein's text encoders (CLIPLoader of type flux2)", "0.9.2")
-FUSED_LORA = Feature("FLUX.2 LoRAs of diffusers' names", "0.11.0")
-NO_POOLED = Feature("prompts that have no pooled output beside them", "0.19.0")
-
-
-def lacking(feature: Feature) -> str:
-    """A sentence where this host is older than ``feature``; empty where it is not."""
+def lacking() -> str:
+    """A sentence that names what of FLUX.2's text encoders this host is too old for; empty where it has them all."""
     version = comfyui_version.__version__
-    if _numbers(version) >= _numbers(feature.since):
-        return ""
-    return f"This is ComfyUI {version}: {feature.words} came with {feature.since}. Update ComfyUI."
+    late = [
+        f"{words} came with {since}" for words, since in (DEV_TEXT, KLEIN_TEXT) if _numbers(version) < _numbers(since)
+    ]
+    return f"This is ComfyUI {version}: {', '.join(late)}. Update ComfyUI." if late else ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ Request = dict[str, Any]
 
 def tiny(request: Request, tensors: dict[str, Any], report: dict[str, Any]) -> None:
     from fluxduel.nodes import host
+    from fluxduel.training.base.families.latent_space import FLUX_1
 
     clip, vae = host.load_tiny_clip(), host.load_tiny_vae()
     report["tiny_vae_key"], report["tiny_text_key"] = host.vae_key(vae), host.clip_key(clip)
@@ -28,7 +29,7 @@ def tiny(request: Request, tensors: dict[str, Any], report: dict[str, Any]) -> N
         tensors[f"tiny_mean_{number}"] = mean
         tensors[f"tiny_decoded_{number}"] = vae.decode(mean)
     for number, caption in enumerate(request["captions"]):
-        tensors[f"tiny_prompt_{number}"], tensors[f"tiny_pooled_{number}"] = host.encode_prompt(clip, caption)
+        tensors[f"tiny_prompt_{number}"], tensors[f"tiny_pooled_{number}"] = host.encode_prompt(clip, caption, FLUX_1)
 
 
 def flux_text(request: Request, tensors: dict[str, Any], report: dict[str, Any], base: Path) -> None:
@@ -38,6 +39,7 @@ def flux_text(request: Request, tensors: dict[str, Any], report: dict[str, Any],
     import torch
 
     from fluxduel.nodes import host
+    from fluxduel.training.base.families.latent_space import FLUX_1
 
     class Target:
         params: dict[str, Any] = {}
@@ -53,7 +55,7 @@ def flux_text(request: Request, tensors: dict[str, Any], report: dict[str, Any],
     for number, caption in enumerate(request["captions"]):
         tokens = clip.tokenize(caption)
         report["tokens"].append({name: [token for token, *_ in pieces[0]] for name, pieces in tokens.items()})
-        tensors[f"flux_prompt_{number}"], tensors[f"flux_pooled_{number}"] = host.encode_prompt(clip, caption)
+        tensors[f"flux_prompt_{number}"], tensors[f"flux_pooled_{number}"] = host.encode_prompt(clip, caption, FLUX_1)
 
 
 def flux_vae(request: Request, tensors: dict[str, Any], base: Path) -> None:

@@ -79,10 +79,11 @@ def tiny_clip(report: Report) -> None:
     from fluxduel.nodes import host
     from fluxduel.nodes.conditioning import prompt_of
     from fluxduel.training.base.base_model import TINY_BASE_FOLDER
+    from fluxduel.training.base.families.latent_space import FLUX_1
     from fluxduel.training.data.tiny_text import TinyTextEncoder
 
     clip = host.load_tiny_clip()
-    embeds, pooled = host.encode_prompt(clip.clone(), "a small red cat")
+    embeds, pooled = host.encode_prompt(clip.clone(), "a small red cat", FLUX_1)
     expected, expected_pooled = TinyTextEncoder.load(TINY_BASE_FOLDER / "text_encoder.safetensors").encode(
         ["a small red cat"]
     )
@@ -93,7 +94,7 @@ def tiny_clip(report: Report) -> None:
     clip.clip_layer(-2)
     report["clip_key_follows_settings"] = host.clip_key(clip) != host.clip_key(host.load_tiny_clip())
     broken = [[torch.zeros(1, 4, 8), {}]]
-    report["no_pooled"] = message_of(lambda: prompt_of(broken, "here"))
+    report["no_pooled"] = message_of(lambda: prompt_of(broken, "here", FLUX_1))
 
 
 def ownership(report: Report) -> None:

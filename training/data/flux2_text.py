@@ -59,7 +59,8 @@ DEV = Reading(
     classes=("MistralConfig", "MistralModel"),
     layers=(10, 20, 30),
     template="[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses "
-    "focusing on object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]{}[/INST]",
+    "focusing on object relationships, object\nattribution and actions without speculation."
+    "[/SYSTEM_PROMPT][INST]{}[/INST]",
     start="<s>",
     padding="",
 )
