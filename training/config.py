@@ -234,7 +234,8 @@ class EncodersConfig(Config):
     folder: str = option(
         "",
         "A folder of FLUX.1 in diffusers' layout, with vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2, "
-        "or of FLUX.2, with vae, text_encoder and tokenizer. Empty: that of base.checkpoint, where it is such a folder.",
+        "or of FLUX.2, with vae, text_encoder and tokenizer. Empty: that of base.checkpoint, where it is such a "
+        "folder.",
     )
     vae: str = option(
         "",
