@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import Flux2Transformer2DModel
 from safetensors.torch import save_file
 
 from fluxduel.tests.host.two_stage_graph import (
@@ -213,6 +214,48 @@ def test_a_vae(machine: Machine, graph: Graph, key: str, shape: tuple[int, ...],
     graph["30"] = node("VAELoader", {"vae_name": "ae"})
     told = machine.check(changed(graph, LATENTS, vae=["30", 0]))
     assert (words in told[LATENTS][0]) if words else told == {}
+
+
+def on_flux2(machine: Machine, graph: Graph) -> Graph:
+    """The graph with a small FLUX.2, and the loaders of its encoders."""
+    file = machine.root / "klein.safetensors"
+    sizes = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 128, "num_attention_heads": 1}
+    transformer = Flux2Transformer2DModel(**sizes, joint_attention_dim=24, guidance_embeds=False)
+    save_file(transformer.state_dict(), file)
+    machine.checkpoints["klein"] = str(file)
+    graph = changed(graph, LORA, checkpoint="klein")
+    graph[ENCODERS] = node("CLIPLoader", {"clip_name": "a", "type": "flux2"})
+    graph["30"] = node("VAELoader", {"vae_name": "flux2"})
+    machine.vaes = {name: machine.root / f"{name}.safetensors" for name in ("flux2", "ae")}
+    save_file({"decoder.conv_in.weight": torch.zeros(8, 16, 3, 3)}, machine.vaes["ae"])
+    of_flux2 = {"decoder.conv_in.weight": torch.zeros(8, 32, 3, 3), "bn.running_mean": torch.zeros(128)}
+    save_file(of_flux2, machine.vaes["flux2"])
+    return changed(graph, LATENTS, vae=["30", 0])
+
+
+def test_encoders_of_flux2(machine: Machine, graph: Graph) -> None:
+    sound = on_flux2(machine, graph)
+    assert machine.check(sound) == {}
+    told = machine.check(changed(sound, "30", vae_name="ae"))
+    assert told == {LATENTS: [
+        "Encode Real Latents: vae: ae is FLUX.1's, and klein.safetensors takes latents of FLUX.2's. Connect FLUX.2's "
+        "own VAE (flux2-vae.safetensors)."
+    ]}  # fmt: skip
+    double = copy.deepcopy(sound) | {ENCODERS: node("DualCLIPLoader", {"clip_name1": "a", "type": "hunyuan_video"})}
+    told = machine.check(double)
+    assert set(told) == {LATENTS, SAMPLE} and "needs CLIPLoader of type flux2" in told[LATENTS][0]
+    tiny = copy.deepcopy(sound) | {ENCODERS: node("FluxDuelLoadTinyFluxEncoders")}
+    assert "Connect CLIPLoader of type flux2: Qwen3" in machine.check(tiny)[LATENTS][0]
+
+
+def test_flux2s_encoders_for_flux1(machine: Machine, graph: Graph) -> None:
+    on_flux2(machine, graph)
+    real = on_flux(machine, graph)
+    told = machine.check(copy.deepcopy(real) | {ENCODERS: node("CLIPLoader", {"clip_name": "a", "type": "flux2"})})
+    assert set(told) == {LATENTS, SAMPLE} and "needs DualCLIPLoader of type flux" in told[LATENTS][0]
+    real["30"] = node("VAELoader", {"vae_name": "flux2"})
+    told = machine.check(changed(real, LATENTS, vae=["30", 0]))
+    assert "takes latents of FLUX.1's. Connect FLUX's own VAE (ae.safetensors)" in told[LATENTS][0]
 
 
 def test_a_folder_that_cannot_be_written(machine: Machine, graph: Graph) -> None:
