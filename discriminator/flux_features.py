@@ -83,7 +83,7 @@ class FluxFeatures(Discriminator):
         features = tuple(self._features(latents, sigma, conditioning))
         if len(features) != len(self.heads):
             raise ValueError(f"Expected the features of {len(self.heads)} blocks, got {len(features)}.")
-        return Seen(features, sigma, conditioning.pooled_prompt_embeds)
+        return Seen(features, sigma, conditioning.pooled)
 
     def judge(self, seen: Seen) -> list[Tensor]:
         """One map of logits a tapped block, each (B, 1, h / 2, w / 2)."""

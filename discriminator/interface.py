@@ -10,16 +10,29 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # Selects samples: a mask or numbers in a tensor, numbers in a list, or a slice.
 Rows = Tensor | list[int] | slice
 
 
 class Conditioning(NamedTuple):
-    """The prompts of B samples: ``prompt_embeds`` (B, L, D) and ``pooled_prompt_embeds`` (B, P)."""
+    """The prompts of B samples: ``prompt_embeds`` (B, L, D) and ``pooled_prompt_embeds`` (B, P), where P may be 0."""
 
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor
+
+    @property
+    def pooled(self) -> Tensor:
+        """Each prompt in one vector: the pooled one, or, where there is none, the mean over its tokens (B, D).
+
+        Each token is normalised before: in the hidden states of language models some tokens, the same in all prompts,
+        are orders larger than the others (arXiv:2402.17762), and would be all that a mean tells.
+        """
+        if self.pooled_prompt_embeds.shape[1]:
+            return self.pooled_prompt_embeds
+        tokens = self.prompt_embeds.to(torch.promote_types(self.prompt_embeds.dtype, torch.float32))
+        return F.layer_norm(tokens, tokens.shape[2:]).mean(1)
 
     def rows(self, index: Rows) -> Conditioning:
         """The prompts of the samples in ``index``, in its order."""

@@ -8,52 +8,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
 
+from fluxduel.tests.engine.small import CONTEXT, LENGTH, SMALL_FLUX_1, Small
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import LoRAConfig
 from fluxduel.training.data.real_latents import LatentSample, Prompt, RealLatents
 from fluxduel.training.evidence.preview_sheet import Row
 from fluxduel.training.lora.adapter import FluxLoRA, create
 
-CONTEXT, POOLED, LENGTH = 24, 12, 5
-
-
-def save_random_transformer(folder: Path, doubles: int = 2, singles: int = 2) -> Path:
-    """A small transformer in diffusers' layout, every weight of it random (also those that start at zero)."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=doubles,
-            num_single_layers=singles,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=CONTEXT,
-            pooled_projection_dim=POOLED,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
-        for weight in transformer.parameters():
-            torch.nn.init.normal_(weight, std=0.2)
-    transformer.save_pretrained(folder)
-    return folder
+POOLED = SMALL_FLUX_1.pooled
 
 
 @pytest.fixture(scope="session")
-def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder."""
-    return save_random_transformer(tmp_path_factory.mktemp("random-transformer"))
+def family(request: pytest.FixtureRequest) -> Small:
+    """That of the base in a test: FLUX.1, or each in turn where the test is marked ``each_family``."""
+    return getattr(request, "param", SMALL_FLUX_1)
 
 
 @pytest.fixture(scope="session")
-def wide_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_transformer(family: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small transformer, every weight of it random."""
+    return family.save(tmp_path_factory.mktemp("random-transformer"))
+
+
+@pytest.fixture(scope="session")
+def wide_transformer(family: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of one with so wide and so many blocks that 8 bits and streaming make it smaller."""
     folder = tmp_path_factory.mktemp("wide-transformer")
-    FluxTransformer2DModel(
-        in_channels=64, num_layers=4, num_single_layers=4, attention_head_dim=16, num_attention_heads=16,
-        joint_attention_dim=CONTEXT, pooled_projection_dim=POOLED, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
-    ).save_pretrained(folder)  # fmt: skip
+    family.transformer(4, 4, num_attention_heads=16).save_pretrained(folder)
     return folder
 
 
@@ -74,19 +56,21 @@ def start(reference: BaseReference) -> FluxLoRA:
     return FluxLoRA(reference, lora.config, tensors)
 
 
-def make_data(count: int = 8, held_out: int = 2, side: int = 4, seed: int = 0, length: int = LENGTH) -> RealLatents:
+def make_data(
+    count: int = 8, held_out: int = 2, side: int = 4, seed: int = 0, length: int = LENGTH, small: Small = SMALL_FLUX_1
+) -> RealLatents:
     """``count`` random latents with a posterior, each with a caption of its own; the last ones held out."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    prompts = tuple(Prompt(f"caption {i}", draw(length, CONTEXT), draw(POOLED)) for i in range(count))
+    prompts = tuple(Prompt(f"caption {i}", draw(length, CONTEXT), draw(small.pooled)) for i in range(count))
     samples = tuple(
         LatentSample(
             name=f"picture {i}",
-            mean=draw(16, side, side),
-            std=torch.full((16, side, side), 0.1),
+            mean=draw(small.channels, side, side),
+            std=torch.full((small.channels, side, side), 0.1),
             flipped_mean=None,
             flipped_std=None,
             mask=None,
@@ -97,7 +81,7 @@ def make_data(count: int = 8, held_out: int = 2, side: int = 4, seed: int = 0, l
     return RealLatents(
         samples=samples,
         prompts=prompts,
-        empty_prompt=Prompt("", draw(length, CONTEXT), draw(POOLED)),
+        empty_prompt=Prompt("", draw(length, CONTEXT), draw(small.pooled)),
         held_out=tuple(range(count - held_out, count)),
         fingerprint=f"test/{seed}",
     )
@@ -122,19 +106,23 @@ def with_phrase(data: RealLatents) -> RealLatents:
     )
 
 
-def practice_prompts(seed: int = 5) -> tuple[Prompt, ...]:
+def practice_prompts(seed: int = 5, small: Small = SMALL_FLUX_1) -> tuple[Prompt, ...]:
     """Five prompts without pictures, of two lengths: neither is the captions'."""
     generator = torch.Generator().manual_seed(seed)
     lengths = (LENGTH + 1, LENGTH + 2, LENGTH + 1, LENGTH + 2, LENGTH + 1)
     return tuple(
-        Prompt(f"practice {i}", torch.randn(n, CONTEXT, generator=generator), torch.randn(POOLED, generator=generator))
+        Prompt(
+            f"practice {i}",
+            torch.randn(n, CONTEXT, generator=generator),
+            torch.randn(small.pooled, generator=generator),
+        )
         for i, n in enumerate(lengths)
     )
 
 
 @pytest.fixture
-def data() -> RealLatents:
-    return make_data()
+def data(family: Small) -> RealLatents:
+    return make_data(small=family)
 
 
 class Recorder:

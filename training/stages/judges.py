@@ -81,7 +81,7 @@ def build(config: DiscriminatorConfig, base: FluxBase, guidance: float) -> Discr
         features,
         taps=len(taps),
         trunk_width=base.width,
-        pooled_dim=base.pooled_dim,
+        pooled_dim=base.pooled_dim or base.context_dim,
         width=config.width,
         spectral_norm=config.spectral_norm,
         seed=config.seed,

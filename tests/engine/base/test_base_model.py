@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
-from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED
+from fluxduel.tests.engine.small import CONTEXT, LENGTH, SMALL_FLUX_1, Small, each_family, small_of
 from fluxduel.training import flow
 from fluxduel.training.base.base_model import (
     CHECKPOINTING,
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 SIZES = [(2, 2), (4, 6), (10, 4), (64, 48)]
 
 
-def inputs(dtype: torch.dtype = torch.float32, batch: int = 2) -> dict[str, Any]:
+def inputs(dtype: torch.dtype = torch.float32, batch: int = 2, small: Small = SMALL_FLUX_1) -> dict[str, Any]:
     """Arguments of ``velocity``: latents of 4x6, so that rows and columns are told apart."""
     generator = torch.Generator().manual_seed(1)
 
@@ -47,10 +47,10 @@ def inputs(dtype: torch.dtype = torch.float32, batch: int = 2) -> dict[str, Any]
         return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
 
     return {
-        "x_t": draw(batch, 16, 4, 6),
+        "x_t": draw(batch, small.channels, 4, 6),
         "sigma": torch.tensor([0.25, 0.75], dtype=dtype)[:batch],
         "prompt_embeds": draw(batch, LENGTH, CONTEXT),
-        "pooled_prompt_embeds": draw(batch, POOLED),
+        "pooled_prompt_embeds": draw(batch, small.pooled),
         "guidance": 3.5,
     }
 
@@ -107,10 +107,10 @@ def generator_gradients(base: FluxBase, dtype: torch.dtype = torch.float32) -> d
     Both passes are alive when the backward pass starts, and the frozen one comes last: a recomputation that does not
     know whose it is takes the wrong switch for one of them.
     """
-    given = inputs(dtype)
+    given = inputs(dtype, small=small_of(base))
     given["x_t"].requires_grad_()  # without it the older kind of checkpoint would give no gradient at all
     generator = torch.Generator().manual_seed(2)
-    weight = torch.randn(2, 2, 16, 4, 6, generator=generator).to(dtype)
+    weight = torch.randn(2, *given["x_t"].shape, generator=generator).to(dtype)
     velocity = base.velocity(**given)
     x0 = flow.x0_from_velocity(given["x_t"], velocity, given["sigma"])
     level = torch.full((2,), 0.4, dtype=dtype)
@@ -147,6 +147,7 @@ def checkpointing_error(
     return relative_error(generator_gradients(base, dtype), plain)
 
 
+@each_family
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_checkpointed_gradients_are_the_plain_ones(start: lora.FluxLoRA, dtype: torch.dtype, limit: float) -> None:
     error = checkpointing_error(start, dtype=dtype)
@@ -168,6 +169,7 @@ class SwitchNotBoundUnchecked(FluxBase):
         return checkpoint(block, *args, use_reentrant=True)
 
 
+@each_family
 def test_a_switch_that_is_not_bound_to_the_call_is_caught(start: lora.FluxLoRA) -> None:
     with pytest.raises(CheckpointError):
         checkpointing_error(start, SwitchNotBound)
@@ -176,17 +178,19 @@ def test_a_switch_that_is_not_bound_to_the_call_is_caught(start: lora.FluxLoRA) 
     assert error > 1e-2
 
 
+@each_family
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_a_pass_without_the_adapter_gives_it_no_gradient(start: lora.FluxLoRA, checkpointing: str) -> None:
     base = base_with(start)
     base.checkpointing = checkpointing
-    given = inputs()
+    given = inputs(small=small_of(base))
     x_t = given["x_t"].requires_grad_()
     base.velocity(**given, adapter=False).square().sum().backward()
     assert bool(x_t.grad.any())
     assert all(parameter.grad is None for parameter in base.transformer.parameters())
 
 
+@each_family
 @pytest.mark.parametrize("enabled", [True, False])
 def test_no_attention_of_the_base_may_take_cudnns_kernel(
     start: lora.FluxLoRA, monkeypatch: pytest.MonkeyPatch, enabled: bool
@@ -203,7 +207,7 @@ def test_no_attention_of_the_base_may_take_cudnns_kernel(
     base.checkpointing = "blocks"
     torch.backends.cuda.enable_cudnn_sdp(enabled)
     try:
-        given = inputs()
+        given = inputs(small=small_of(base))
         velocity = base.velocity(**given)
         maps = base.features(
             velocity, given["sigma"], given["prompt_embeds"], given["pooled_prompt_embeds"], 1.0, taps=[1]
@@ -217,9 +221,10 @@ def test_no_attention_of_the_base_may_take_cudnns_kernel(
     assert not any(seen)
 
 
+@each_family
 def test_the_switch_survives_an_exception(start: lora.FluxLoRA) -> None:
     base = base_with(start)
-    given = inputs()
+    given = inputs(small=small_of(base))
     with torch.no_grad():
         on, off = base.velocity(**given), base.velocity(**given, adapter=False)
         assert not torch.equal(on, off)

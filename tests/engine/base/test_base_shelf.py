@@ -20,7 +20,8 @@ from torch.distributed.fsdp import fully_shard
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.base.test_streaming import alone
-from fluxduel.tests.engine.conftest import Recorder, make_data, save_random_transformer
+from fluxduel.tests.engine.conftest import Recorder, make_data
+from fluxduel.tests.engine.small import SMALL_FLUX_1
 from fluxduel.training.base.base_model import BaseLoader, BaseReference, FluxBase, load_base
 from fluxduel.training.base.base_shelf import BaseShelf
 from fluxduel.training.base.compiling import CompiledBlocks
@@ -41,7 +42,7 @@ JUDGE = DiscriminatorConfig(width=8, learning_rate=1e-2)
 @pytest.fixture(scope="module")
 def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Deeper than the others', so that there is something to stream."""
-    return save_random_transformer(tmp_path_factory.mktemp("deep-transformer"), 2, 3)
+    return SMALL_FLUX_1.save(tmp_path_factory.mktemp("deep-transformer"), 2, 3)
 
 
 @pytest.fixture

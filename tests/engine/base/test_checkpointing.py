@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fluxduel.tests.engine.base.test_base_model import base_with, inputs
 from fluxduel.tests.engine.base.test_streaming import JUDGE, STAGE_1, STAGE_2
 from fluxduel.tests.engine.conftest import make_data
+from fluxduel.tests.engine.small import each_family, small_of
 from fluxduel.tests.full_size import TOKENS, full_size_reference
 from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, FluxBase, empty_base, load_base
 from fluxduel.training.base.feed_forward import narrow
@@ -37,7 +38,7 @@ def gradients(base: FluxBase, retain: bool = False) -> list[Tensor]:
 
     ``retain``: taken for the second time.
     """
-    given = inputs()
+    given = inputs(small=small_of(base))
     x_t = given.pop("x_t").requires_grad_()
     velocity = base.velocity(x_t, **given)
     x0 = x_t - 0.6 * velocity
@@ -50,6 +51,7 @@ def gradients(base: FluxBase, retain: bool = False) -> list[Tensor]:
     return [velocity.detach(), *torch.autograd.grad(loss, wanted)]
 
 
+@each_family
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("targets", ["attention", "all"])
 def test_all_levels_give_the_same_gradients_to_the_last_bit(random_transformer, precision: str, targets: str) -> None:
@@ -74,11 +76,12 @@ def base_of(start: FluxLoRA) -> FluxBase:
     return base
 
 
+@each_family
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
-def test_both_stages_train_the_same_at_all_levels(start, kind: str) -> None:
+def test_both_stages_train_the_same_at_all_levels(start, family, kind: str) -> None:
     found = []
     for level in CHECKPOINTING:
-        data = make_data()
+        data = make_data(small=family)
         if kind == "stage 1":
             stage = DiffusionStage(start, data, STAGE_1, device="cpu")
         else:
@@ -97,6 +100,7 @@ class NotBound(FluxBase):
         return narrow(block, *args, parts=self.family.hidden_parts(block), computing=nullcontext)
 
 
+@each_family
 def test_a_switch_that_is_not_bound_to_the_call_gives_another_gradient(start) -> None:
     plain, wrong = base_with(start), base_with(start, NotBound)
     wrong.checkpointing = "feed_forward"

@@ -17,6 +17,7 @@ from fluxduel.tests.engine.base.test_base_model import base_with, inputs
 from fluxduel.tests.engine.base.test_checkpointing import gradients, same
 from fluxduel.tests.engine.base.test_streaming import JUDGE, STAGE_1, STAGE_2, assert_same, trained
 from fluxduel.tests.engine.conftest import make_data
+from fluxduel.tests.engine.small import each_family, small_of
 from fluxduel.training.base import compiling
 from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, FluxBase
 from fluxduel.training.base.base_shelf import BaseShelf
@@ -42,12 +43,13 @@ def compiled(base: FluxBase) -> CompiledBlocks:
 @torch.no_grad()
 def looks(base: FluxBase, batch: int = 2, height: int = 4) -> list[Tensor]:
     """With the adapter and without it, and a look."""
-    given = inputs(batch=batch)
+    given = inputs(batch=batch, small=small_of(base))
     x_t = given.pop("x_t")[..., :height, :]
     plain = [base.velocity(x_t, **given, adapter=each) for each in (True, False)]
     return [*plain, *base.features(x_t, **given, taps=(1, 3))]
 
 
+@each_family
 def test_passes_are_the_plain_ones_to_the_last_bit_at_all_levels_and_streamed(start) -> None:
     plain, base = base_with(start), base_with(start)
     before = torch._dynamo.config.recompile_limit
@@ -69,12 +71,13 @@ def test_passes_are_the_plain_ones_to_the_last_bit_at_all_levels_and_streamed(st
 
 
 def make(kind: str, start: lora.FluxLoRA, **changes: Any) -> Stage:
-    data = make_data()
+    data = make_data(small=small_of(start))
     if kind == "stage 1":
         return DiffusionStage(start, data, dataclasses.replace(STAGE_1, **changes), device="cpu")
     return AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu")
 
 
+@each_family
 @pytest.mark.parametrize(
     ("kind", "precision", "changes", "most"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from fluxduel.tests.device import DEVICE
-from fluxduel.tests.engine.conftest import (
-    CONTEXT,
-    LENGTH,
-    POOLED,
-    make_data,
-    practice_prompts,
-    save_random_transformer,
-    with_phrase,
-)
+from fluxduel.tests.engine.conftest import make_data, practice_prompts, with_phrase
+from fluxduel.tests.engine.small import CONTEXT, LENGTH, Small, each_family
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base, nothing_kept
 from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.base.frozen_linear import FrozenLinear
@@ -56,14 +50,14 @@ CURIOUS = dataclasses.replace(JUDGE, penalty_share=1.0, replay_share=0.5, mismat
 
 
 @pytest.fixture(scope="module")
-def random_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_transformer(family: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Deeper than the others', so that there is something to stream; every weight is random."""
-    return save_random_transformer(tmp_path_factory.mktemp("deep-transformer"), DOUBLES, SINGLES)
+    return family.save(tmp_path_factory.mktemp("deep-transformer"), DOUBLES, SINGLES)
 
 
 @pytest.fixture
-def data():
-    return dataclasses.replace(with_phrase(make_data()), practice_prompts=practice_prompts())
+def data(family: Small):
+    return dataclasses.replace(with_phrase(make_data(small=family)), practice_prompts=practice_prompts(small=family))
 
 
 def in_precision(start: FluxLoRA, precision: str) -> FluxLoRA:
@@ -78,15 +72,15 @@ def loaded(start: FluxLoRA, share: float = 0.0, slots: int = 2) -> tuple[FluxBas
     return base, streamer
 
 
-def given(batch: int = 2) -> dict[str, Any]:
+def given(base: FluxBase, batch: int = 2) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
-    shapes = {"prompt_embeds": (batch, LENGTH, CONTEXT), "pooled_prompt_embeds": (batch, POOLED)}
+    shapes = {"prompt_embeds": (batch, LENGTH, CONTEXT), "pooled_prompt_embeds": (batch, base.pooled_dim)}
     drawn = {name: torch.randn(shape, generator=generator).to(DEVICE) for name, shape in shapes.items()}
     return drawn | {"sigma": torch.tensor([0.25, 0.75])[:batch].to(DEVICE), "guidance": 3.5}
 
 
-def latents(seed: int = 2) -> Tensor:
-    return torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+def latents(base: FluxBase, seed: int = 2) -> Tensor:
+    return torch.randn(2, base.latent_channels, 4, 6, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 MAKE: dict[str, Callable[[FluxLoRA, Any], Stage]] = {
@@ -128,6 +122,7 @@ def known() -> dict[Any, list[Any]]:
 # The same results
 
 
+@each_family
 @pytest.mark.parametrize(
     ("precision", "share", "slots"),
     [
@@ -138,17 +133,19 @@ def known() -> dict[Any, list[Any]]:
 )
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 def test_training_is_that_of_a_resident_base(
-    start, data, known, kind: str, precision: str, share: float, slots: int
+    start, data, family, known, kind: str, precision: str, share: float, slots: int
 ) -> None:
     start = in_precision(start, precision)
-    if (kind, precision) not in known:
-        known[kind, precision] = trained(MAKE[kind](start, data))
+    case = (family.family.name, kind, precision)
+    if case not in known:
+        known[case] = trained(MAKE[kind](start, data))
     stage = MAKE[kind](start, data)
     streamer = stream(stage.base, DEVICE, share, slots)
-    assert_same(trained(stage), known[kind, precision])
+    assert_same(trained(stage), known[case])
     assert streamer.ring.copies > 0 and len(streamer.blocks) == round(share * COUNT)
 
 
+@each_family
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 def test_measurements_are_those_of_a_resident_base(start, data, kind: str) -> None:
     """They sample and look without a gradient, and the watch decides by them."""
@@ -158,6 +155,7 @@ def test_measurements_are_those_of_a_resident_base(start, data, kind: str) -> No
     assert_same(*found)
 
 
+@each_family
 def test_training_with_every_order_of_looks_is_that_of_a_resident_base(start, data) -> None:
     stages = [MAKE["everything"](start, data) for _ in range(2)]
     streamer = stream(stages[1].base, DEVICE, 1.0)
@@ -173,33 +171,36 @@ def test_streaming_nothing_changes_nothing(start, data, kind: str) -> None:
     assert streamer.blocks == () and streamer.ring.copies == streamer.ring.device_bytes == 0
 
 
+@each_family
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 @pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), (1.0, 0.0)])
 def test_a_run_goes_on_streamed_or_not_as_it_began(
-    start, data, known, kind: str, before: float, after: float
+    start, data, family, known, kind: str, before: float, after: float
 ) -> None:
     """A checkpoint says nothing of where the base has lain."""
-    if (kind, "fp32") not in known:
-        known[kind, "fp32"] = trained(MAKE[kind](start, data))
+    case = (family.family.name, kind, "fp32")
+    if case not in known:
+        known[case] = trained(MAKE[kind](start, data))
     first, second = (MAKE[kind](start, data) for _ in range(2))
     stream(first.base, DEVICE, before)
     stream(second.base, DEVICE, after, slots=1)
     head = trained(first, 0, 1)
     second.restore(*first.state())
     tail = trained(second, 1, STEPS)
-    assert_same([*head[:1], *tail], known[kind, "fp32"])
+    assert_same([*head[:1], *tail], known[case])
 
 
+@each_family
 @pytest.mark.parametrize(("precision", "slots"), PASSES)
 @pytest.mark.parametrize("adapter", [True, False])
 def test_velocity_and_its_gradients_are_those_of_a_resident_base(start, precision, adapter: bool, slots: int) -> None:
     found = []
     for share in (0.0, *SHARES):
         base, _ = loaded(in_precision(start, precision), share, slots)
-        x_t = latents().requires_grad_()
+        x_t = latents(base).requires_grad_()
         with torch.no_grad():
-            quiet = base.velocity(x_t, **given(), adapter=adapter)
-        velocity = base.velocity(x_t, **given(), adapter=adapter)
+            quiet = base.velocity(x_t, **given(base), adapter=adapter)
+        velocity = base.velocity(x_t, **given(base), adapter=adapter)
         velocity.square().mean().backward()
         found.append([quiet, velocity, x_t.grad, [p.grad for p in lora.parameters(base)]])
         assert all((p.grad is not None) == adapter for p in lora.parameters(base))
@@ -207,16 +208,17 @@ def test_velocity_and_its_gradients_are_those_of_a_resident_base(start, precisio
     assert_same(found[2], found[0])
 
 
+@each_family
 @pytest.mark.parametrize(("precision", "slots"), PASSES)
 def test_two_graphs_at_once_are_those_of_a_resident_base(start, precision: str, slots: int) -> None:
     """A velocity, then features of what it leads to, and both walked back: the later one first, as in stage 2."""
     found = []
     for share in (0.0, *SHARES):
         base, _ = loaded(in_precision(start, precision), share, slots)
-        x_t = latents().requires_grad_()
-        velocity = base.velocity(x_t, **given())
+        x_t = latents(base).requires_grad_()
+        velocity = base.velocity(x_t, **given(base))
         endpoint = (x_t - velocity).detach().requires_grad_()
-        maps = base.features(endpoint, **given(), taps=(1, 4))
+        maps = base.features(endpoint, **given(base), taps=(1, 4))
         (inner,) = torch.autograd.grad(sum(m.float().square().mean() for m in maps), endpoint)
         velocity.backward(inner)
         found.append([velocity, maps, inner, x_t.grad, [p.grad for p in lora.parameters(base)]])
@@ -230,7 +232,8 @@ def test_without_a_gradient_nothing_has_to_be_computed_anew(start) -> None:
         base, _ = loaded(start, share)
         base.checkpointing = "none"
         with torch.no_grad():
-            found.append([base.velocity(latents(), **given()), base.features(latents(), **given(), taps=(2, 5))])
+            maps = base.features(latents(base), **given(base), taps=(2, 5))
+            found.append([base.velocity(latents(base), **given(base)), maps])
     assert_same(*found)
 
 
@@ -251,19 +254,19 @@ def test_a_look_with_a_gradient_but_without_checkpointing_is_refused(start) -> N
     base, _ = loaded(start, 1.0)
     base.checkpointing = "none"
     with pytest.raises(ValueError, match="gradient_checkpointing"):
-        base.features(latents().requires_grad_(), **given(), taps=(1,))
+        base.features(latents(base).requires_grad_(), **given(base), taps=(1,))
 
 
 def test_autograd_refuses_what_the_check_would_let_through(start) -> None:
     """The blocks called past the base, without recomputation: their slots are overwritten before the backward pass."""
     base, _ = loaded(start, 1.0)
-    x_t = latents().requires_grad_()
+    x_t = latents(base).requires_grad_()
 
     def straight(block: torch.nn.Module, *arguments: Any) -> Any:
         return block(*arguments)
 
     base.transformer.enable_gradient_checkpointing(straight)
-    loss = base.velocity(x_t, **given()).mean()
+    loss = base.velocity(x_t, **given(base)).mean()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -281,7 +284,7 @@ def test_a_base_that_was_moved_while_streamed_is_refused(start) -> None:
     base, streamer = loaded(start, 1.0)
     base.blocks[1].to(torch.float64)
     with pytest.raises(RuntimeError, match="Release the streamer"), torch.no_grad():
-        base.velocity(latents(), **given())
+        base.velocity(latents(base), **given(base))
     streamer.release()
 
 
@@ -298,13 +301,13 @@ def test_shares_and_slots_out_of_range_are_refused(start, share: float, slots: i
 def test_a_base_is_streamed_once_at_a_time(start) -> None:
     base, streamer = loaded(start, 1.0)
     with torch.no_grad():
-        wanted = base.velocity(latents(), **given())
+        wanted = base.velocity(latents(base), **given(base))
     with pytest.raises(ValueError, match="streamed already"):
         stream(base, DEVICE, 0.5)
     streamer.release()
     again = stream(base, DEVICE, 0.5, 1)
     with torch.no_grad():
-        assert torch.equal(base.velocity(latents(), **given()), wanted)
+        assert torch.equal(base.velocity(latents(base), **given(base)), wanted)
     assert again.ring.copies == len(again.blocks) == 4
 
 
@@ -328,6 +331,7 @@ def test_a_base_that_is_split_over_ranks_is_refused(start) -> None:
 # Where things are
 
 
+@each_family
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("share", SHARES)
 def test_what_is_on_the_device_is_bounded_by_the_slots(start, share: float, slots: int) -> None:
@@ -347,7 +351,7 @@ def test_what_is_on_the_device_is_bounded_by_the_slots(start, share: float, slot
         if not p.requires_grad
     }
     assert len(storages) == min(slots, len(chosen)) and sum(storages.values()) == ring.device_bytes
-    velocity = base.velocity(latents(), **given())
+    velocity = base.velocity(latents(base), **given(base))
     velocity.mean().backward()
     assert {p.untyped_storage().data_ptr() for p in chosen[0].parameters() if not p.requires_grad} <= set(storages)
     assert base.device.type == torch.device(DEVICE).type
@@ -366,6 +370,7 @@ def test_everything_but_the_masters_goes_to_the_device(start) -> None:
     assert all((p.device.type == "cpu") == (p in streamed) for p in base.transformer.parameters())
 
 
+@each_family
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_on_the_meta_device_the_same_is_copied_without_numbers(start, precision: str) -> None:
     """What a plan counts before anything large is loaded."""
@@ -377,8 +382,8 @@ def test_on_the_meta_device_the_same_is_copied_without_numbers(start, precision:
         lora.attach(base, start)
         ring = stream(base, device, 1.0).ring
         base.checkpointing = "blocks"
-        inputs = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in given().items()}
-        velocity = base.velocity(latents().to(device), **inputs)
+        inputs = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in given(base).items()}
+        velocity = base.velocity(latents(base).to(device), **inputs)
         velocity.mean().backward()
         found.append((velocity.shape, ring.device_bytes, ring.host_bytes, ring.copies))
     assert found[0] == found[1] and found[0][3] == 2 * COUNT - 2
@@ -410,14 +415,14 @@ def test_the_adapter_stays_the_same_and_is_not_streamed(start) -> None:
 def test_a_released_base_is_whole_again(start) -> None:
     base, streamer = loaded(start, 1.0)
     with torch.no_grad():
-        streamed = base.velocity(latents(), **given())
+        streamed = base.velocity(latents(base), **given(base))
     streamer.release()
     frozen = [p for block in base.blocks for p in block.parameters() if not p.requires_grad]
     assert all(p.device.type == "cpu" for p in frozen)
     base.transformer.to(DEVICE)
     copies = streamer.ring.copies
     with torch.no_grad():
-        assert torch.equal(base.velocity(latents(), **given()), streamed)
+        assert torch.equal(base.velocity(latents(base), **given(base)), streamed)
     assert streamer.ring.copies == copies
     kept = load_base(start.base, "cpu").transformer.state_dict()
     held = {name.replace(".base_layer", ""): t for name, t in base.transformer.state_dict().items()}
@@ -476,9 +481,10 @@ def plain_stage(kind: str, start: FluxLoRA, data: Any) -> Stage:
     return AdversarialStage(start, data, judge, config, device=DEVICE)
 
 
+@each_family
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
-def test_a_step_copies_what_its_order_asks_for(start, data, kind: str, slots: int) -> None:
+def test_a_step_copies_what_its_order_asks_for(start, data, family, kind: str, slots: int) -> None:
     stage = plain_stage(kind, start, data)
     streamer = stream(stage.base, DEVICE, 1.0, slots)
     seen = order(stage)
@@ -517,25 +523,26 @@ def everywhere(start: FluxLoRA) -> FluxLoRA:
     fresh = lora.create(start.base, LoRAConfig(rank=3, alpha=6.0, targets="all"))
     generator = torch.Generator().manual_seed(5)
     tensors = {name: torch.randn(t.shape, generator=generator) * 0.05 for name, t in fresh.tensors.items()}
-    assert any("norm1_context.linear" in name for name in tensors)
+    assert any(re.search(r"norm1_context\.linear|modulation_txt\.linear", name) for name in tensors)
     return dataclasses.replace(fresh, tensors=tensors)
 
 
 def ways_back(base: FluxBase) -> list[Any]:
     """Gradients by all that a stage sends through the base."""
-    x_t = latents().requires_grad_()
-    velocity = base.velocity(x_t, **given())
+    x_t = latents(base).requires_grad_()
+    velocity = base.velocity(x_t, **given(base))
     with torch.no_grad():
-        quiet = base.velocity(latents(5), **given(), adapter=False)
+        quiet = base.velocity(latents(base, 5), **given(base), adapter=False)
     endpoint = (x_t - velocity).detach().requires_grad_()
-    maps = base.features(endpoint, **given(), taps=(1, 4))
+    maps = base.features(endpoint, **given(base), taps=(1, 4))
     (inner,) = torch.autograd.grad(sum(m.float().square().mean() for m in maps), endpoint)
     with torch.no_grad():
-        looked = base.features(latents(6), **given(), taps=(0,))
+        looked = base.features(latents(base, 6), **given(base), taps=(0,))
     velocity.backward(inner)
     return [velocity, quiet, maps, inner, looked, x_t.grad, [p.grad for p in lora.parameters(base)]]
 
 
+@each_family
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("precision", [*PRECISIONS, "int8_convrot"])
 @pytest.mark.parametrize("early", [True, False])
@@ -552,6 +559,7 @@ def test_gradients_of_an_adapter_on_them_are_those_of_a_resident_base(
     assert_same(found[2], found[0])
 
 
+@each_family
 @pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
 def test_training_an_adapter_on_them_is_that_with_a_resident_base(start, data, kind: str) -> None:
     start = everywhere(in_precision(start, "bf16"))
@@ -575,13 +583,13 @@ def test_the_way_back_does_without_them(start, precision: str, adapter: bool) ->
     found = []
     for share in (0.0, 1.0):
         base, streamer = loaded(everywhere(in_precision(start, precision)), share)
-        x_t = latents().requires_grad_()
-        velocity = base.velocity(x_t, **given(), adapter=adapter)
+        x_t = latents(base).requires_grad_()
+        velocity = base.velocity(x_t, **given(base), adapter=adapter)
         spoil(streamer)
         velocity.square().mean().backward()
         found.append([velocity, x_t.grad, [p.grad for p in lora.parameters(base)]])
         if share:
-            assert base.velocity(latents(), **given()).isnan().any()
+            assert base.velocity(latents(base), **given(base)).isnan().any()
     assert_same(*found)
 
 
@@ -589,13 +597,13 @@ def test_whoever_reads_one_that_is_not_there_fails(start) -> None:
     base, streamer = loaded(start, 1.0)
     block, read = base.blocks[COUNT - 3], []
     block.attn.register_forward_pre_hook(lambda *_: read.append(block.norm.linear.weight.sum()))
-    x_t = latents().requires_grad_()
-    velocity = base.velocity(x_t, **given())
+    x_t = latents(base).requires_grad_()
+    velocity = base.velocity(x_t, **given(base))
     assert len(read) == 1
     with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'sum'"):
         velocity.mean().backward()
     # Afterwards all is as it was.
-    assert torch.equal(base.velocity(x_t, **given()), velocity)
+    assert torch.equal(base.velocity(x_t, **given(base)), velocity)
     streamer.release()
 
 
@@ -604,9 +612,9 @@ def test_a_vector_that_needs_a_gradient_is_computed_anew(start, slots: int) -> N
     found, copied = [], []
     for share in (0.0, 1.0):
         base, streamer = loaded(everywhere(start), share, slots)
-        inputs = given()
+        inputs = given(base)
         inputs["pooled_prompt_embeds"].requires_grad_()
-        velocity = base.velocity(latents(), **inputs)
+        velocity = base.velocity(latents(base), **inputs)
         velocity.square().mean().backward()
         found.append([velocity, inputs["pooled_prompt_embeds"].grad, [p.grad for p in lora.parameters(base)]])
         copied.append(streamer.ring.copied)
@@ -621,8 +629,8 @@ def test_a_way_back_after_the_streamer_was_released_computes_whole_blocks(start,
     found = []
     for share in (0.0, 1.0):
         base, streamer = loaded(start, share)
-        x_t = latents().requires_grad_()
-        velocity = base.velocity(x_t, **given())
+        x_t = latents(base).requires_grad_()
+        velocity = base.velocity(x_t, **given(base))
         streamer.release()
         base.transformer.to(DEVICE)
         if share and again:
@@ -640,7 +648,7 @@ def test_nothing_is_left_on_them(start) -> None:
     before = [vars(layer).keys() for layer in layers]
     assert all(not layer.weight.requires_grad for layer in layers)
     for _ in range(2):
-        base.velocity(latents().requires_grad_(), **given()).mean().backward()
+        base.velocity(latents(base).requires_grad_(), **given(base)).mean().backward()
     assert [vars(layer).keys() for layer in layers] == before
     assert not any(layer._forward_hooks for layer in layers) and all(layer.weight is not None for layer in layers)
     streamer.release()

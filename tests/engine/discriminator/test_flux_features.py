@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.transformers import transformer_flux
+from diffusers.models.transformers import transformer_flux, transformer_flux2
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointError, checkpoint
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 from fluxduel.discriminator.interface import Conditioning
 from fluxduel.tests.engine.base.test_base_model import base_with, inputs, relative_error, single_file
 from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data, with_phrase
+from fluxduel.tests.engine.small import each_family, small_of
 from fluxduel.tests.engine.stages.test_adversarial_stage import draw_with_both_ends
 from fluxduel.training import draws
 from fluxduel.training.base.base_model import (
@@ -39,9 +40,9 @@ from fluxduel.training.stages.judges import Judges, Shown
 ALL_TAPS = [(0,), (1,), (2,), (0, 1), (1, 2), (0, 3), (0, 1, 2, 3)]
 
 
-def looked_at(dtype: torch.dtype = torch.float32, **changes: Any) -> dict[str, Any]:
+def looked_at(base: FluxBase, dtype: torch.dtype = torch.float32, **changes: Any) -> dict[str, Any]:
     """Arguments of ``features``, but for the taps."""
-    given = inputs(dtype) | changes
+    given = inputs(dtype, small=small_of(base)) | changes
     given["latents"] = given.pop("x_t")
     return given
 
@@ -49,43 +50,53 @@ def looked_at(dtype: torch.dtype = torch.float32, **changes: Any) -> dict[str, A
 # Features
 
 
+@each_family
 @pytest.mark.parametrize("taps", ALL_TAPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_are_the_blocks_own_in_a_pass_of_the_transformer(start, dtype, taps) -> None:
     """Image tokens alone, from hooks on the blocks of the whole transformer; the LoRA, switched off, has no part."""
     base = base_with(start, dtype=dtype)
-    given = inputs()
+    given = inputs(small=small_of(base))
     outputs: dict[int, Tensor] = {}
+
+    def image_of(output: Any) -> Tensor:
+        """Of both streams, or of both in one: the prompt is in front."""
+        return output[1] if isinstance(output, tuple) else output[:, LENGTH:]
+
     handles = [
-        block.register_forward_hook(lambda _, __, output, i=i: outputs.__setitem__(i, output[1]))
+        block.register_forward_hook(lambda _, __, output, i=i: outputs.__setitem__(i, image_of(output)))
         for i, block in enumerate(base.blocks)
     ]
     with torch.no_grad():
         base.velocity(**given, adapter=False)
         for handle in handles:
             handle.remove()
-        maps = base.features(**looked_at(), taps=taps)
+        maps = base.features(**looked_at(base), taps=taps)
         without_lora = FluxBase(load_base(start.base, "cpu").transformer.to(dtype), start.base)
-        same = without_lora.features(**looked_at(), taps=taps)
+        same = without_lora.features(**looked_at(base), taps=taps)
     assert len(maps) == len(taps)
     for tap, got, unadapted in zip(taps, maps, same, strict=True):
-        assert got.dtype == dtype and got.shape == (2, base.width, 2, 3)
-        assert outputs[tap].shape == (2, 6, base.width), "image tokens without the prompt's"
-        for row in range(2):
-            for column in range(3):
-                assert torch.equal(got[:, :, row, column], outputs[tap][:, row * 3 + column])
+        height, width = (side // base.family.space.patch for side in (4, 6))
+        assert got.dtype == dtype and got.shape == (2, base.width, height, width)
+        assert outputs[tap].shape == (2, height * width, base.width), "image tokens without the prompt's"
+        for row in range(height):
+            for column in range(width):
+                assert torch.equal(got[:, :, row, column], outputs[tap][:, row * width + column])
         assert torch.equal(got, unadapted)
 
 
+@each_family
 def test_features_depend_on_level_prompt_and_guidance(start) -> None:
     base = base_with(start)
     with torch.no_grad():
-        (plain,) = base.features(**looked_at(), taps=(3,))
-        for name in ("sigma", "prompt_embeds", "pooled_prompt_embeds", "guidance"):
-            (other,) = base.features(**looked_at(**{name: inputs()[name] * 0.5}), taps=(3,))
+        given = inputs(small=small_of(base))
+        (plain,) = base.features(**looked_at(base), taps=(3,))
+        for name in ("sigma", "prompt_embeds", *["pooled_prompt_embeds"] * bool(base.pooled_dim), "guidance"):
+            (other,) = base.features(**looked_at(base, **{name: given[name] * 0.5}), taps=(3,))
             assert not torch.allclose(plain, other, rtol=1e-3), name
 
 
+@each_family
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 @pytest.mark.parametrize("taps", [(0,), (0, 1), (2,)])
 def test_blocks_behind_the_last_tap_never_run(start, taps, checkpointing) -> None:
@@ -95,13 +106,13 @@ def test_blocks_behind_the_last_tap_never_run(start, taps, checkpointing) -> Non
     runs = [0] * 4
     for i, block in enumerate(base.blocks):
         block.register_forward_pre_hook(lambda _, __, i=i: runs.__setitem__(i, runs[i] + 1))
-    given = looked_at()
+    given = looked_at(base)
     given["latents"].requires_grad_()
     maps = base.features(**given, taps=taps)
     sum(m.square().sum() for m in maps).backward()
     assert runs == [1 + (checkpointing == "blocks") if i <= taps[-1] else 0 for i in range(4)]
     with torch.no_grad():
-        base.features(**looked_at(), taps=taps)
+        base.features(**looked_at(base), taps=taps)
     assert runs == [2 + (checkpointing == "blocks") if i <= taps[-1] else 0 for i in range(4)]
 
 
@@ -110,7 +121,7 @@ def mixed_gradients(base: FluxBase, taps: tuple[int, ...]) -> dict[str, Tensor]:
 
     The features come last, so both passes are alive, in different states of the switch, when the backward pass starts.
     """
-    given = inputs(torch.float64)
+    given = inputs(torch.float64, small=small_of(base))
     x_t = given["x_t"].requires_grad_()
     velocity = base.velocity(**given)
     x0 = x_t - given["sigma"][:, None, None, None] * velocity
@@ -125,10 +136,11 @@ def mixed_gradients(base: FluxBase, taps: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def seen_loss(base: FluxBase, latents: Tensor, level: Tensor, taps: tuple[int, ...]) -> Tensor:
-    given = looked_at(torch.float64, x_t=latents, sigma=level)
+    given = looked_at(base, torch.float64, x_t=latents, sigma=level)
     return sum(((i + 1) * m.pow(3)).mean() for i, m in enumerate(base.features(**given, taps=taps)))
 
 
+@each_family
 @pytest.mark.parametrize("taps", [(1,), (0, 3)])
 def test_recomputed_features_give_the_plain_gradient(start, taps) -> None:
     base = base_with(start, dtype=torch.float64)
@@ -139,6 +151,7 @@ def test_recomputed_features_give_the_plain_gradient(start, taps) -> None:
     assert relative_error(mixed_gradients(base, taps), plain) <= 1e-12
 
 
+@each_family
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_the_lora_learns_through_its_velocity_alone(start, checkpointing) -> None:
     """Its gradient, with the features in one loss, is its velocity's pulled-back gradient at a base without a LoRA."""
@@ -148,7 +161,7 @@ def test_the_lora_learns_through_its_velocity_alone(start, checkpointing) -> Non
     frozen.dtype = torch.float64
     got = mixed_gradients(base, (0, 3))
 
-    given = inputs(torch.float64)
+    given = inputs(torch.float64, small=small_of(base))
     given["x_t"].requires_grad_()
     velocity = base.velocity(**given)
     sigma = given["sigma"][:, None, None, None]
@@ -161,17 +174,19 @@ def test_the_lora_learns_through_its_velocity_alone(start, checkpointing) -> Non
     assert relative_error(got, expected) <= 1e-12
 
 
+@each_family
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_features_alone_give_the_lora_no_gradient(start, checkpointing) -> None:
     base = base_with(start)
     base.checkpointing = checkpointing
-    given = looked_at()
+    given = looked_at(base)
     given["latents"].requires_grad_()
     sum(m.square().sum() for m in base.features(**given, taps=(0, 3))).backward()
     assert bool(given["latents"].grad.any())
     assert all(weight.grad is None for weight in base.transformer.parameters())
 
 
+@each_family
 def test_features_with_a_switch_that_is_not_bound_are_caught(start) -> None:
     class NotBound(FluxBase):
         def _checkpoint(self, block: torch.nn.Module, *args: Any) -> Any:
@@ -251,6 +266,11 @@ def wide_rotary(x: Tensor, freqs: tuple[Tensor, Tensor], sequence_dim: int) -> T
     return x * cos + torch.stack([-odd, even], -1).flatten(-2) * sin
 
 
+def rotate_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (transformer_flux, transformer_flux2):
+        monkeypatch.setattr(module, "apply_rotary_emb", wide_rotary)
+
+
 def wide(data: RealLatents) -> RealLatents:
     """The same data in float64."""
 
@@ -275,7 +295,7 @@ def wide_stage(start, judge: DiscriminatorConfig, **changes: Any) -> Adversarial
     config = AdversarialStageConfig(
         batch_size=2, max_grad_norm=0.0, ema_decay=0.0, watch=False, gradient_checkpointing=True, **changes
     )
-    stage = AdversarialStage(start, wide(with_phrase(make_data())), judge, config, device="cpu")
+    stage = AdversarialStage(start, wide(with_phrase(make_data(small=small_of(start)))), judge, config, device="cpu")
     stage.base.transformer.double()
     stage.base.dtype = torch.float64
     stage.judges.double()
@@ -285,6 +305,7 @@ def wide_stage(start, judge: DiscriminatorConfig, **changes: Any) -> Adversarial
     return stage
 
 
+@each_family
 @pytest.mark.parametrize("target", ["x0", "jump", "two_samplers"])
 @pytest.mark.parametrize(
     ("architecture", "loss", "objective"),
@@ -292,7 +313,7 @@ def wide_stage(start, judge: DiscriminatorConfig, **changes: Any) -> Adversarial
 )
 def test_the_generators_gradient_is_the_losss_slope(start, monkeypatch, target, architecture, loss, objective) -> None:
     """Central differences of the loss along random directions of all LoRA weights, with checkpointing on."""
-    monkeypatch.setattr(transformer_flux, "apply_rotary_emb", wide_rotary)
+    rotate_exactly(monkeypatch)
     judge = DiscriminatorConfig(
         architecture=architecture, loss=loss, width=8, depth=2, augmentation="fixed", augmentation_probability=0.5
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
 from fluxduel.discriminator.interface import Conditioning
@@ -25,6 +26,15 @@ def softplus(x: Tensor) -> Tensor:
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
+
+
+# By family: the shift of a sampler's levels by tokens and steps, of levels for training that of 50 steps; and the side
+# of a token in latents.
+MU = {
+    "FLUX.1": lambda tokens, steps: 0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256),
+    "FLUX.2": compute_empirical_mu,
+}
+PATCH = {"FLUX.1": 2, "FLUX.2": 1}
 
 
 @dataclass
@@ -65,10 +75,11 @@ class Reference:
 
     def __init__(
         self, velocity: Any, networks: Any, data: RealLatents, judge: DiscriminatorConfig,
-        config: AdversarialStageConfig, lecam: dict[str, tuple[float, float]], anchor: Any,
+        config: AdversarialStageConfig, lecam: dict[str, tuple[float, float]], anchor: Any, family: str,
     ) -> None:  # fmt: skip
         self.velocity, self.networks, self.data, self.judge, self.config = velocity, networks, data, judge, config
         self.lecam, self.anchor = lecam, anchor
+        self.mu, self.patch = MU[family], PATCH[family]
         self.kept: list[Kept] = []
         latents = torch.stack([data.samples[i].mean for i in data.training]).transpose(0, 1).flatten(1)
         self.deviation = latents.var(1, correction=0).mean().sqrt().item()
@@ -89,7 +100,7 @@ class Reference:
     def levels(self, draw: int, position: int, few: bool, tokens: int) -> Levels:
         """Shifted logit-normal levels; a step of FLUX's Euler schedule ends one K-th earlier before the shift."""
         config = self.config
-        e = math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256))
+        e = math.exp(self.mu(tokens, 50))
         u = sigmoid(config.timestep_mean + config.timestep_std * self.normal(draw, position, "sigma"))
         sigma = min(max(e * u / (1 + (e - 1) * u), 1e-3), 1 - 1e-3)
         if self.practises(draw):
@@ -97,6 +108,7 @@ class Reference:
             sigma = starts[int(self.uniform(draw, position, "sigma") * len(starts))]
 
         def step(count: float) -> float:
+            e = math.exp(self.mu(tokens, count))
             even = max(sigma / (e - (e - 1) * sigma) - 1 / count, 0.0)
             return e * even / (1 + (e - 1) * even)
 
@@ -127,7 +139,7 @@ class Reference:
 
     def sampler_levels(self, tokens: int) -> list[float]:
         steps = min(self.config.target_steps, 8)
-        e = math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256))
+        e = math.exp(self.mu(tokens, steps))
         evens = [1 - k / steps for k in range(steps + 1)]
         return [e * even / (1 + (e - 1) * even) for even in evens]
 
@@ -261,7 +273,7 @@ class Reference:
             one = slice(row, row + 1)
             x0 = batch.x0[one]
             mask = None if batch.mask is None else batch.mask[one]
-            tokens = x0.shape[2] * x0.shape[3] // 4
+            tokens = x0.shape[2] * x0.shape[3] // self.patch**2
             few = batch.few_step[row] if batch.few_step else self.only_few
             level = self.levels(draw, position, few, tokens)
             # The stage draws levels in single precision, which what follows would enlarge: from here on its own.

@@ -10,8 +10,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.nn import functional as F
 
+from fluxduel.discriminator.interface import Conditioning
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
+from fluxduel.tests.engine.small import each_family
 from fluxduel.tests.engine.stages.test_diffusion_stage import relative
 from fluxduel.training.base.base_model import BaseReference, load_base
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig, LoRAConfig
@@ -44,8 +46,8 @@ JUDGE = DiscriminatorConfig(width=8, depth=2, max_grad_norm=0.0, augmentation="o
 
 
 @pytest.fixture
-def data():
-    return with_phrase(make_data())
+def data(family):
+    return with_phrase(make_data(small=family))
 
 
 def make(start, data, judge=None, **changes) -> AdversarialStage:
@@ -117,6 +119,7 @@ COVER = [
 ]
 
 
+@each_family
 @pytest.mark.parametrize(("architecture", "loss", "objective", "target"), COVER)
 def test_each_update_moves_exactly_its_own_network(start, data, architecture, loss, objective, target):
     changes = {"target": target, **OBJECTIVES[objective]}
@@ -146,6 +149,7 @@ def test_each_update_moves_exactly_its_own_network(start, data, architecture, lo
     assert not moved(third["base"], fourth["base"])
 
 
+@each_family
 @pytest.mark.parametrize(
     ("architecture", "loss", "target"),
     [("flux_features", "relativistic", "two_samplers"), ("flux_features", "bce", "x0"), ("cnn", "wgan-gp", "jump")],
@@ -170,6 +174,7 @@ def test_learning_together_is_each_learning_alone(start, data, architecture, los
         assert relative(seen["together"], seen[how]) < 1e-6
 
 
+@each_family
 def test_freezing_keeps_the_graph_to_the_latents(start, data):
     for architecture in ("patch_cnn", "flux_features"):
         stage = make(start, data, {"architecture": architecture})
@@ -187,6 +192,7 @@ def test_freezing_keeps_the_graph_to_the_latents(start, data):
 # The gradient
 
 
+@each_family
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize(
     ("architecture", "loss", "target", "renoise"),
@@ -269,6 +275,7 @@ PENALISED = {
 }
 
 
+@each_family
 @pytest.mark.parametrize(
     ("judge", "changes"),
     [
@@ -338,6 +345,7 @@ def levels_and_endpoint(stage, batch, draw):
 # What is shown
 
 
+@each_family
 @pytest.mark.parametrize("target", ["x0", "jump", "two_samplers"])
 def test_a_perfect_generators_fakes_have_the_law_of_reals(start, data, target):
     """Mean (1 - s) x0 and variance s^2 on both sides of a pair, with independent noise, over many draws."""
@@ -426,6 +434,7 @@ def test_slopes_are_in_units_of_the_training_latents(start, data):
     assert stage.judges.deviation == pytest.approx(training.var(1, correction=0).mean().sqrt().item(), rel=1e-5)
 
 
+@each_family
 def test_accuracy_does_not_depend_on_how_the_batch_is_cut(start, data):
     values = [
         opinionated(make(start, data, batch_size=size, gradient_accumulation=parts)).update_discriminator(0)
@@ -438,6 +447,7 @@ def test_accuracy_does_not_depend_on_how_the_batch_is_cut(start, data):
 # Two samplers
 
 
+@each_family
 def test_each_sample_has_the_judge_of_its_sampler(start, data):
     """Half of a batch is for the few-step sampler, and that half alone meets the x0 judge, in all of an update."""
     # Held-out pictures would take another look now and then.
@@ -461,7 +471,8 @@ def test_each_sample_has_the_judge_of_its_sampler(start, data):
         assert batch.few_step == in_few_step_mode(draw, range(4)) and sum(batch.few_step) == 2
         stage.update_both(draw, 0, teach=True)
         for name, passes in judged.items():
-            own = batch.pooled_prompt_embeds[[few == (name == "x0") for few in batch.few_step]]
+            own = Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds).pooled
+            own = own[[few == (name == "x0") for few in batch.few_step]]
             # Real and fake for the LoRA, again for the discriminator, and each side's slope from two points.
             assert len(passes) == 8
             assert all(torch.equal(pooled, own) for pooled in passes)
@@ -696,6 +707,7 @@ def test_overfitting_is_measured_beside_the_loras_updates(start, data, warmup):
     assert any("held_out_logits" in record for record in records[max(warmup, 1) :])
 
 
+@each_family
 @pytest.mark.parametrize("target", ["x0", "two_samplers"])
 def test_same_seed_same_weights(start, data, target):
     """With all that decides by itself: watch, adaptive ratio and augmentation, replay, balance."""

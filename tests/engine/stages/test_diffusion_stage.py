@@ -8,11 +8,13 @@ import math
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data
+from fluxduel.tests.engine.small import each_family
 from fluxduel.training.config import DiffusionStageConfig
+from fluxduel.training.data.batches import Batch
 from fluxduel.training.data.data_error import DataError
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.runs.train_stages import train_diffusion_stage
@@ -37,13 +39,46 @@ def gradients_of_step(start, data, monkeypatch, **changes) -> tuple[dict[str, to
     return seen, stage.step(0)
 
 
+def patches(x: torch.Tensor) -> torch.Tensor:
+    """FLUX.1's tokens (4, 64) of latents of 4 x 4: 2 x 2 places each."""
+    return torch.stack([x[:, r : r + 2, c : c + 2].reshape(-1) for r in (0, 2) for c in (0, 2)])
+
+
+def places(x: torch.Tensor) -> torch.Tensor:
+    """FLUX.2's tokens (16, 128) of latents of 4 x 4: one place each."""
+    return torch.stack([x[:, r, c] for r in range(4) for c in range(4)])
+
+
+def of_flux_1(batch: Batch, row: int) -> dict[str, torch.Tensor]:
+    return {
+        "pooled_projections": batch.pooled_prompt_embeds[row : row + 1].double(),
+        "img_ids": torch.tensor([[0.0, r, c] for r in (0, 1) for c in (0, 1)]),
+        "txt_ids": torch.zeros(batch.prompt_embeds.shape[1], 3),
+    }
+
+
+def of_flux_2(batch: Batch, row: int) -> dict[str, torch.Tensor]:
+    return {
+        "img_ids": torch.tensor([[0.0, r, c, 0.0] for r in range(4) for c in range(4)]),
+        "txt_ids": torch.tensor([[0.0, 0.0, 0.0, place] for place in range(batch.prompt_embeds.shape[1])]),
+    }
+
+
+# A family's class, its tokens, and what else its transformer is given of one sample of a batch.
+PLAIN = {
+    "FLUX.1": (FluxTransformer2DModel, patches, of_flux_1),
+    "FLUX.2": (Flux2Transformer2DModel, places, of_flux_2),
+}
+
+
 def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Norm of the difference over the norm of ``b``, over all tensors."""
     difference = math.sqrt(sum((a[key] - b[key]).double().square().sum().item() for key in b))
     return difference / math.sqrt(sum(b[key].double().square().sum().item() for key in b))
 
 
-def test_loss_and_gradient_are_those_of_a_plain_merged_model(start, data, random_transformer, monkeypatch):
+@each_family
+def test_loss_and_gradient_are_those_of_a_plain_merged_model(start, data, family, monkeypatch):
     """The same loss from the definition, through diffusers alone: LoRA merged by hand, layout by einops-like loops."""
     got, values = gradients_of_step(start, data, monkeypatch)
     stage = DiffusionStage(start, data, CONFIG, device=DEVICE)
@@ -51,7 +86,8 @@ def test_loss_and_gradient_are_those_of_a_plain_merged_model(start, data, random
     noise, sigma = (drawn.cpu() for drawn in stage.noise_and_sigma(batch, 0))
     batch = batch.to(torch.device("cpu"))
 
-    model = FluxTransformer2DModel.from_pretrained(random_transformer).double().requires_grad_(False)
+    kind, tokens_of, given_of = PLAIN[family.family.name]
+    model = kind.from_pretrained(start.base.path).double().requires_grad_(False)
     leaves = {key: tensor.double().requires_grad_() for key, tensor in start.tensors.items()}
     scale = start.config.alpha / start.config.rank
     merged = {}
@@ -65,31 +101,26 @@ def test_loss_and_gradient_are_those_of_a_plain_merged_model(start, data, random
     for i in range(2):
         x0, n, s = batch.x0[i].double(), noise[i].double(), sigma[i].double()
         x_t = (1 - s) * x0 + s * n
-        tokens = [x_t[:, r : r + 2, c : c + 2].reshape(-1) for r in (0, 2) for c in (0, 2)]
-        ids = torch.tensor([[0.0, r, c] for r in (0, 1) for c in (0, 1)])
         out = torch.func.functional_call(
             model,
             merged,
             kwargs=dict(
-                hidden_states=torch.stack(tokens)[None],
+                hidden_states=tokens_of(x_t)[None],
                 encoder_hidden_states=batch.prompt_embeds[i : i + 1].double(),
-                pooled_projections=batch.pooled_prompt_embeds[i : i + 1].double(),
                 timestep=s[None],
                 guidance=torch.ones(1, dtype=torch.float64),
-                img_ids=ids,
-                txt_ids=torch.zeros(batch.prompt_embeds.shape[1], 3),
                 return_dict=False,
+                **given_of(batch, i),
             ),
         )[0][0]
-        target = n - x0
-        target_tokens = torch.stack([target[:, r : r + 2, c : c + 2].reshape(-1) for r in (0, 2) for c in (0, 2)])
-        losses.append((out - target_tokens).square().mean())
+        losses.append((out - tokens_of(n - x0)).square().mean())
     loss = torch.stack(losses).mean()
     loss.backward()
     assert values["diffusion_loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert relative(got, {key: leaf.grad for key, leaf in leaves.items()}) < 1e-4
 
 
+@each_family
 def test_a_batch_of_two_captions_is_its_two_batches_of_one(start, data, monkeypatch):
     """4x1 holds the same samples with the same draws as 1x4, each with its own caption."""
     whole, of_whole = gradients_of_step(start, data, monkeypatch, batch_size=4)
@@ -98,6 +129,7 @@ def test_a_batch_of_two_captions_is_its_two_batches_of_one(start, data, monkeypa
     assert relative(parts, whole) < 1e-5
 
 
+@each_family
 def test_captions_belong_to_their_samples(start, data, monkeypatch):
     """Exchanging two captions changes the gradient, which a mixture of captions within the batch would not."""
     swapped = dataclasses.replace(
@@ -108,12 +140,14 @@ def test_captions_belong_to_their_samples(start, data, monkeypatch):
     assert relative(other, plain) > 1e-2
 
 
+@each_family
 def test_checkpointing_does_not_change_the_gradient(start, data, monkeypatch):
     plain, _ = gradients_of_step(start, data, monkeypatch)
     recomputed, _ = gradients_of_step(start, data, monkeypatch, gradient_checkpointing=True)
     assert relative(recomputed, plain) < 1e-6
 
 
+@each_family
 def test_same_seed_same_weights_other_seed_others(start, data):
     results = [
         train_diffusion_stage(
@@ -240,6 +274,7 @@ def test_data_for_another_base_is_refused(start):
         )
 
 
+@each_family
 def test_guidance_and_caption_dropout_reach_the_model(start, data, monkeypatch):
     plain, _ = gradients_of_step(start, data, monkeypatch)
     guided, _ = gradients_of_step(start, data, monkeypatch, guidance=4.0)

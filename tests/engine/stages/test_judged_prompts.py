@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from fluxduel.tests.engine.conftest import CONTEXT, POOLED, make_data, with_phrase
+from fluxduel.tests.engine.small import each_family
 from fluxduel.tests.engine.stages.test_adversarial_stage import keep_gradients, levels_and_endpoint, make, opinionated
 from fluxduel.tests.engine.stages.test_diffusion_stage import relative
 from fluxduel.training.data.batches import micro_batches
@@ -26,8 +27,8 @@ ALIKE = dataclasses.replace(
 
 
 @pytest.fixture
-def data():
-    return with_phrase(make_data())
+def data(family):
+    return with_phrase(make_data(small=family))
 
 
 def number_of(data, embeds: torch.Tensor) -> tuple[int, bool]:
@@ -42,6 +43,7 @@ def number_of(data, embeds: torch.Tensor) -> tuple[int, bool]:
 # Wrong captions
 
 
+@each_family
 @pytest.mark.parametrize("size", [1, 4])
 def test_mismatched_captions_are_fakes(start, data, size):
     """Real latents with another picture's prompt, by hand; also at one image an update."""

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from diffusers.models.transformers import transformer_flux
 
 from fluxduel.tests.engine.conftest import make_data, practice_prompts, with_phrase
-from fluxduel.tests.engine.discriminator.test_flux_features import wide, wide_rotary
+from fluxduel.tests.engine.discriminator.test_flux_features import rotate_exactly, wide
+from fluxduel.tests.engine.small import Small, each_family
 from fluxduel.tests.engine.stages.reference import Reference
 from fluxduel.training.base.base_model import load_base
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig
@@ -46,15 +46,15 @@ CONFIGURATIONS = [
 ]
 
 
-def masked(which: str, generator: torch.Generator):
-    data = with_phrase(make_data(side=8))
+def masked(which: str, generator: torch.Generator, small: Small):
+    data = with_phrase(make_data(side=8, small=small))
     samples = []
     for number, sample in enumerate(data.samples):
         mask = torch.rand(1, 8, 8, generator=generator).double() * (torch.rand(8, generator=generator) < 0.6)
         mask[0, 2:4, 2:6] = 1.0
         wanted = which == "all" or (which == "some" and number % 2)
         samples.append(dataclasses.replace(sample, mask=mask if wanted else None))
-    prompts = practice_prompts() if which == "practice" else ()
+    prompts = practice_prompts(small=small) if which == "practice" else ()
     return wide(dataclasses.replace(data, samples=tuple(samples), practice_prompts=prompts))
 
 
@@ -77,12 +77,13 @@ def assert_same(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance:
 TOLERANCE, ROLLED_OUT = 1e-6, 2e-5
 
 
+@each_family
 @pytest.mark.parametrize(("judge", "changes", "masks"), CONFIGURATIONS)
-def test_the_stage_agrees_with_its_derivation(start, monkeypatch, judge, changes, masks):
+def test_the_stage_agrees_with_its_derivation(start, family, monkeypatch, judge, changes, masks):
     """In a second update, which replays fakes of the first; no weight moves between the two."""
-    monkeypatch.setattr(transformer_flux, "apply_rotary_emb", wide_rotary)
+    rotate_exactly(monkeypatch)
     generator = torch.Generator().manual_seed(11)
-    data = masked(masks, generator)
+    data = masked(masks, generator, family)
     config = AdversarialStageConfig(
         **{"target": "x0", "adversarial_weight": 0.7, "diffusion_weight": 0.9, "batch_size": 2, "watch": False}
         | {"gradient_accumulation": 2, "gradient_checkpointing": False, "validate_every": 0} | changes
@@ -119,7 +120,7 @@ def test_the_stage_agrees_with_its_derivation(start, monkeypatch, judge, changes
     def anchor(x_t, sigma, prompts, guidance):
         return at_start.velocity(x_t, sigma, *prompts, guidance)
 
-    reference = Reference(velocity, stage.judges.networks, data, judge, config, means, anchor)
+    reference = Reference(velocity, stage.judges.networks, data, judge, config, means, anchor, family.family.name)
     adapter, trained = lora.parameters(stage.base), list(stage.judges.parameters())
     weights = (0.0 if config.objective == "pure" else config.diffusion_weight, config.adversarial_weight)
     for draw in (4, 5):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import make_data
+from fluxduel.tests.engine.small import each_family, small_of
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
@@ -41,7 +42,7 @@ State = tuple[dict[str, dict[str, Tensor]], Numbers]
 
 
 def made(start, kind: str) -> Stage:
-    data = make_data()
+    data = make_data(small=small_of(start))
     if kind == "diffusion":
         return DiffusionStage(start, data, STAGE_1, device=DEVICE)
     return AdversarialStage(start, data, JUDGE, STAGE_2, device=DEVICE)
@@ -141,6 +142,7 @@ def with_altered(state: State, place: tuple[str, ...]) -> State:
     return tensors, numbers
 
 
+@each_family
 @pytest.mark.parametrize("kind", ["diffusion", "adversarial"])
 def test_what_is_restored_is_what_was_kept(start, kind: str, healths) -> None:
     """As it is, and altered throughout, so that nothing is by chance what a new stage begins with."""
@@ -173,6 +175,7 @@ def reading(state: State, place: tuple[str, ...]) -> Any:
     return inside
 
 
+@each_family
 @pytest.mark.parametrize("kind", ["diffusion", "adversarial"])
 def test_all_that_matters_is_in_the_state(start, kind: str, healths) -> None:
     """A new stage, and one that has long gone on, do the same from the same state: nothing else is remembered."""

@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
 from fluxduel.training import flow
 from fluxduel.training.base.families.family import Shift
 from fluxduel.training.base.families.flux1 import FLUX1
+from fluxduel.training.base.families.flux2 import FLUX2
 from fluxduel.training.config import AdversarialStageConfig
-from fluxduel.training.stages.endpoints import Levels, draw_levels, judged_endpoints
+from fluxduel.training.stages.endpoints import Levels, draw_levels, judged_endpoints, sampler_levels
 
 STEP_SHARE = AdversarialStageConfig().step_share
 
@@ -196,3 +198,62 @@ def test_rounded_levels_can_be_renoised(few, jump_steps):
         assert bool((end <= seen).all()) and bool((end < 1).all()) and bool((end <= sigma).all())
         x = torch.zeros(COUNT, 1, 1, 1)
         assert bool(flow.renoise(x, end, seen, x + 1).isfinite().all())
+
+
+# A shift that depends on the number of steps
+
+# On both sides of where FLUX.2's shift stops depending on it.
+PICTURES = [64, 4096, 4300, 4301, 9216]
+
+
+def flux_2(few: bool, tokens: int, **changes) -> Levels:
+    config = AdversarialStageConfig(**changes)
+    return draw_levels(config, 3, range(COUNT), [few] * COUNT, Shift(FLUX2, tokens))
+
+
+def flux_2_step_ends(sigma: Tensor, tokens: int, steps: int) -> Tensor:
+    """As ``step_ends``: the shift is that of a sampler with so many steps, whatever the level was drawn by."""
+    mu = compute_empirical_mu(tokens, steps)
+    lower = (torch.sigmoid(torch.logit(sigma.double()) - mu) - 1 / steps).clamp_min(0)
+    return torch.sigmoid(torch.logit(lower) + mu)
+
+
+@pytest.mark.parametrize("tokens", PICTURES)
+def test_flux_2s_levels_are_drawn_by_the_shift_of_a_sampler_of_the_base(tokens):
+    drawn = flux_2(True, tokens, timestep_sampling="shifted", timestep_mean=0.4, timestep_std=0.8)
+    logit = torch.logit(drawn.sigma.double()) - compute_empirical_mu(tokens, 50)
+    inside = (drawn.sigma > 1e-3) & (drawn.sigma < 1 - 1e-3)
+    assert inside.double().mean() > 0.995
+    assert distance_to_uniform(normal_cdf((logit - 0.4) / 0.8)) < 1.95
+
+
+@pytest.mark.parametrize("tokens", PICTURES)
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_flux_2s_steps_end_where_the_sampler_with_so_many_has_them(tokens, steps):
+    few = flux_2(True, tokens, target_steps=steps, step_share=1.0, timestep_sampling="uniform")
+    many = flux_2(False, tokens, jump_steps=steps, timestep_sampling="uniform")
+    for drawn in (few, many):
+        expected = flux_2_step_ends(drawn.sigma, tokens, steps)
+        torch.testing.assert_close(drawn.end.double(), expected.clamp(max=0.995), rtol=0, atol=2e-6)
+        assert 0.02 < (drawn.end == 0).double().mean() < 0.98
+
+
+@pytest.mark.parametrize("tokens", PICTURES)
+def test_the_grid_of_four_steps_is_flux_2s_own(tokens):
+    """From each of its levels a step ends at the next one; with pictures of more than 4300 tokens it lies elsewhere."""
+    config = AdversarialStageConfig(target_steps=4)
+    grid = sampler_levels(config, Shift(FLUX2, tokens))
+    evens = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64)
+    expected = torch.sigmoid(torch.logit(evens) + compute_empirical_mu(tokens, 4))
+    torch.testing.assert_close(grid.double(), torch.cat([expected, torch.zeros(1).double()]), rtol=0, atol=1e-7)
+    practised = draw_levels(config, 3, range(200), [True] * 200, Shift(FLUX2, tokens), practice=True)
+    assert set(practised.sigma.tolist()) == set(grid[:-1].tolist())
+    torch.testing.assert_close(
+        flow.next_sigma(grid[1:-1], 4, FLUX2.mu(tokens, 4)), grid[2:], rtol=0, atol=2e-6
+    )
+
+
+def test_a_jump_of_random_length_knows_no_shift():
+    ends = [flux_2(False, tokens, jump_steps=0, timestep_sampling="uniform").end for tokens in PICTURES]
+    ends.append(levels(False, jump_steps=0, timestep_sampling="uniform").end)
+    assert all(torch.equal(end, ends[0]) for end in ends) and bool(ends[0].isfinite().all())
