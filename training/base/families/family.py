@@ -23,17 +23,17 @@ Run = Callable[..., Any]
 
 
 class Hidden(NamedTuple):
-    """A feed-forward part of a block. ``widen`` and ``activate`` make its hidden layer, which is what ``activated``
-    returns.
+    """A feed-forward part of a block. ``made``: what becomes of the output of ``widen``, in this order: modules, and
+    what each of them gives as a function of that output. The last one gives the hidden layer.
 
-    In a single block the layer may be joined to the output of ``beside`` before ``narrow`` takes both.
+    In a single block the layer may be joined to what attention gives before ``narrow`` takes both: to the output of
+    ``beside``, or, where that is no module's, to the first channels of what ``narrow`` takes.
     """
 
     widen: nn.Module
-    activate: Callable[[Tensor], Tensor]
-    activated: nn.Module
-    beside: nn.Module | None = None
+    made: tuple[tuple[nn.Module, Callable[[Tensor], Tensor]], ...]
     narrow: nn.Module | None = None
+    beside: nn.Module | None = None
 
 
 class Prompted(NamedTuple):

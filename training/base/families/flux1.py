@@ -152,8 +152,9 @@ class Flux1(Family):
 
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:
         if hasattr(block, "proj_mlp"):
-            return [Hidden(block.proj_mlp, block.act_mlp, block.act_mlp, block.attn, block.proj_out)]
-        return [Hidden(each.net[0].proj, each.net[0].gelu, each.net[0]) for each in (block.ff, block.ff_context)]
+            made = ((block.act_mlp, block.act_mlp),)
+            return [Hidden(block.proj_mlp, made, block.proj_out, block.attn)]
+        return [Hidden(each.net[0].proj, ((each.net[0], each.net[0].gelu),)) for each in (block.ff, block.ff_context)]
 
 
 def image_ids(height: int, width: int, device: torch.device | str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -188,13 +188,25 @@ class Flux2(Family):
 
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:
         if hasattr(block, "ff"):
-            return [Hidden(each.linear_in, each.act_fn, each.act_fn) for each in (block.ff, block.ff_context)]
+            return [Hidden(each.linear_in, gated(each.act_fn)) for each in (block.ff, block.ff_context)]
         attention = block.attn
+        return [
+            Hidden(
+                attention.to_qkv_mlp_proj, gated(attention.mlp_act_fn, 3 * attention.inner_dim), attention.to_out
+            )
+        ]
 
-        def activate(fused: Tensor) -> Tensor:
-            return attention.mlp_act_fn(fused[..., 3 * attention.inner_dim :])
 
-        return [Hidden(attention.to_qkv_mlp_proj, activate, attention.mlp_act_fn)]
+def gated(activation: nn.Module, start: int = 0) -> tuple[tuple[nn.Module, Callable[[Tensor], Tensor]], ...]:
+    """``Hidden.made`` of a SwiGLU of the channels from ``start`` on: the gate, and what it lets through."""
+
+    def gate(wide: Tensor) -> Tensor:
+        return activation.gate_fn(wide[..., start : start + (wide.shape[-1] - start) // 2])
+
+    def through(wide: Tensor) -> Tensor:
+        return activation(wide[..., start:])
+
+    return (activation.gate_fn, gate), (activation, through)
 
 
 def text_ids(length: int, device: torch.device | str) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from ..errors import BaseModelError
 from . import flux3_modules
 from .family import Family, Hidden, Prompted, Run, grid_ids
-from .flux2 import text_ids
+from .flux2 import gated, text_ids
 from .latent_space import FLUX_2, LatentSpace
 from .lora_layouts import DIFFUSION_MODEL, KOHYA
 from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
@@ -190,7 +190,7 @@ class Flux3(Family):
         return []
 
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:
-        return [Hidden(block.ff.linear_in, block.ff.act_fn, block.ff.act_fn)]
+        return [Hidden(block.ff.linear_in, gated(block.ff.act_fn))]
 
 
 def image_ids(height: int, width: int, device: torch.device | str) -> Tensor:
