@@ -1,20 +1,23 @@
-"""What FLUX.1 needs on cards of each size, counted from shapes on the meta device: no card is asked for.
+"""What a model needs on cards of each size, counted from shapes on the meta device: no card is asked for.
 
-    python -m fluxduel.benchmarks.memory_plan
+    python -m fluxduel.benchmarks.memory_plan ["FLUX.2 klein 4B"]
 
 prints the table of ``docs/PERFORMANCE.md``: by stage and picture side the peak in GiB in each number format, every
-block computed anew, and for each card what ``precision = auto`` comes to. Takes a few minutes.
+block computed anew, and for each card what ``precision = auto`` comes to. Takes a few minutes. Without a name it is FLUX.1-dev.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from fluxduel.tests.full_size import TOKENS, full_size_reference
+from fluxduel.training.base.families.flux2 import FLUX2
 from fluxduel.training.config import AUTO, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
 from fluxduel.training.lora import adapter
+from fluxduel.training.lora.value import base_family
 from fluxduel.training.stages.plan import GIB, Chosen, Counting, Plan, asked, choose
 from fluxduel.training.stages.rehearsal import Demand
 
@@ -35,15 +38,20 @@ def told(found: Chosen | None) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m fluxduel.benchmarks.memory_plan")
+    parser.add_argument("model", nargs="?", default="", choices=["", *FLUX2.published])
+    model = parser.parse_args().model
     print("| | px | bf16 | int8 | int8, all streamed | " + " | ".join(f"{card} GB" for card in CARDS) + " |")
     print("|" + "---|" * (5 + len(CARDS)))
     with tempfile.TemporaryDirectory() as folder:
-        reference = replace(full_size_reference(Path(folder)), precision=AUTO)
+        reference = replace(full_size_reference(Path(folder), model), precision=AUTO)
+        factor = base_family(reference).space.factor
         start = adapter.create(reference, LoRAConfig(rank=16, alpha=16.0))
         for stage, judge in (("stage 1", None), ("stage 2", DiscriminatorConfig())):
             for side in SIDES:
                 # Besides what the optimiser has of the LoRA, its running average, and in stage 2 its start.
-                demand = Demand((side // 8, side // 8), TOKENS, discriminator=judge, copies=1 + (judge is not None))
+                latents, copies = (side // factor, side // factor), 1 + (judge is not None)
+                demand = Demand(latents, TOKENS, discriminator=judge, copies=copies, factor=factor)
                 counting = Counting(start, demand)
                 plans = [Plan("bf16", "blocks"), Plan("int8_convrot", "blocks"), Plan("int8_convrot", "blocks", 1.0)]
                 cells = [stage, str(side), *(f"{counting.peak(plan) / GIB:.1f}" for plan in plans)]

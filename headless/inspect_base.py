@@ -56,6 +56,7 @@ def base_json(path: Path) -> dict[str, Any]:
         "kind": "base",
         "file": str(path),
         "bytes": sum(file.stat().st_size for file in weight_files(str(path))),
+        "family": family.name,
         "model": variant(str(path)),
         "format": layout.kind,
         "names": layout.naming,
@@ -69,7 +70,7 @@ def base_json(path: Path) -> dict[str, Any]:
 def base_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """The same in lines for people."""
     blocks = told["blocks"]
-    yield f"{told['file']}: a FLUX.1 base ({told['model']}), {told['bytes'] / 1e9:.2f} GB."
+    yield f"{told['file']}: a {told['family']} base ({told['model']}), {told['bytes'] / 1e9:.2f} GB."
     yield f"Weights: {told['format']}, under the names of {told['names']}; precision says what they are brought into."
     yield f"Blocks: {blocks['double']} double, {blocks['single']} single, width {told['width']}."
     yield f"GiB of a card in stage 2 (counted: rank {RANK}, batch size 1, gradient checkpointing), stage 1 takes less:"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxduel.discriminator.interface import Conditioning
-from fluxduel.tests.true_width import write_headers
+from fluxduel.tests.true_width import write_headers, write_published
 from fluxduel.training.base.base_model import BaseReference, FluxBase, empty_transformer, read_transformer_config
 from fluxduel.training.base.footprint import Bytes, FlashAttention
 from fluxduel.training.config import DiscriminatorConfig, LoRAConfig
@@ -39,9 +39,10 @@ TOKENS, CONTEXT, POOLED = 512, 4096, 768
 SIDES = {"512 px": 64, "1024 px": 128}
 
 
-def full_size_reference(folder: Path) -> BaseReference:
-    """A file of FLUX.1-dev's header alone."""
-    return BaseReference(str(write_headers(folder / "flux1-dev.safetensors")), "bf16")
+def full_size_reference(folder: Path, model: str = "") -> BaseReference:
+    """A file of a model's header alone: FLUX.1-dev's, or that of a published ``model`` without biases."""
+    path = folder / f"{model or 'flux1-dev'}.safetensors"
+    return BaseReference(str(write_published(path, model) if model else write_headers(path)), "bf16")
 
 
 def full_size_transformer(reference: BaseReference) -> Any:

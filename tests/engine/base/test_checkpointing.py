@@ -115,9 +115,9 @@ def test_a_level_that_there_is_not_is_refused(start) -> None:
 # At FLUX's width
 
 
-def wide(folder: Path, precision: str, double: int, single: int) -> FluxBase:
-    """A few of FLUX.1's blocks, adapted, on the meta device."""
-    reference = BaseReference(full_size_reference(folder).path, precision)
+def wide(folder: Path, model: str, precision: str, double: int, single: int) -> FluxBase:
+    """A few of a model's blocks, adapted, on the meta device."""
+    reference = BaseReference(full_size_reference(folder, model).path, precision)
     base = empty_base(reference, num_layers=double, num_single_layers=single)
     fresh = lora.create(reference, LoRAConfig(rank=16, alpha=16.0))
     there = {
@@ -133,10 +133,13 @@ def wide(folder: Path, precision: str, double: int, single: int) -> FluxBase:
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("blocks", [(2, 0), (0, 2)], ids=["double", "single"])
-def test_each_level_keeps_clearly_less_and_computes_more(tmp_path: Path, precision: str, blocks) -> None:
-    """Counted at 1024 px. Kept for the backward pass: 1, 0.53 to 0.62 and 0.08; operations: 1, 1.13 and 1.5."""
-    base = wide(tmp_path, precision, *blocks)
-    given = of_size(base, Demand((128, 128), TOKENS))
+@pytest.mark.parametrize("model", ["", "FLUX.2 klein 4B"])
+def test_each_level_keeps_clearly_less_and_computes_more(tmp_path: Path, model: str, precision: str, blocks) -> None:
+    """Counted at 1024 px. Kept for the backward pass: FLUX.1 1, 0.53 to 0.62 and 0.08, FLUX.2 1, 0.44 to 0.53 and 0.08;
+    operations: FLUX.1 1, 1.13 and 1.5, FLUX.2, whose single blocks have one product for all, 1, 1.2 to 1.3 and 1.5."""
+    base = wide(tmp_path, model, precision, *blocks)
+    side = 1024 // base.family.space.factor
+    given = of_size(base, Demand((side, side), TOKENS))
     kept, left, operations = [], [], []
     for level in CHECKPOINTING:
         base.checkpointing, base.attention = level, FlashAttention
@@ -153,6 +156,6 @@ def test_each_level_keeps_clearly_less_and_computes_more(tmp_path: Path, precisi
     shares = [[each / row[0] for each in row] for row in (kept, operations)]
     print(f"{precision} {blocks}: kept {shares[0]}, operations {shares[1]}, {kept[0] / 2**20:.0f} MiB")
     assert len(set(left)) == 1
-    assert 0.45 < shares[0][1] < 0.65 and shares[0][2] < 0.12
+    assert 0.4 < shares[0][1] < 0.65 and shares[0][2] < 0.12
     # torch does not count products of integers.
-    assert precision == "int8" or (1.05 < shares[1][1] < 1.2 and shares[1][2] > 1.4)
+    assert precision == "int8" or (1.05 < shares[1][1] < 1.3 and shares[1][2] > 1.4)

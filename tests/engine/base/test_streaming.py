@@ -488,12 +488,14 @@ def test_a_step_copies_what_its_order_asks_for(start, data, family, kind: str, s
     stage = plain_stage(kind, start, data)
     streamer = stream(stage.base, DEVICE, 1.0, slots)
     seen = order(stage)
+    # Where blocks have no modulation layers, they are there whole where the next step begins.
+    whole = not any(stage.base.family.modulation_layers(block) for block in stage.base.blocks)
     for step in range(3):
         seen.clear()
         before = streamer.ring.copies
         stage.step(step)
         assert seen == ORDERS[kind]
-        assert streamer.ring.copies - before == COPIES[kind, slots]
+        assert streamer.ring.copies - before == COPIES[kind, slots] - (slots if whole and step else 0)
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
 
-from fluxduel.tests.engine.conftest import CONTEXT, LENGTH, POOLED, make_data
+from fluxduel.tests.engine.conftest import make_data
+from fluxduel.tests.engine.small import LENGTH, Small, each_family, small_of
 from fluxduel.training.base import footprint
 from fluxduel.training.base.base_model import (
     CHECKPOINTING,
@@ -33,13 +33,10 @@ SIDE = 16
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> FluxLoRA:
+def deep(family: Small, tmp_path_factory: pytest.TempPathFactory) -> FluxLoRA:
     """A LoRA on a base of 6 double and 8 single blocks."""
     folder = tmp_path_factory.mktemp("deep")
-    FluxTransformer2DModel(
-        in_channels=64, num_layers=6, num_single_layers=8, attention_head_dim=16, num_attention_heads=4,
-        joint_attention_dim=CONTEXT, pooled_projection_dim=POOLED, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
-    ).save_pretrained(folder)  # fmt: skip
+    family.transformer(6, 8, num_attention_heads=4).save_pretrained(folder)
     return lora.create(BaseReference(str(folder), "bf16"), LoRAConfig(rank=4, alpha=4.0))
 
 
@@ -53,6 +50,7 @@ def in_full(lora: FluxLoRA, wanted: Demand, judge: DiscriminatorConfig | None) -
     return max(passes.ahead, passes.back, passes.judged)
 
 
+@each_family
 @pytest.mark.parametrize("level", CHECKPOINTING)
 @pytest.mark.parametrize("taps", [None, "", "d1,d5,s3", "s6"])
 def test_a_few_blocks_tell_what_all_of_them_keep(deep, taps, level):
@@ -65,6 +63,7 @@ def test_a_few_blocks_tell_what_all_of_them_keep(deep, taps, level):
     assert 0.98 < found / whole < (1.03 if level == "blocks" or judge is None else 1.15)
 
 
+@each_family
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "int8"])
 def test_the_weights_are_those_that_are_loaded(deep, precision):
     base = load_base(BaseReference(deep.base.path, precision), "cpu")
@@ -77,6 +76,7 @@ def test_the_weights_are_those_that_are_loaded(deep, precision):
     assert counted.trained == rehearsal.TRAINED_COPIES * adapted
 
 
+@each_family
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize(
     ("kind", "checkpointed"), [("diffusion", True), ("diffusion", False), ("adversarial", False)]
@@ -84,7 +84,7 @@ def test_the_weights_are_those_that_are_loaded(deep, precision):
 def test_a_real_step_needs_what_was_counted(deep, kind, precision, checkpointed):
     """The stage's own step on the CPU, with every tensor that it makes counted."""
     start = dataclasses.replace(deep, base=BaseReference(deep.base.path, precision))
-    data = make_data(side=SIDE)
+    data = make_data(side=SIDE, small=small_of(deep))
     common = dict(steps=3, batch_size=2, gradient_checkpointing=checkpointed, ema_decay=0.0, validate_every=0)
     judge = DiscriminatorConfig(width=8, augmentation="off", penalty_share=1.0) if kind == "adversarial" else None
     if judge is None:
@@ -114,6 +114,7 @@ def test_streamed_blocks_leave_a_ring():
     assert [counted.elsewhere(share) for share in (0, 0.4, 1)] == [0, 30, 70]
 
 
+@each_family
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.6, 1.0])
 def test_what_is_counted_of_a_streamed_base_is_where_it_lies(deep, share):
     """Blocks are of two sizes, and streamed from all over the depth."""
@@ -129,6 +130,7 @@ def test_what_is_counted_of_a_streamed_base_is_where_it_lies(deep, share):
     assert held == pytest.approx(outside - sum(inside) + slots, rel=0.01)
 
 
+@each_family
 def test_a_lora_on_late_blocks_alone_is_counted_whole(deep):
     late = lora.create(deep.base, LoRAConfig(rank=4, targets="regex", target_regex=r"single_transformer_blocks\.7\..*"))
     found = rehearse(late, "bf16", demand(None))

@@ -65,7 +65,7 @@ def test_what_fits_a_card_is_told(free: int | None, verdict: str) -> None:
         }
         for name, (whole, streamed) in peaks.items()
     }
-    told = {"file": "x", "bytes": 1, "model": "dev", "format": "bf16", "names": "diffusers", "width": 1,
+    told = {"file": "x", "bytes": 1, "family": "FLUX.1", "model": "dev", "format": "bf16", "names": "diffusers", "width": 1,
             "blocks": {"double": 1, "single": 1}, "memory": memory, "free": free and free * GIB}  # fmt: skip
     assert verdict in "\n".join(inspect_base.base_lines(told))
 
