@@ -90,23 +90,6 @@ def test_velocity_is_the_pipelines(guidance_embeds: bool) -> None:
     assert torch.equal(found, other) != guidance_embeds
 
 
-def test_features_are_the_picture_tokens_that_blocks_give() -> None:
-    """The text in front of them is left out where both run as one."""
-    ours, outputs = base(), []
-    for block in ours.blocks:
-        block.register_forward_hook(lambda _, __, out: outputs.append(out))
-    inputs = given()
-    with torch.no_grad():
-        ours.velocity(**inputs)
-        whole, outputs[:] = list(outputs), []
-        latents = inputs.pop("x_t")
-        maps = ours.features(latents, **inputs, taps=(0, 1, 2, 3))
-    assert len(outputs) == 4, "blocks behind the last tap run"
-    for index, found in enumerate(maps):
-        tokens = whole[index][1] if index < 2 else whole[index][:, LENGTH:]
-        assert torch.equal(found.flatten(2).transpose(1, 2), tokens)
-
-
 def wide_rotary(x: Tensor, freqs: tuple[Tensor, Tensor], sequence_dim: int) -> Tensor:
     """diffusers' own in the type of ``x``: it rounds to fp32, which is too coarse for differences."""
     cos, sin = (each[None, :, None].to(x) for each in freqs)
@@ -133,27 +116,6 @@ def test_the_slope_through_a_tap_is_the_features_own(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         slope = (seen(latents + 1e-6 * along) - seen(latents - 1e-6 * along)) / 2e-6
     torch.testing.assert_close((gradient * along).sum(), slope, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("targets", ["attention", "attention+mlp", "all"])
-def test_all_levels_of_recomputation_give_the_same_gradients(tmp_path: Path, targets: str) -> None:
-    folder = tmp_path / "base"
-    model(torch.float32).save_pretrained(folder)
-    reference = BaseReference(str(folder), "fp32")
-    start = lora.create(reference, LoRAConfig(rank=2, targets=targets))
-    found = []
-    for level in CHECKPOINTING:
-        ours = load_base(reference, "cpu")
-        lora.attach(ours, start)
-        for weight in lora.parameters(ours):
-            weight.data.normal_(std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
-        ours.checkpointing = level
-        with_lora = ours.velocity(**given(torch.float32))
-        without = ours.velocity(**given(torch.float32), adapter=False)
-        (with_lora * without).sum().backward()
-        found.append([with_lora.detach(), *(weight.grad for weight in lora.parameters(ours))])
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-    assert all(each.abs().sum() > 0 for each in found[0])
 
 
 def test_without_the_adapter_it_is_the_frozen_base(tmp_path: Path) -> None:

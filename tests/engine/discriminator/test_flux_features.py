@@ -255,6 +255,25 @@ def test_the_configured_taps_and_seed_make_the_judge(reference) -> None:
         Judges(DiscriminatorConfig(taps="d2"), base, 1.0, ("x0",), 0)
 
 
+@each_family
+def test_another_prompt_has_another_verdict_by_what_the_heads_are_told_alone(start) -> None:
+    """The trunk's features are those of one prompt for both, so that the difference is the heads' own."""
+    base = base_with(start)
+    judges = Judges(DiscriminatorConfig(width=8), base, 1.0, ("x0",), 0)
+    generator = torch.Generator().manual_seed(6)
+    for weight in judges.parameters():
+        weight.data += 0.2 * torch.randn(weight.shape, generator=generator)
+    given = inputs(small=small_of(base))
+    prompts = Conditioning(given["prompt_embeds"], given["pooled_prompt_embeds"])
+    # Each sample's prompt is the other's.
+    exchanged = prompts.rows([1, 0])
+    with torch.no_grad():
+        seen = judges.look(given["x_t"], given["sigma"], prompts)
+        told = seen._replace(pooled=judges.look(given["x_t"], given["sigma"], exchanged).pooled)
+        one, two = (judges.networks["x0"].judge(each) for each in (seen, told))
+    assert all(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(one, two, strict=True))
+
+
 # The generator's gradient
 
 

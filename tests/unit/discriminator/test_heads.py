@@ -152,3 +152,17 @@ def test_the_trunk_is_given_the_latents_their_level_and_their_prompts() -> None:
     found = network.look(latents, sigma, prompts)
     assert [a is b for a, b in zip(asked[0], (latents, sigma, prompts), strict=True)] == [True] * 3
     assert found.sigma is sigma and found.pooled is prompts.pooled_prompt_embeds
+
+
+def test_prompts_without_a_pooled_vector_are_the_mean_of_their_normalised_tokens() -> None:
+    generator = torch.Generator().manual_seed(3)
+    embeds = torch.randn(2, 3, 8, generator=generator, dtype=torch.float64)
+    # As in a language model's hidden states: one token, the same in all prompts, far larger than the others.
+    embeds[:, 0] = torch.tensor([5e3, *[1.0] * 7], dtype=torch.float64)
+    prompts = Conditioning(embeds, torch.zeros(2, 0))
+    for row in range(2):
+        normed = [(x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() for x in embeds[row]]
+        torch.testing.assert_close(prompts.pooled[row], sum(normed) / 3, rtol=1e-12, atol=1e-12)
+    assert Conditioning(embeds.bfloat16(), torch.zeros(2, 0)).pooled.dtype == torch.float32
+    pooled = torch.ones(2, POOLED)
+    assert Conditioning(embeds, pooled).pooled is pooled
