@@ -101,7 +101,9 @@ def test_a_real_step_needs_what_was_counted(deep, kind, precision, checkpointed)
         stage.step(1)
     said = rehearse(start, precision, demand(judge, stage.base.checkpointing))
     print(f"{kind} {precision}: said {said.working}, found {counted.peak}")
-    assert said.working == pytest.approx(counted.peak, rel=0.12)
+    # Latents, noise and target lie beside the pass: of a real base's width they are next to nothing.
+    batch = 3 * 2 * data.samples[0].mean.nbytes
+    assert said.working + batch == pytest.approx(counted.peak, rel=0.12)
 
 
 def test_streamed_blocks_leave_a_ring():
