@@ -3,7 +3,8 @@
     python -m fluxduel.benchmarks.memory_plan ["FLUX.2 klein 4B"]
 
 prints the table of ``docs/PERFORMANCE.md``: by stage and picture side the peak in GiB in each number format, every
-block computed anew, and for each card what ``precision = auto`` comes to. Takes a few minutes. Without a name it is FLUX.1-dev.
+block computed anew, and for each card what ``precision = auto`` comes to; of FLUX.1-dev without a name. Takes a few
+minutes.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from fluxduel.headless import inspect_base
 from fluxduel.headless.inspect_command import describe, describe_json
-from fluxduel.tests.full_size import write_flux_2
-from fluxduel.tests.true_width import write_headers
+from fluxduel.tests.true_width import write_headers, write_published
 from fluxduel.tests.written_layouts import LAYOUTS, integers, plain, random_state, save
 from fluxduel.training.base.base_model import TINY_BASE_FOLDER
 
@@ -49,7 +48,7 @@ def test_memory_at_full_size_is_counted_from_the_header(tmp_path: Path, one_size
 
 def test_another_family_is_told_by_its_name(tmp_path: Path, one_size: None) -> None:
     """FLUX.2 klein 4B: 3.876 billion weights."""
-    told = describe_json(write_flux_2(tmp_path / "flux-2-klein-base-4b.safetensors", "klein-4b"))
+    told = describe_json(write_published(tmp_path / "flux-2-klein-base-4b.safetensors", "FLUX.2 klein 4B"))
     assert (told["family"], told["model"], told["blocks"]) == ("FLUX.2", "klein 4B base", {"double": 5, "single": 20})
     assert told["memory"]["bf16"]["weights"] == pytest.approx(2 * 3.876e9, abs=2e6)
     peaks = {precision: each["peaks"]["512"]["whole"] / GIB for precision, each in told["memory"].items()}
