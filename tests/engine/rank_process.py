@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
+from fluxduel.tests.engine.small import small_of
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
@@ -38,7 +39,7 @@ def main() -> None:
             "gloo", init_method=f"file://{folder / job['meeting']}", rank=rank, world_size=count
         )
     start = lora.load_file(Path(job["lora"]), BaseReference(job["base"], "fp32"))
-    data = with_phrase(make_data(count=12, held_out=3, side=8))
+    data = with_phrase(make_data(count=12, held_out=3, side=8, small=small_of(start)))
     recorder = StopAt(job.get("stop_at"))
     common = {
         "device": "cpu",
