@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -27,13 +28,15 @@ PEFT_PREFIX = "transformer."
 class Stated:
     """What a file says of alpha beside its tensors. ``patterns``: alpha by an expression for the end of a layer's name.
 
-    ``base``: the name of the model that the LoRA was trained on, where PEFT's settings give it.
+    ``is_rank``: alpha is the rank in every layer. ``base``: the name of the model that the LoRA was trained on, where
+    PEFT's settings give it.
     """
 
     alpha: float | None = None
     patterns: Mapping[str, float] | None = None
     rslora: bool = False
     source: str = ""
+    is_rank: bool = False
     base: str = ""
 
     def scale(self, layer: str, rank: int) -> float:
@@ -41,7 +44,7 @@ class Stated:
         patterns = self.patterns or {}
         # As PEFT finds a layer's own alpha.
         alpha = next((a for end, a in patterns.items() if re.match(rf"(?:.*\.)?(?:{end})$", layer)), self.alpha)
-        if alpha is None:
+        if alpha is None or self.is_rank:
             return 1.0
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
@@ -66,7 +69,7 @@ def stated(path: Path, metadata: Mapping[str, str]) -> Stated:
             )
     base = next((each.base for each in found if each.base), "")
     first = told[0] if told else Stated()
-    return Stated(first.alpha, first.patterns, first.rslora, first.source, base)
+    return dataclasses.replace(first, base=base)
 
 
 def _from_header_record(path: Path, metadata: Mapping[str, str]) -> list[Stated]:
@@ -135,7 +138,16 @@ def _from_peft(where: str, source: str, record: Mapping[str, Any]) -> Stated:
             raise LoRAError(f"{where}: alpha_pattern {end!r} is no valid expression: {error}.") from error
     numbers = {end: _number(where, f"alpha_pattern {end}", value) for end, value in patterns.items()}
     base = record.get("base_model_name_or_path")
-    return Stated(alpha, numbers, bool(record.get("use_rslora")), source, base if isinstance(base, str) else "")
+    # In a file whose layers have other names than PEFT's, the patterns would not be found.
+    is_rank = alpha is not None and record.get("r") == alpha and (record.get("rank_pattern") or {}) == patterns
+    return Stated(
+        alpha=alpha,
+        patterns=numbers,
+        rslora=bool(record.get("use_rslora")),
+        source=source,
+        is_rank=is_rank and not record.get("use_rslora"),
+        base=base if isinstance(base, str) else "",
+    )
 
 
 def _number(where: str, key: str, value: Any) -> float:

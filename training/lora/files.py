@@ -136,12 +136,8 @@ def ranks_metadata(lora: FluxLoRA, format: str) -> dict[str, str]:
     layout = layout_of(lora, format)
     layers = file_layers(base_family(lora.base), lora.base.config, layout.naming)
     adapted = set(module_names(lora.tensors))
-    ranks = {
-        part.name: lora.config.rank * len(layer.parts)
-        for layer in layers.values()
-        if adapted & {part.name for part in layer.parts}
-        for part in layer.parts
-    }
+    written = [layer for layer in layers.values() if adapted & {part.name for part in layer.parts}]
+    ranks = {part.name: lora.config.rank * len(layer.parts) for layer in written for part in layer.parts}
     if layout.alpha or len(set(ranks.values())) == 1:
         return {}
     usual = Counter(ranks.values()).most_common(1)[0][0]

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fluxduel.headless.inspect_command import describe_json
 from fluxduel.tests.comfy_host import ROOT
 from fluxduel.tests.true_width import write_published
 from fluxduel.tests.unit.lora.foreign_layouts import TABLE, inputs, layouts
@@ -268,3 +269,16 @@ def test_ranks_are_written_where_they_differ(narrow_flux2: BaseReference, tmp_pa
     for lora_, format in ((only, "diffusers"), (some, "kohya")):
         with safe_open(lora.save(lora_, tmp_path / "b.safetensors", format, metadata=False), framework="pt") as file:
             assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_inspect_finds_the_same_change_in_both_formats(
+    narrow_flux2: BaseReference, tmp_path: Path, metadata: bool
+) -> None:
+    some = trained(narrow_flux2)
+    told = [
+        describe_json(lora.save(some, tmp_path / f"{format}.safetensors", format, metadata=metadata))
+        for format in FORMATS
+    ]
+    assert [each["format"] for each in told] == ["diffusion_model", "kohya"]
+    assert told[0]["norms"] == pytest.approx(told[1]["norms"], rel=1e-5)
