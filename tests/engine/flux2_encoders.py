@@ -42,12 +42,13 @@ def make_klein(folder: Path) -> Path:
     return _save(folder, Qwen3ForCausalLM(config))
 
 
-def make_dev(folder: Path) -> Path:
+def make_dev(folder: Path, **sizes: int) -> Path:
     """Write vae, text_encoder (Mistral 3, with the eyes that nobody looks through) and tokenizer into ``folder``."""
     from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 
     _tokenizer(folder / "tokenizer", DEV_TOKENS, bos_token="<s>", pad_token="<pad>", chat_template=DEV_TEMPLATE)
-    text = {"model_type": "mistral", **SIZES, "num_hidden_layers": DEV_LAYERS, "rope_theta": 1e9}
+    real = {"model_type": "mistral", "rope_theta": 1e9, "rms_norm_eps": 1e-5}
+    text = {**real, **SIZES, **sizes, "num_hidden_layers": DEV_LAYERS}
     eyes = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "head_dim": 8, "image_size": 28, "patch_size": 14}  # fmt: skip
     return _save(folder, Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=eyes)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 CAPTIONS = ["", "a photo of a small red cat by the sea", "Ünïcode (not: emphasis) and 1234 numbers\non two lines"]
+DEV_CAPTIONS = ["", "a small red cat, and some words"]
 LONG = "one sentence that is much longer than what klein was trained on, " * 45
 
 
@@ -59,6 +60,31 @@ def klein(base: Path, tensors: dict[str, Any], report: dict[str, Any]) -> None:
         assert pooled.shape == (0,)
     report["as_flux_1"] = message_of(lambda: host.encode_prompt(clip, "a cat", FLUX_1))
     report["ignored"] = ignored_in({"a": clip.encode_from_tokens_scheduled(clip.tokenize("a cat"))})
+
+
+def dev(base: Path, tensors: dict[str, Any]) -> None:
+    """The host's Mistral 3 in a small size, given the tokens: its own tokenizer is in the real one's file alone."""
+    import comfy.text_encoders.flux
+    import comfy.utils
+    import torch
+
+    from fluxduel.training.data.flux2_text import Flux2Reader
+
+    folder = base / "dev"
+    told = json.loads((folder / "text_encoder" / "config.json").read_text())["text_config"]
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {name: told[name] for name in (*names, "num_key_value_heads")}
+    made = comfy.text_encoders.flux.flux2_te(dtype_llama=torch.float32)
+    model = made(model_options={"mistral3_24b_model_config": sizes})
+    weights = comfy.utils.load_torch_file(str(folder / "text_encoder" / "model.safetensors"))
+    layers = {f"model.{name.rpartition('language_model.')[2].removeprefix('model.')}": weight
+              for name, weight in weights.items() if "language_model." in name}  # fmt: skip
+    missing = model.load_sd(layers)[0]
+    assert not [name for name in missing if "logit_scale" not in name], missing
+    reader = Flux2Reader(folder, torch.float32, torch.device("cpu"))
+    for number, caption in enumerate(DEV_CAPTIONS):
+        ids = [[(token, 1.0) for token in reader.tokens(caption)]]
+        tensors[f"dev_{number}"] = model.encode_token_weights({"mistral3_24b": ids})[0][0]
 
 
 def prompts(tensors: dict[str, Any], report: dict[str, Any]) -> None:
@@ -139,6 +165,7 @@ def main() -> None:
     with torch.inference_mode():
         vae(base, tensors, report)
         klein(base, tensors, report)
+        dev(base, tensors)
         prompts(tensors, report)
         previews(report)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, base / "encodings.safetensors")

@@ -18,18 +18,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
-from fluxduel.tests.engine.flux2_encoders import make_vae, original_names
+from fluxduel.tests.engine.flux2_encoders import make_dev, make_vae, original_names
 from fluxduel.tests.engine.flux_encoders import randomise
 from fluxduel.tests.host import small_klein
-from fluxduel.tests.host.host_flux2 import CAPTIONS, LONG, pixels
+from fluxduel.tests.host.host_flux2 import CAPTIONS, DEV_CAPTIONS, LONG, pixels
 from fluxduel.tests.host.two_stage_graph import (
+    DECODE,
     ENCODERS,
     LATENTS,
+    PROMPT,
+    SAMPLE,
     SAVE,
+    SHOW_SAMPLES,
+    STAGE_1,
     Graph,
     lora_node,
     node,
     training_graph,
+    two_stage_graph,
     write_pictures,
 )
 from fluxduel.training.config import EncodersConfig
@@ -73,6 +79,7 @@ def from_host(tmp_path_factory: pytest.TempPathFactory) -> FromHost:
         pytest.skip(str(error))
     base = tmp_path_factory.mktemp("flux2")
     write_klein(base / "klein", folder)
+    make_dev(base / "dev", head_dim=small_klein.HEAD, num_attention_heads=2, num_key_value_heads=1)
     script = Path(__file__).with_name("host_flux2.py")
     done = subprocess.run([sys.executable, str(script), str(folder), str(base)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -114,6 +121,16 @@ def test_a_headless_run_reads_captions_as_the_graph_does(from_host: FromHost) ->
     whole, cut = from_host.tensors[f"klein_{len(CAPTIONS)}"], encoders.encode_prompt(LONG)[0]
     assert whole.shape[0] > 512
     torch.testing.assert_close(cut, whole[:512], atol=1e-4, rtol=1e-4)
+
+
+def test_a_headless_run_reads_devs_captions_as_the_host_reads_the_same_tokens(from_host: FromHost) -> None:
+    encoders = Flux2Encoders(from_host.base / "dev", EncodersConfig(precision="fp32"), "cpu")
+    for number, caption in enumerate(DEV_CAPTIONS):
+        expected = from_host.tensors[f"dev_{number}"]
+        embeds, _ = encoders.encode_prompt(caption)
+        assert embeds.shape == (512, expected.shape[1]) and not embeds[: -len(expected)].any()
+        torch.testing.assert_close(embeds[-len(expected) :], expected, atol=1e-4, rtol=1e-4)
+        print("dev's prompts differ by", (embeds[-len(expected) :] - expected).abs().max().item())
 
 
 def test_an_attention_mask_that_the_model_does_not_look_at_is_not_warned_of(from_host: FromHost) -> None:
@@ -167,7 +184,11 @@ def host(from_host: FromHost, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def klein_graph(from_host: FromHost) -> Graph:
-    graph = training_graph("pictures", steps=2)
+    """Stage 1, saved, and a picture from it."""
+    whole, graph = two_stage_graph("pictures"), training_graph("pictures", steps=2)
+    graph |= {key: whole[key] for key in (PROMPT, SAMPLE, DECODE, SHOW_SAMPLES)}
+    graph[SAMPLE]["inputs"]["flux_lora"] = [STAGE_1, 0]
+    graph[DECODE]["inputs"]["vae"] = [VAE, 0]
     graph["1"] = lora_node(checkpoint="klein-base.safetensors")
     graph[ENCODERS] = node("FluxDuelTestSmallKlein", {"folder": str(from_host.base / "klein")})
     graph[VAE] = node("VAELoader", {"vae_name": "flux2-vae.safetensors"})
@@ -183,6 +204,8 @@ def test_stage_1_trains_in_the_graph_from_klein_encodings(from_host: FromHost, h
     tensors = load_file(saved)
     changed = [name for name, tensor in tensors.items() if "lora_B" in name and tensor.any()]
     assert changed and all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert len(outputs[SHOW_SAMPLES]["images"]) == 4
+    assert "attention mask" not in str(outputs.get(SAMPLE))
 
 
 def test_the_tiny_bases_text_encoder_is_refused_before_anything_runs(from_host: FromHost, host: ComfyHost) -> None:
