@@ -142,6 +142,9 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=_step_counts, help="sampling steps, such as 4 or 4,25 (default: what the LoRA was trained for)"
     )
     parser.add_argument("--count", type=_number(1, 4096), default=1, help="pictures for each prompt (default: 1)")
+    parser.add_argument(
+        "--negative_prompt", default="", metavar="TEXT", help="what pictures are led away from where cfg is not 1"
+    )
     _add_sampling(parser, "pictures")
     parser.set_defaults(run=_sample)
 
@@ -161,6 +164,8 @@ def _sample(options: argparse.Namespace) -> int:
         count=options.count,
         seed=options.seed,
         guidance=options.guidance,
+        cfg=options.cfg,
+        negative_prompt=options.negative_prompt,
         sampler=options.sampler,
         folder=options.out or Path("pictures"),
     )
@@ -204,6 +209,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         pictures=options.pictures,
         seed=options.seed,
         guidance=options.guidance,
+        cfg=options.cfg,
         sampler=options.sampler,
         neighbours=options.neighbours,
         folder=options.out or Path(config.output.folder) / "evaluation",
@@ -284,6 +290,11 @@ def _add_sampling(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument(
         "--guidance", type=_guidance, default=3.5, help="FLUX-dev's guidance embedding while sampling (default: 3.5)"
     )
+    parser.add_argument(
+        "--cfg", type=_guidance, default=0.0,
+        help="classifier-free guidance away from the negative prompt; 1: off; 0: as the base needs it, 4 for FLUX.2 "
+        "and FLUX.3 klein base, else 1, and 1 at the few steps that stage 2 has trained a LoRA for (default: 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--sampler", choices=SAMPLERS, default=SAMPLERS[0],
         help="by ComfyUI's name (default: euler, for which stage 2 trains)",

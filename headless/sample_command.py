@@ -48,6 +48,8 @@ def sample_pictures(
     count: int,
     seed: int,
     guidance: float,
+    cfg: float,
+    negative_prompt: str,
     sampler: str,
     folder: Path,
 ) -> list[Path]:
@@ -72,6 +74,7 @@ def sample_pictures(
         check_writable(folder, [f"{len(prompts):02}-steps{max(counts)}{mark}-seed{seed + count}.png"])
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         encoded = [encoders.encode_prompt(prompt) for prompt in prompts]
+        negative = encoders.encode_prompt(negative_prompt)
         encoders.free()
         for embeds, pooled in encoded:
             check_prompt_fits(lora.base, embeds.shape[-1], pooled.shape[-1], "encoders.folder")
@@ -85,6 +88,8 @@ def sample_pictures(
             step_counts=counts,
             seeds=seeds,
             guidance=guidance,
+            cfg=cfg,
+            negative=negative,
             device=place.device,
             after_step=lambda done, total: progress.update(done, total, {}),
             solver=sampler,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..training.base.base_model import BaseLoader
 from ..training.base.families import PIXELS_PER_TOKEN
 from ..training.base.families.latent_space import LatentSpace
 from ..training.data.real_latents import RealLatents
@@ -32,9 +30,11 @@ from ..training.evidence.sample_lora import latent_side, sample_loras, shared_sp
 from ..training.evidence.sheet import Group, draw_sheet
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import TRAINED_SAMPLER
+from ..training.lora.usual_cfg import AS_USUAL, guided
 from ..training.step_counts import sampler_names, seeds, step_counts
 from . import host
 from .fits import check_prompt
+from .sampling import cfg_input, guidance_input, on_device
 from .sockets import FluxLoRASocket, RealLatentsSocket
 from .values import owned
 from .widgets import folded_input, supported
@@ -118,16 +118,7 @@ class CompareFluxLoRAs(io.ComfyNode):
                     tooltip="Seeds of the noise, with commas between them. Each gives a column for every number of "
                     "steps and sampler.",
                 ),
-                folded_input(
-                    io.Float.Input,
-                    "guidance",
-                    default=3.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=False,
-                    tooltip="FLUX-dev's guidance embedding while sampling. Ignored by bases without one.",
-                ),
+                guidance_input(folded=True),
                 folded_input(
                     io.Int.Input,
                     "width",
@@ -140,6 +131,16 @@ class CompareFluxLoRAs(io.ComfyNode):
                     **side,
                     tooltip="Height of the pictures in pixels, a multiple of 16. 0: that of most real_latents, or "
                     "1024.",
+                ),
+                cfg_input("negative_prompt"),
+                folded_input(
+                    io.String.Input,
+                    "negative_prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What pictures are led away from where cfg is not 1; a text needs clip. Empty: that of "
+                    "real_latents, or an empty text by clip.",
                 ),
             ],
             outputs=[
@@ -179,6 +180,8 @@ class CompareFluxLoRAs(io.ComfyNode):
         real_latents: RealLatents | None = None,
         clip: Any = None,
         vae: Any = None,
+        cfg: float = AS_USUAL,
+        negative_prompt: str = "",
         **others: FluxLoRA | None,
     ) -> io.NodeOutput:
         given = {"step_counts": step_counts, "samplers": samplers, "seeds": seeds}
@@ -198,23 +201,24 @@ class CompareFluxLoRAs(io.ComfyNode):
         for socket, (each, _) in asked.items():
             for embeds, pooled in (*each.prompts, *each.few_step_prompts):
                 check_prompt(each.lora.base, embeds, pooled, f"{NODE}: {socket}")
-        progress = host.Progress(str(cls.hidden.unique_id))
-
-        def sample_all(device: torch.device, load: BaseLoader) -> list[Tensor]:
-            return sample_loras(
-                [owned(each) for each, _ in asked.values()],
-                height=size[0],
-                width=size[1],
-                step_counts=lists["step_counts"],
-                solvers=lists["samplers"],
-                seeds=lists["seeds"],
-                guidance=guidance,
-                device=device,
-                after_step=progress.update_or_stop,
-                load=load,
-            )
-
-        latents = [each.flatten(1, 3) for each in host.with_device(sample_all)]
+        led = [lora for lora in loras.values() if guided(lora, lists["step_counts"], cfg)]
+        negative = book.negative(negative_prompt.strip()) if led else None
+        for lora in led:
+            check_prompt(lora.base, *negative, f"{NODE}: negative_prompt")
+        sampled = on_device(
+            cls,
+            sample_loras,
+            [owned(each) for each, _ in asked.values()],
+            height=size[0],
+            width=size[1],
+            step_counts=lists["step_counts"],
+            solvers=lists["samplers"],
+            seeds=lists["seeds"],
+            guidance=guidance,
+            cfg=cfg,
+            negative=negative,
+        )
+        latents = [each.flatten(1, 3) for each in sampled]
         places = [] if real_latents is None else real_cells(real_latents, texts, len(ways))
         compared = Compared(
             names=rows,
@@ -224,6 +228,7 @@ class CompareFluxLoRAs(io.ComfyNode):
             prompts=texts,
             columns=ways,
             guidance=guidance,
+            cfg=cfg,
             size=size,
             real=[[real_latents.samples[place].name for place in row if place is not None] for row in places],
         )

@@ -80,7 +80,7 @@ class EncodeRealLatents(io.ComfyNode):
                     tooltip="The pictures' names, for messages. From Load Dataset Images.",
                 ),
                 *widgets(DataConfig, FIRST, folded=FOLDED),
-                *widgets(DataConfig, ["preview_prompts"], optional=True),
+                *widgets(DataConfig, ["preview_prompts", "negative_prompt"], folded=["negative_prompt"], optional=True),
             ],
             outputs=[
                 RealLatentsSocket.Output(
@@ -150,6 +150,7 @@ class EncodeRealLatents(io.ComfyNode):
                 few_step_phrase=config.few_step_phrase,
                 practice_prompts=config.practice_prompts,
                 preview_prompts=config.preview_prompts,
+                negative_prompt=config.negative_prompt,
                 report=progress.update_or_stop,
             )
         folder = training_folder_of(cls.hidden.prompt or {}, str(cls.hidden.unique_id))

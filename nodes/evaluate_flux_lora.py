@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..training.base.base_model import BaseLoader
 from ..training.config import NEIGHBOURS
 from ..training.data.data_error import DataError
 from ..training.data.real_latents import RealLatents
 from ..training.evidence.evaluation import evaluate
-from ..training.evidence.evaluation_result import Evaluation
 from ..training.evidence.lora_names import changes_nothing, row_names
 from ..training.evidence.markdown import plain
 from ..training.evidence.training_log import TrainingLog
 from ..training.lora.adapter import FluxLoRA
+from ..training.lora.usual_cfg import AS_USUAL
 from ..training.lora.value import base_family
 from ..training.step_counts import step_counts as numbers_of
 from . import host
+from .sampling import cfg_input, guidance_input, on_device, sampler_input
 from .sockets import FluxLoRASocket, RealLatentsSocket, TrainingLogSocket
 from .values import owned
-from .widgets import sampler_input, supported
+from .widgets import supported
 
 NODE = "Evaluate FLUX LoRA"
 MOST_PICTURES = 1024
@@ -80,15 +79,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first picture's noise. The next have seed + 1, ...",
                 ),
-                io.Float.Input(
-                    "guidance",
-                    default=3.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=False,
-                    tooltip="FLUX-dev's guidance embedding while sampling. Ignored by bases without one.",
-                ),
+                guidance_input(),
                 io.Int.Input(
                     "pictures",
                     default=4,
@@ -110,6 +101,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
                     tooltip="The log of stage 2: the chart then also shows the score, and what else its watch has "
                     "measured, over the updates.",
                 ),
+                cfg_input("negative_prompt of Encode Real Latents"),
             ],
             outputs=[
                 io.Image.Output(
@@ -151,6 +143,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
         flux_lora_3: FluxLoRA | None = None,
         vae: Any = None,
         log: TrainingLog | None = None,
+        cfg: float = AS_USUAL,
     ) -> io.NodeOutput:
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
         from ..training.evidence.evaluation_plot import picture_sheet, plot_evaluation, was_watched
@@ -160,26 +153,21 @@ class EvaluateFluxLoRA(io.ComfyNode):
             host.check_vae(vae, NODE, base_family(flux_lora.base).space)
         others = {"flux_lora_2": flux_lora_2, "flux_lora_3": flux_lora_3}
         named = _named(flux_lora, {name: lora for name, lora in others.items() if lora is not None})
-        progress = host.Progress(str(cls.hidden.unique_id))
-
-        def evaluate_all(device: torch.device, load: BaseLoader) -> Evaluation:
-            return evaluate(
+        try:
+            evaluation = on_device(
+                cls,
+                evaluate,
                 [(name, owned(lora)) for name, _, lora in named],
                 owned(real_latents),
                 step_counts=counts,
                 count=count,
                 seed=seed,
                 guidance=guidance,
-                device=device,
+                cfg=cfg,
                 keep=pictures,
                 solver=sampler,
                 neighbours=neighbours,
-                after_step=progress.update_or_stop,
-                load=load,
             )
-
-        try:
-            evaluation = host.with_device(evaluate_all)
         except DataError as error:
             raise DataError(f"{NODE}: {error}") from error
         bases = {name: lora.base for name, _, lora in named}

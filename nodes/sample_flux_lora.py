@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..training.base.base_model import BaseLoader
 from ..training.base.families import PIXELS_PER_TOKEN
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.sampling_advice import departures
+from ..training.lora.usual_cfg import AS_USUAL, guided
 from ..training.lora.value import base_family
 from ..training.step_counts import step_counts
 from . import host
 from .conditioning import ignored_in, prompt_of
 from .fits import check_prompt
+from .sampling import cfg_input, guidance_input, on_device, sampler_input
 from .sockets import FluxLoRASocket
 from .values import owned
-from .widgets import sampler_input, supported
+from .widgets import supported
 
 NODE = "Sample FLUX LoRA"
 
@@ -63,17 +62,15 @@ class SampleFluxLoRA(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first picture's noise.",
                 ),
-                io.Float.Input(
-                    "guidance",
-                    default=3.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=False,
-                    tooltip="FLUX-dev's guidance embedding. Ignored by bases without one. A Flux Guidance node before "
-                    "this one has no effect.",
-                ),
+                guidance_input(" A Flux Guidance node before this one has no effect."),
                 sampler_input(),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="The negative prompt, for a cfg other than 1: what pictures are led away from. CLIP Text "
+                    "Encode of an empty text is usual.",
+                ),
+                cfg_input("negative"),
             ],
             outputs=[
                 io.Latent.Output(
@@ -102,6 +99,8 @@ class SampleFluxLoRA(io.ComfyNode):
         seed: int,
         guidance: float,
         sampler: str,
+        negative: Sequence[Any] | None = None,
+        cfg: float = AS_USUAL,
     ) -> io.NodeOutput:
         counts = step_counts(steps, f"{NODE}: steps")
         space = base_family(flux_lora.base).space
@@ -109,26 +108,34 @@ class SampleFluxLoRA(io.ComfyNode):
         latent_width = latent_side(width, space, f"{NODE}: width")
         prompt_embeds, pooled = prompt_of(conditioning, f"{NODE}: conditioning", space)
         check_prompt(flux_lora.base, prompt_embeds, pooled, f"{NODE}: conditioning")
-        progress = host.Progress(str(cls.hidden.unique_id))
-
-        def sample_all(device: torch.device, load: BaseLoader) -> Tensor:
-            return sample_lora(
-                owned(flux_lora),
-                [(prompt_embeds, pooled)],
-                height=latent_height,
-                width=latent_width,
-                step_counts=counts,
-                seeds=range(seed, seed + count),
-                guidance=guidance,
-                device=device,
-                after_step=progress.update_or_stop,
-                solver=sampler,
-                load=load,
+        given, away = {"conditioning": conditioning}, None
+        if guided(flux_lora, counts, cfg) and negative is None:
+            raise ValueError(
+                f"{NODE}: {flux_lora.base.name} is sampled with a cfg other than 1, which takes a negative prompt, and "
+                "negative is not connected. Connect CLIP Text Encode, of an empty text if there is nothing to be led "
+                "away from; or set cfg to 1."
             )
-
-        latents = space.denormalise(host.with_device(sample_all).flatten(0, 2))
+        if negative is not None:
+            given["negative"] = negative
+            away = prompt_of(negative, f"{NODE}: negative")
+            check_prompt(flux_lora.base, *away, f"{NODE}: negative")
+        latents = on_device(
+            cls,
+            sample_lora,
+            owned(flux_lora),
+            [(prompt_embeds, pooled)],
+            height=latent_height,
+            width=latent_width,
+            step_counts=counts,
+            seeds=range(seed, seed + count),
+            guidance=guidance,
+            cfg=cfg,
+            negative=away,
+            solver=sampler,
+        )
+        latents = space.denormalise(latents.flatten(0, 2))
         doubts = [
-            *ignored_in({"conditioning": conditioning}),
+            *ignored_in(given),
             *departures(flux_lora.provenance, sampler=sampler, step_counts=counts),
         ]
         warnings = "\n".join(f"Warning: {sentence}" for sentence in doubts)

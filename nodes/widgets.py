@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from ..training.config import SAMPLERS, Config
-from ..training.lora.sampling_advice import TRAINED_SAMPLER
+from ..training.config import Config
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 
@@ -76,14 +75,3 @@ def configuration(config: type[ConfigType], values: Mapping[str, Any]) -> Config
     Raises ``ValueError`` for a value out of range, which can only come in through a wire.
     """
     return config(**{field.name: values[field.name] for field in dataclasses.fields(config) if field.name in values})
-
-
-def sampler_input() -> io.Input:
-    """The sampler of a node that samples with LoRAs, by the host's names."""
-    return io.Combo.Input(
-        "sampler",
-        options=list(SAMPLERS),
-        default=TRAINED_SAMPLER,
-        tooltip="The sampler, by the host's name. A LoRA of stage 2 is trained for euler; one of stage 1 for any. heun "
-        "takes two evaluations a step. Levels are those of scheduler simple with ModelSamplingFlux for the size.",
-    )

@@ -225,6 +225,13 @@ class DataConfig(Config):
         shapes_result=False,
         lines=True,
     )
+    negative_prompt: str = option(
+        "",
+        "What previews, the watch and evaluations are led away from, where their cfg is not 1: FLUX.1 and distilled "
+        "models take none. Empty: the empty prompt.",
+        advanced=True,
+        lines=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +414,12 @@ class StageConfig(Config):
     preview_guidance: float = option(
         0.0,
         "Value of FLUX-dev's guidance embedding in previews. 0: that of training, or the usual 3.5 where that is 1.",
+        low=0.0, high=100.0, step=0.1, advanced=True, shapes_result=False,
+    )
+    preview_cfg: float = option(
+        0.0,
+        "Classifier-free guidance of previews: how far they are led from negative_prompt. Two passes a step. 1: off. "
+        "0: as the base needs it, 4 for FLUX.2 and FLUX.3 klein base, else 1; and 1 at the few steps of stage 2.",
         low=0.0, high=100.0, step=0.1, advanced=True, shapes_result=False,
     )
 
@@ -715,4 +728,11 @@ class AdversarialStageConfig(StageConfig):
         "of restoring noised training pictures: it then meets what it meets when sampled. Their flow loss holds to the "
         "LoRA at the start, whatever anchor is, which is one more pass. Without such prompts: none.",
         low=0.0, high=1.0, step=0.05, advanced=True,
+    )
+    watch_cfg: float = option(
+        1.0,
+        "Classifier-free guidance that the watch samples with, away from negative_prompt: two passes a step. 1: off, "
+        "as stage 2 trains. 4 or so for a base that needs it and more than 8 target_steps. Not at the few steps of "
+        "two_samplers.",
+        low=0.0, high=100.0, step=0.1, advanced=True,
     )

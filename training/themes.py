@@ -17,8 +17,8 @@ THEMES: dict[str, tuple[str, ...]] = {
         "practice_share", "step_share", "jump_steps", "few_step_guidance", "renoise", "renoise_mean", "renoise_std",
         "jump_renoise_mean",
     ),
-    "watch": ("validate_every", "watch", "watch_pictures", "watch_sampler"),
-    "preview": ("preview_steps", "preview_sampler", "preview_seed", "preview_guidance"),
+    "watch": ("validate_every", "watch", "watch_pictures", "watch_sampler", "watch_cfg"),
+    "preview": ("preview_steps", "preview_sampler", "preview_seed", "preview_guidance", "preview_cfg"),
     "memory": ("memory_limit_gb", "gradient_checkpointing", "streamed_share", "compile_blocks"),
     "saving": ("checkpoint_every", "keep_last", "keep_every"),
 }  # fmt: skip

@@ -25,6 +25,13 @@ def variant(path: str) -> str:
     return family_of(config).variant(config, _told(path))
 
 
+def usual_cfg(path: str) -> float:
+    """The classifier-free guidance that the checkpoint at ``path`` is sampled at, as far as ``variant`` tells."""
+    config = read_transformer_config(path)
+    family = family_of(config)
+    return family.usual_cfg(family.variant(config, _told(path)))
+
+
 def _told(path: str) -> str:
     if path == TINY_BASE:
         return ""

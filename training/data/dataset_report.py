@@ -49,6 +49,8 @@ def describe_dataset(
     if data.preview_prompts:
         example = quoted(data.preview_prompts[0].caption)
         lines.append(f"Preview prompts: {len(data.preview_prompts)}, such as {example}.")
+    if data.negative_prompt is not None:
+        lines.append(f"Negative prompt: {quoted(data.negative_prompt.caption)}.")
     lines.append(f"Training: {len(data.training)}. Held out: {len(data.held_out)}.")
     masked = sum(sample.masked for sample in data.samples)
     if masked:

@@ -53,6 +53,7 @@ def encode(
     few_step_phrase: str = "",
     practice_prompts: str = "",
     preview_prompts: str = "",
+    negative_prompt: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
     most_in_memory: int = MOST_IN_MEMORY,
 ) -> tuple[RealLatents, str]:
@@ -67,8 +68,8 @@ def encode(
     disk cache). ``report`` is called with (encodings done, encodings in all); what it raises ends the work, and the
     next call goes on from the cache. ``few_step_phrase`` has each caption, and the empty prompt, encoded
     ``with_phrase`` as well; empty: it has not. ``practice_prompts`` and ``preview_prompts`` are prompts without
-    pictures, one a line, the latter ``with_phrase`` as well. More than ``most_in_memory`` bytes of encodings are left
-    in the cache and read from there.
+    pictures, one a line, the latter ``with_phrase`` as well; ``negative_prompt`` is one more. More than
+    ``most_in_memory`` bytes of encodings are left in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures, and
@@ -94,7 +95,8 @@ def encode(
     plain = [*dict.fromkeys(captions), ""]
     few_step_shown = [with_phrase(phrase, caption) for caption in shown] if phrase else []
     few_step_all = [with_phrase(phrase, caption) for caption in plain]
-    captions_once = list(dict.fromkeys([*plain, *few_step_all, *practice, *shown, *few_step_shown]))
+    negative = negative_prompt.strip()
+    captions_once = list(dict.fromkeys([*plain, *few_step_all, *practice, *shown, *few_step_shown, negative]))
     distinct = {picture.identity: index for index, picture in enumerate(pictures)}
     ways = (False, True) if flip else (False,)
     total = len(captions_once) + len(distinct) * len(ways)
@@ -139,6 +141,8 @@ def encode(
         practice_fingerprint=digest(*(by_caption[caption].content for caption in practice)) if practice else "",
         preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in shown),
         few_step_preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in few_step_shown),
+        negative_prompt=make.prompt(negative, by_caption[negative]) if negative else None,
+        negative_fingerprint=by_caption[negative].content if negative else "",
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
     return data, describe_dataset(data, pictures, captions, kin, remarks, held_out_share, cached)

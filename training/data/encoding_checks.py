@@ -51,10 +51,11 @@ def texts_without_encoder(config: DataConfig, where: str) -> Iterator[str]:
             "phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or leave "
             "few_step_phrase empty and tell the few-step sampler by few_step_guidance."
         )
-    for name in ("practice_prompts", "preview_prompts"):
+    texts = {"practice_prompts": "are texts", "preview_prompts": "are texts", "negative_prompt": "is a text"}
+    for name, what in texts.items():
         if getattr(config, name).strip():
             yield (
-                f"{where}: {name} are texts, and conditioning holds prompts that are encoded already. Connect clip and "
+                f"{where}: {name} {what}, and conditioning holds prompts that are encoded already. Connect clip and "
                 f"captions instead of conditioning, or leave {name} empty."
             )
 

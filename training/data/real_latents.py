@@ -94,6 +94,9 @@ class RealLatents:
 
     ``preview_prompts`` are for pictures to look at, and no training notices them: no fingerprint has them. With a
     phrase, ``few_step_preview_prompts`` are the same with it at their front.
+
+    ``negative_prompt``: what samples at a ``cfg`` other than 1 are led away from; ``None``: from the empty prompt.
+    Only the watch may notice it, so that it has a fingerprint of its own, empty without one.
     """
 
     samples: tuple[LatentSample | StoredSample, ...]
@@ -108,6 +111,14 @@ class RealLatents:
     practice_fingerprint: str = ""
     preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     few_step_preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
+    negative_prompt: Prompt | StoredPrompt | None = None
+    negative_fingerprint: str = ""
+
+    @property
+    def negative(self) -> tuple[Tensor, Tensor]:
+        """The negative prompt's embeddings (L, D) and pooled ones (P,)."""
+        prompt = self.negative_prompt or self.empty_prompt
+        return prompt.prompt_embeds, prompt.pooled_prompt_embeds
 
     @functools.cached_property
     def training(self) -> tuple[int, ...]:

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..base.classifier_free import Prompt
 from ..data.real_latents import RealLatents, with_phrase
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS, TRAINED_SAMPLER, advice_of, departures
+from ..lora.usual_cfg import cfg_at
 from ..lora.value import base_family
 from ..step_counts import steps_text
 from . import markdown
 from .lora_names import changes_nothing, last_config, row_names
-from .sample_lora import Asked, Prompt
+from .sample_lora import Asked
 
 # Of the data's captions where no prompt is written: as many as stand beside each other with two columns each.
 MOST_CAPTIONS = 3
@@ -136,6 +138,12 @@ class PromptBook:
             )
         return found
 
+    def negative(self, text: str) -> Prompt:
+        """Of a negative prompt: the data's where ``text`` is empty and there are data. Raises as ``plain``."""
+        if text or self.data is None:
+            return self.plain(text)
+        return self.data.negative
+
     def few_step(self, phrase: str, text: str) -> Prompt | None:
         """``text`` with the phrase of a few-step sampler before it; ``None`` where that cannot be encoded."""
         return self._of_data_with(phrase, text) or self._by_encoder(with_phrase(phrase, text))
@@ -143,7 +151,8 @@ class PromptBook:
     def _of_data(self, text: str) -> Prompt | None:
         if self.data is None:
             return None
-        known = (*self.data.prompts, *self.data.practice_prompts)
+        negative = [self.data.negative_prompt] if self.data.negative_prompt else []
+        known = (*self.data.prompts, *self.data.practice_prompts, *negative)
         return next(((p.prompt_embeds, p.pooled_prompt_embeds) for p in known if p.caption == text), None)
 
     def _of_data_with(self, phrase: str, text: str) -> Prompt | None:
@@ -191,6 +200,8 @@ class Compared:
     prompts: Sequence[str]
     columns: Sequence[Column]
     guidance: float
+    cfg: float
+    """See ``cfg_at``."""
     size: tuple[int, int]
     """Height and width in latent pixels."""
     real: Sequence[Sequence[str]] = ()
@@ -201,16 +212,26 @@ class Compared:
         """What is the same in all columns, for the sheet's title."""
         factor = base_family(self.loras[0].base).space.factor
         height, width = (side * factor for side in self.size)
-        return [*headings(self.columns)[1], f"guidance {self.guidance:g}", f"{width} x {height}"]
+        cfgs = {cfg for own in self._cfgs() for cfg in own}
+        told = [f"cfg {cfg:g}" for cfg in cfgs if cfgs != {1.0}] if len(cfgs) == 1 else []
+        return [*headings(self.columns)[1], f"guidance {self.guidance:g}", *told, f"{width} x {height}"]
+
+    def _cfgs(self) -> list[list[float]]:
+        """Of each LoRA by column."""
+        return [[cfg_at(lora, column.steps, self.cfg) for column in self.columns] for lora in self.loras]
 
     def report(self, notes: Sequence[str] = ()) -> str:
         """Rows, columns, prompts and warnings as Markdown."""
         told_few = any(self.few) and any(column.steps <= FEW_STEPS for column in self.columns)
+        cfgs = [", ".join(f"{cfg:g}" for cfg in dict.fromkeys(own)) for own in self._cfgs()]
+        told_cfg = len({cfg for own in self._cfgs() for cfg in own}) > 1
         head = ["row", "input", "LoRA", "base", *([f"up to {FEW_STEPS} steps by"] if told_few else [])]
+        head += ["cfg"] if told_cfg else []
         rows = [
             [markdown.plain(name), f"`{socket}`", markdown.plain(_origin(lora)), markdown.plain(lora.base.name)]
             + ([markdown.plain(few) or "-"] if told_few else [])
-            for name, socket, lora, few in zip(self.names, self.sockets, self.loras, self.few, strict=True)
+            + ([cfg] if told_cfg else [])
+            for name, socket, lora, few, cfg in zip(self.names, self.sockets, self.loras, self.few, cfgs, strict=True)
         ]
         heads = ", ".join(head.replace("\n", " ") for head in headings(self.columns)[0])
         said = f"Columns: {heads}. All: {', '.join(self.same_words)}. Pictures of one column have the same noise."

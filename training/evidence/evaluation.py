@@ -18,6 +18,7 @@ from ..data.stored_latents import StoredPrompt
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS
+from ..lora.usual_cfg import AS_USUAL, cfg_at, guided
 from ..lora.value import at_strength
 from .evaluation_notes import notes_on_loras, notes_on_numbers
 from .evaluation_reals import Reals
@@ -41,6 +42,7 @@ def evaluate(
     seed: int,
     guidance: float,
     device: torch.device | str,
+    cfg: float = AS_USUAL,
     keep: int = 0,
     solver: str = "euler",
     neighbours: str = "off",
@@ -59,7 +61,8 @@ def evaluate(
 
     A LoRA that was last trained for two samplers is asked, at up to 8 steps, as it was trained to be for few: with the
     few-step prompts, where the data has them, and at its few-step guidance, where it has one. Otherwise prompts are
-    plain, at ``guidance``. The flow loss is at the guidance that the last LoRA was trained with, for all of them.
+    plain, at ``guidance``. ``cfg``: see ``cfg_at``; other than 1 it leads away from the data's negative prompt. The
+    flow loss is at the guidance that the last LoRA was trained with, for all of them.
 
     With fewer than 4 held-out pictures the distances are to the training pictures, and a note says so. ``keep`` samples
     of each result stay in it. ``after_step`` is called with the number of evaluations of the model so far and in all;
@@ -114,14 +117,17 @@ def evaluate(
 
     def on_base(reference: BaseReference) -> dict[tuple[str, Setting], Result]:
         height, width = reals.size
+        own = [lora for _, lora in loras if lora.base == reference]
+        led = any(guided(lora, counts, cfg) for lora in own)
+        asked_for = (*data.prompts, *([data.negative_prompt or data.empty_prompt] if led else []))
         base = load_for_sampling(
-            next(lora for _, lora in loras if lora.base == reference),
+            own[0],
             device,
             load,
             height=height,
             width=width,
-            tokens=max(prompt.length for prompt in data.prompts),
-            batch_size=pictures_at_once(space, height, width),
+            tokens=max(prompt.length for prompt in asked_for),
+            batch_size=(1 + led) * pictures_at_once(space, height, width),
         )
         found = {}
         for name, lora in loras:
@@ -135,13 +141,16 @@ def evaluate(
                 )
             for setting in [*main, *(beside if name == judged else ())]:
                 adapters.restore(base, at_strength(lora.tensors, setting.strength))
-                few_step, asked_guidance = _asked(lora, centre if setting.variation else setting.steps, guidance)
-                fake = _sample(base, data, reals, setting, seed, few_step, asked_guidance, count_step)
+                asked_steps = centre if setting.variation else setting.steps
+                few_step, asked_guidance = _asked(lora, asked_steps, guidance)
+                asked_cfg = cfg_at(lora, asked_steps, cfg)
+                fake = _sample(base, data, reals, setting, seed, few_step, asked_guidance, asked_cfg, count_step)
                 found[name, setting] = Result(
                     name=name,
                     bare=changes_nothing(lora),
                     steps=setting.steps,
                     guidance=asked_guidance,
+                    cfg=asked_cfg,
                     solver=setting.solver,
                     variation=setting.variation,
                     few_step=few_step,
@@ -194,6 +203,7 @@ def _sample(
     seed: int,
     few_step: bool,
     guidance: float,
+    cfg: float,
     after_step: Callable[[], None],
 ) -> Tensor:
     height, width = reals.size
@@ -208,6 +218,8 @@ def _sample(
             steps=setting.steps,
             seeds=[seed + place for place in places],
             guidance=guidance,
+            cfg=cfg,
+            negative=data.negative,
             batch_size=pictures_at_once(base.family.space, height, width),
             solver=setting.solver,
             after_step=after_step,

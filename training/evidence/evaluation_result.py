@@ -38,6 +38,8 @@ class Result:
     steps: int
     guidance: float
     """Given to the base while sampling."""
+    cfg: float
+    """Classifier-free guidance; 1: none."""
     solver: str
     """Sampled with, by the host's name."""
     variation: str
@@ -143,11 +145,23 @@ class Evaluation:
             f"{self.count} pictures of {width} x {height} a row, against {reals} pictures. Fréchet, patch SWD and "
             "spectrum are distances: better when smaller, down to the floor, which is real pictures against real ones. "
             f"High frequencies and diversity are best at 1. The sampler is {self.results[0].solver}. The held-out flow "
-            f"loss is at guidance {self.flow_guidance:g}."
+            f"loss is at guidance {self.flow_guidance:g}.{self._cfg_words()}"
         )
         said = [markdown.bullets([*map(markdown.plain, texts)]) for texts in (self.comparisons(), self.notes)]
         parts = (head, self.table(), *said)
         return "\n\n".join(part for part in parts if part)
+
+    def _cfg_words(self) -> str:
+        """Which LoRA was sampled at which ``cfg``; empty where none was guided."""
+        by_cfg: dict[float, list[str]] = {}
+        for result in self.results:
+            by_cfg.setdefault(result.cfg, []).append(f"{markdown.plain(result.name)} at {steps_text(result.steps)}")
+        if set(by_cfg) == {1.0}:
+            return ""
+        if len(by_cfg) == 1:
+            return f" Sampled at cfg {next(iter(by_cfg)):g}."
+        told = (f"cfg {cfg:g}: {', '.join(names)}" for cfg, names in by_cfg.items())
+        return f" Sampled at {'; '.join(told)}."
 
     def as_json(self) -> dict[str, Any]:
         """All but the latents, fit for JSON: what was not measured, or is not finite, is ``None``."""
@@ -173,6 +187,7 @@ def _json(result: Result) -> dict[str, Any]:
         "sampler": result.solver,
         "variation": result.variation,
         "guidance": result.guidance,
+        "cfg": result.cfg,
         "few_step": result.few_step,
         **_finite(asdict(result.measurement) | {"held_out_loss": result.held_out_loss}),
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base.base_model import BaseLoader, BaseReference
+from ..base.classifier_free import Prompt
 from ..base.families import PIXELS_PER_TOKEN
 from ..base.families.latent_space import LatentSpace
 from ..base.sampler import sample
@@ -17,13 +18,12 @@ from ..base.solvers import evaluations
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS
+from ..lora.usual_cfg import AS_USUAL, cfg_at, guided
 from ..lora.value import base_family
 from .sampling_base import load_for_sampling
 
 # As many pictures go through the base at once as fill one picture of 1024 x 1024: more gains no speed there.
 TOKENS_AT_ONCE = 4096
-
-Prompt = tuple[Tensor, Tensor]
 
 
 def latent_side(pixels: int, space: LatentSpace, where: str) -> int:
@@ -90,15 +90,18 @@ def sample_loras(
     guidance: float,
     device: torch.device | str,
     after_step: Callable[[int, int], None],
+    cfg: float = AS_USUAL,
+    negative: Prompt | None = None,
     load: BaseLoader | None = None,
 ) -> list[Tensor]:
     """For each LoRA latents (prompts, step counts, solvers, seeds, C, height, width) in model space, on the CPU.
 
     ``height`` and ``width`` in latent pixels. A seed's noise is the same for every LoRA, prompt, solver and number of
-    steps. ``solvers``: of ``solvers.SOLVERS``. LoRAs may have different bases: each base is loaded once, one at a time.
-    ``after_step`` is called with the number of evaluations of the model so far and in all; what it raises ends the
-    sampling. ``load``: where bases come from, ``load_base`` by default. Raises ``ValueError`` for LoRAs of different
-    latent spaces.
+    steps. ``solvers``: of ``solvers.SOLVERS``. ``cfg``: see ``cfg_at``; where that is not 1, pictures are led away from
+    the prompt ``negative``. LoRAs may have different bases: each base is loaded once, one at a time. ``after_step`` is
+    called with the number of evaluations of the model so far and in all; what it raises ends the sampling. ``load``:
+    where bases come from, ``load_base`` by default. Raises ``ValueError`` for LoRAs of different latent spaces, and as
+    ``sample``.
     """
     space = shared_space([each.lora for each in asked])
     at_once = min(len(seeds), pictures_at_once(space, height, width))
@@ -113,10 +116,12 @@ def sample_loras(
 
     def on_base(reference: BaseReference) -> dict[int, Tensor]:
         own = {place: each for place, each in enumerate(asked) if each.lora.base == reference}
-        tokens = max(len(embeds) for each in own.values() for embeds, _ in (*each.prompts, *each.few_step_prompts))
+        asked_for = [prompt for each in own.values() for prompt in (*each.prompts, *each.few_step_prompts)]
         first = next(iter(own.values()))
+        led = any(guided(each.lora, step_counts, cfg) for each in own.values())
+        tokens = max(len(embeds) for embeds, _ in (*asked_for, *([negative] if led and negative else [])))
         base = load_for_sampling(
-            first.lora, device, load, height=height, width=width, tokens=tokens, batch_size=at_once
+            first.lora, device, load, height=height, width=width, tokens=tokens, batch_size=(1 + led) * at_once
         )
         found = {}
         for place, each in own.items():
@@ -131,6 +136,8 @@ def sample_loras(
                     steps=steps,
                     seeds=seeds,
                     guidance=own_guidance,
+                    cfg=cfg_at(each.lora, steps, cfg),
+                    negative=negative,
                     batch_size=at_once,
                     solver=solver,
                     after_step=count_step,
@@ -158,6 +165,8 @@ def sample_lora(
     guidance: float,
     device: torch.device | str,
     after_step: Callable[[int, int], None],
+    cfg: float = AS_USUAL,
+    negative: Prompt | None = None,
     solver: str = "euler",
     load: BaseLoader | None = None,
 ) -> Tensor:
@@ -172,6 +181,8 @@ def sample_lora(
         guidance=guidance,
         device=device,
         after_step=after_step,
+        cfg=cfg,
+        negative=negative,
         load=load,
     )
     return pictures.squeeze(2)

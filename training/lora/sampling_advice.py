@@ -118,6 +118,13 @@ def departures(
     return said
 
 
+def few_step_trained(provenance: Sequence[Mapping[str, Any]], steps: int) -> bool:
+    """Whether sampling with so many steps is that of few which stage 2 has trained the LoRA for."""
+    config = _last_stage_2(provenance)
+    few = config is not None and (config.target == "two_samplers" or config.target_steps <= FEW_STEPS)
+    return few and steps <= FEW_STEPS
+
+
 def _trained_for(config: AdversarialStageConfig, count: int) -> bool:
     if config.target == "two_samplers":
         return True

@@ -26,6 +26,7 @@ _WORDS = {
     "precision": "the base's precision",
     "data": "the training data",
     "practice": "the practice prompts",
+    "negative": "the negative prompt",
     "lora": "the LoRA it starts from",
     "discriminator_weights": "the discriminator it goes on with",
 }
@@ -96,6 +97,11 @@ def fingerprint(
         else:
             # It decides nothing, and an earlier version's run does not have it.
             del parts["practice_share"]
+        if parts["watch_cfg"] == 1 or not parts["watch"]:
+            # As above.
+            del parts["watch_cfg"]
+        elif data.negative_fingerprint:
+            parts["negative"] = data.negative_fingerprint
         parts |= {f"discriminator.{name}": value for name, value in shaping(discriminator).items()}
         parts["discriminator_weights"] = identity(discriminator_weights or {})
     return Fingerprint(stage, parts, steps)

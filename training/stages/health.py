@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..base import sampler
 from ..base.base_model import FluxBase
+from ..base.classifier_free import passes
 from ..base.solvers import evaluations
 from ..config import AdversarialStageConfig
 from ..data.real_latents import LatentSample, Prompt, RealLatents, drawn
@@ -32,6 +33,7 @@ _FIRST_SEED = 1 << 32
 class _Sampler:
     steps: int
     guidance: float
+    cfg: float
     prompts: tuple[Prompt, ...]
 
 
@@ -64,6 +66,7 @@ class Examiner:
         if not self.possible:
             return
         self._batch_size, self._solver = config.batch_size, config.watch_sampler
+        self._negative = data.negative
         seen, masks = latents(training)
         self._fill = _means(seen, masks)
         self._space = FeatureSpace.fit(_within(seen, masks, self._fill))
@@ -78,17 +81,20 @@ class Examiner:
         self.masked = sum(data.samples[i].masked for i in training + held_out)
         plain = tuple(data.prompts[sample.prompt] for sample in pictures)
         few = tuple((data.few_step_prompts or data.prompts)[sample.prompt] for sample in pictures)
-        self._samplers = [_Sampler(config.target_steps, config.guidance, plain)]
+        self._samplers = [_Sampler(config.target_steps, config.guidance, config.watch_cfg, plain)]
         if len(judged_endpoints(config)) > 1:
             self._samplers = [
-                _Sampler(min(config.target_steps, FEW_STEPS), config.few_step_guidance or config.guidance, few),
-                _Sampler(ORDINARY_STEPS, config.guidance, plain),
+                _Sampler(min(config.target_steps, FEW_STEPS), config.few_step_guidance or config.guidance, 1.0, few),
+                _Sampler(ORDINARY_STEPS, config.guidance, config.watch_cfg, plain),
             ]
 
     @property
     def evaluations(self) -> int:
         """For how many pictures an examination evaluates the base, each time it is asked counted."""
-        return sum(evaluations(self._solver, wanted.steps) * len(wanted.prompts) for wanted in self._samplers)
+        return sum(
+            passes(wanted.cfg) * evaluations(self._solver, wanted.steps) * len(wanted.prompts)
+            for wanted in self._samplers
+        )
 
     def examine(self, base: FluxBase, held_out_loss: float | None, after_step: Callable[[], None]) -> Health:
         """The health of the LoRA on ``base``. Of two samplers the worse counts, and the mean score.
@@ -139,6 +145,8 @@ class Examiner:
                     steps=wanted.steps,
                     seeds=chosen,
                     guidance=wanted.guidance,
+                    cfg=wanted.cfg,
+                    negative=self._negative,
                     batch_size=self._batch_size,
                     solver=self._solver,
                     after_step=after_step,

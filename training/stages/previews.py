@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..base import sampler
+from ..base import sampler, variants
+from ..base.classifier_free import passes
 from ..base.solvers import evaluations
 from ..config import AdversarialStageConfig, StageConfig
 from ..data.real_latents import Prompt, RealLatents
@@ -33,6 +34,12 @@ class Sampling(NamedTuple):
     solver: str
     guidance: float
     few: bool = False
+    cfg: float = 1.0
+
+    @property
+    def passes(self) -> int:
+        """How often the base is evaluated for a picture."""
+        return passes(self.cfg) * evaluations(self.solver, self.steps)
 
 
 class Drawing(NamedTuple):
@@ -43,26 +50,30 @@ class Drawing(NamedTuple):
     sampling: Sampling
 
 
-def samplings(config: StageConfig) -> list[Sampling]:
+def samplings(config: StageConfig, base_cfg: float = 1.0) -> list[Sampling]:
     """How a LoRA of this stage is to be sampled with: in stage 2 as it is trained, which for two samplers is two ways.
 
-    Stage 1 leaves the sampler open; ``preview_steps`` and ``preview_sampler`` choose one.
+    Stage 1 leaves the sampler open; ``preview_steps`` and ``preview_sampler`` choose one. ``base_cfg``: what the base
+    is sampled at where ``preview_cfg`` leaves that open; a sampler of few steps that stage 2 trains for takes none.
     """
     guidance = config.preview_guidance or sampled_guidance(config.guidance)
-    ordinary = Sampling(config.preview_steps, config.preview_sampler, guidance)
+    ordinary = Sampling(
+        config.preview_steps, config.preview_sampler, guidance, cfg=config.preview_cfg or base_cfg
+    )
     if not isinstance(config, AdversarialStageConfig):
         return [ordinary]
     if len(judged_endpoints(config)) > 1:
         few = min(config.target_steps, FEW_STEPS)
         return [Sampling(few, TRAINED_SAMPLER, config.few_step_guidance or guidance, few=True), ordinary]
-    return [Sampling(config.target_steps, TRAINED_SAMPLER, guidance)]
+    usual = 1.0 if config.target_steps <= FEW_STEPS else base_cfg
+    return [Sampling(config.target_steps, TRAINED_SAMPLER, guidance, cfg=config.preview_cfg or usual)]
 
 
-def drawings(data: RealLatents, config: StageConfig) -> list[Drawing]:
+def drawings(data: RealLatents, config: StageConfig, base_cfg: float = 1.0) -> list[Drawing]:
     """The pictures of a preview, from the top of a sheet down. The same at each step.
 
     Of each of ``preview_prompts`` one; without any, of two captions, held-out pictures' first, or of one caption from
-    two noises.
+    two noises. ``base_cfg``: see ``samplings``.
     """
     plain, few = list(data.preview_prompts), list(data.few_step_preview_prompts)
     count = len(plain)
@@ -76,16 +87,22 @@ def drawings(data: RealLatents, config: StageConfig) -> list[Drawing]:
         Drawing((few if sampling.few and few else plain)[place % len(plain)], seed, sampling)
         for place in range(count)
         for seed in [config.preview_seed + place // len(plain)]
-        for sampling in samplings(config)
+        for sampling in samplings(config, base_cfg)
     ]
+
+
+def _of(stage: Stage) -> list[Drawing]:
+    return drawings(stage.data, stage.config, variants.usual_cfg(stage.start.base.path))
 
 
 def rows_of(stage: Stage) -> tuple[Row, ...]:
     """The drawings in words."""
     guided = stage.base.guidance_embeds
     rows = []
-    for prompt, seed, sampling in drawings(stage.data, stage.config):
+    for prompt, seed, sampling in _of(stage):
         guidance = f", guidance {sampling.guidance:g}" if guided else ""
+        if sampling.cfg != 1:
+            guidance += f", cfg {sampling.cfg:g}"
         steps = f"{sampling.steps} {'step' if sampling.steps == 1 else 'steps'}"
         rows.append(Row(prompt.caption, f"{steps}, {sampling.solver}{guidance}, seed {seed}"))
     return tuple(rows)
@@ -110,10 +127,12 @@ def draw(stage: Stage, after_step: Callable[[], None]) -> Tensor:
                 steps=sampling.steps,
                 seeds=[seed],
                 guidance=sampling.guidance,
+                cfg=sampling.cfg,
+                negative=data.negative,
                 solver=sampling.solver,
                 after_step=after_step,
             ).cpu()
-            for prompt, seed, sampling in drawings(data, stage.config)
+            for prompt, seed, sampling in _of(stage)
         ]
     return torch.cat(drawn)
 
@@ -128,6 +147,6 @@ def interval(stage: Stage) -> int:
     if config.preview_every != AUTOMATIC:
         return config.preview_every
     training = stage.training_evaluations(0) * config.batch_size * config.gradient_accumulation
-    one = sum(evaluations(each.sampling.solver, each.sampling.steps) for each in drawings(stage.data, config))
+    one = sum(each.sampling.passes for each in _of(stage))
     affordable = min(MOST, int(SHARE * training / one))
     return math.ceil(stage.total / (affordable - 1)) if affordable > 1 else 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fluxduel.tests.engine.conftest import make_data, practice_prompts, with_phrase
+from fluxduel.training.base.classifier_free import Prompt
 from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.evidence.comparison import (
@@ -23,7 +24,6 @@ from fluxduel.training.evidence.comparison import (
     real_cells,
     usual_size,
 )
-from fluxduel.training.evidence.sample_lora import Prompt
 from fluxduel.training.lora.adapter import FluxLoRA
 from fluxduel.training.step_counts import sampler_names, seeds, step_counts
 

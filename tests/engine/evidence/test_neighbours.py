@@ -166,7 +166,7 @@ def result(variation: str, patches: float, spectrum: float) -> Result:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Measurement)), 1.0)
     numbers |= {"patch_sliced_wasserstein": patches, "spectrum_distance": spectrum}
     return Result(
-        name="mine", bare=False, steps=4, guidance=1.0, solver="euler", variation=variation, few_step=False,
+        name="mine", bare=False, steps=4, guidance=1.0, cfg=1.0, solver="euler", variation=variation, few_step=False,
         measurement=Measurement(**numbers), held_out_loss=None, latents=torch.zeros(0),
     )  # fmt: skip
 

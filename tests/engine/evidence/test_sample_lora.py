@@ -13,6 +13,7 @@ from torch import Tensor
 from fluxduel.tests.device import DEVICE
 from fluxduel.training.base import sampler
 from fluxduel.training.base.base_model import load_base
+from fluxduel.training.base.families.flux1 import Flux1
 from fluxduel.training.evidence import sample_lora as module
 from fluxduel.training.evidence.sample_lora import Asked, sample_lora, sample_loras
 from fluxduel.training.lora import adapter
@@ -141,3 +142,50 @@ def test_a_lora_for_two_samplers_is_asked_otherwise_at_few_steps(start, data) ->
         [Asked(lora=start, prompts=plain, few_step_guidance=8.0)], solvers=("euler",), **options
     )
     torch.testing.assert_close(by_guidance[:, 0, 0], own(FEW_STEPS, plain, 8.0))
+
+
+def test_cfg_is_as_asked_or_as_the_base_needs_and_not_at_the_few_steps_of_stage_2(start, data, monkeypatch) -> None:
+    (negative,) = prompts_of(data, range(2, 3))
+    base = load_base(start.base, DEVICE)
+    adapter.attach(base, start)
+
+    def by_hand(cfg: float, steps: int) -> Tensor:
+        return sampler.sample(
+            base, data.prompts[0].prompt_embeds, data.prompts[0].pooled_prompt_embeds, height=4, width=6, steps=steps,
+            seeds=(5, 6, 7), guidance=3.0, cfg=cfg, negative=negative,
+        ).cpu()  # fmt: skip
+
+    def found(lora: adapter.FluxLoRA, **changes: Any) -> list[Tensor]:
+        return [*sampled(lora, data, step_counts=(3, 9), **changes)[0]]
+
+    def same(pictures: list[Tensor], *cfgs: float) -> bool:
+        expected = [by_hand(cfg, steps) for cfg, steps in zip(cfgs, (3, 9), strict=True)]
+        return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(pictures, expected, strict=True))
+
+    assert same(found(start), 1, 1) and same(found(start, negative=negative), 1, 1)
+    assert same(found(start, cfg=2.0, negative=negative), 2, 2)
+    monkeypatch.setattr(Flux1, "usual_cfg", lambda self, variant: 4.0)
+    assert same(found(start, negative=negative), 4, 4) and same(found(start, cfg=1.0), 1, 1)
+    config = {"target_steps": 4, "target": "target_steps", "few_step_guidance": 0.0}
+    few = dataclasses.replace(start, provenance=({"stage": "adversarial", "config": config},))
+    many = dataclasses.replace(start, provenance=({"stage": "adversarial", "config": config | {"target_steps": 12}},))
+    assert same(found(few, negative=negative), 1, 4) and same(found(many, negative=negative), 4, 4)
+    with pytest.raises(ValueError, match="cfg is 4, which takes a negative prompt"):
+        found(start)
+
+
+def test_room_is_counted_for_both_prompts(start, data, monkeypatch) -> None:
+    asked = []
+
+    def load(lora, *given, batch_size: int, tokens: int, **options):
+        asked.append((batch_size, tokens))
+        return load_base(lora.base, DEVICE)
+
+    monkeypatch.setattr(module, "load_for_sampling", load)
+    embeds, pooled = prompts_of(data, range(1))[0]
+    length = len(embeds)
+    longer = (torch.cat([embeds, embeds]), pooled)
+    sampled(start, data)
+    sampled(start, data, cfg=1.0, negative=longer)
+    sampled(start, data, cfg=2.0, negative=longer)
+    assert asked == [(3, length), (3, length), (6, 2 * length)]

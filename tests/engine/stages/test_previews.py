@@ -77,6 +77,37 @@ def test_pictures_are_sampled_as_the_lora_is_going_to_be(config: StageConfig, sa
     assert found == said
 
 
+@pytest.mark.parametrize(
+    ("config", "base_cfg", "cfgs"),
+    [
+        (STAGE_1, 1.0, [1.0]),
+        (STAGE_1, 4.0, [4.0]),
+        (dataclasses.replace(STAGE_1, preview_cfg=2.0), 4.0, [2.0]),
+        (STAGE_2, 4.0, [1.0]),
+        (dataclasses.replace(STAGE_2, preview_cfg=2.0), 4.0, [2.0]),
+        (dataclasses.replace(STAGE_2, target_steps=12), 4.0, [4.0]),
+        (dataclasses.replace(STAGE_2, target="two_samplers"), 4.0, [1.0, 4.0]),
+        (dataclasses.replace(STAGE_2, target="two_samplers", preview_cfg=2.0), 4.0, [1.0, 2.0]),
+    ],
+)
+def test_a_base_that_needs_cfg_has_it_but_for_the_few_steps_of_stage_2(
+    config: StageConfig, base_cfg: float, cfgs: list[float]
+) -> None:
+    assert [each.cfg for each in previews.samplings(config, base_cfg)] == cfgs
+
+
+def test_previews_are_led_from_the_negative_prompt_and_cost_twice_as_much(start, data) -> None:
+    led = dataclasses.replace(STAGE_1, preview_cfg=2.0)
+    one, other = (dataclasses.replace(data, negative_prompt=prompt) for prompt in (None, data.prompts[3]))
+    plain, empty, away = (previews.draw(made(start, *given), lambda: None)
+                          for given in ((one, STAGE_1), (one, led), (other, led)))  # fmt: skip
+    assert not torch.allclose(plain, empty) and not torch.allclose(empty, away)
+    assert torch.equal(plain, previews.draw(made(start, other, STAGE_1), lambda: None))
+    assert previews.rows_of(made(start, one, led))[0].how == "3 steps, heun, guidance 3.5, cfg 2, seed 0"
+    costs = [sum(each.sampling.passes for each in previews.drawings(data, config)) for config in (STAGE_1, led)]
+    assert costs[1] == 2 * costs[0] == 4 * evaluations("heun", 3)
+
+
 def test_each_row_says_what_it_is(start, data) -> None:
     stage = made(start, own_prompts(with_phrase(data)), dataclasses.replace(STAGE_2, target="two_samplers"))
     few, many = "4 steps, euler, guidance 3.5, seed 0", "8 steps, euler, guidance 3.5, seed 0"

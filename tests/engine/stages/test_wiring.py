@@ -81,6 +81,7 @@ STAGE_2_ALONE: Cases = {
     "watch": ({"validate_every": 3, "watch_pictures": 4, "target_steps": 1, "learning_rate": 0.1}, True, False),
     "watch_pictures": ({"watch": True, "validate_every": 3, "target_steps": 1}, 4, 5),
     "watch_sampler": ({"watch": True, "validate_every": 3, "target_steps": 2, "watch_pictures": 4}, "euler", "heun"),
+    "watch_cfg": ({"watch": True, "validate_every": 3, "target_steps": 2, "watch_pictures": 4}, 1.0, 3.0),
     "jump_renoise_mean": ({"target": "jump"}, 0.0, 1.0),
     "step_share": ({"target": "x0"}, 0.0, 1.0),
     "anchor": ({"steps": 3}, "pictures", "start"),
@@ -114,7 +115,7 @@ OF_THE_JUDGE: Cases = {
 # What leaves the result as it is. Each has a test of its own below.
 NO_RESULT = {
     "gradient_checkpointing", "preview_every", "preview_steps", "preview_sampler", "preview_seed", "preview_guidance",
-    "checkpoint_every", "keep_last", "keep_every", "streamed_share", "compile_blocks", "memory_limit_gb",
+    "preview_cfg", "checkpoint_every", "keep_last", "keep_every", "streamed_share", "compile_blocks", "memory_limit_gb",
 }  # fmt: skip
 
 
@@ -196,7 +197,7 @@ def test_every_option_of_stage_1_changes_the_lora(outcome, option: str) -> None:
 def test_every_option_of_stage_2_changes_the_lora(outcome, option: str) -> None:
     extra, *values = {**BOTH_STAGES, **STAGE_2_ALONE}[option]
     runs = [outcome(*configured({**extra, option: value}, of_judge=False)) for value in values]
-    if option in ("watch_pictures", "watch_sampler"):
+    if option in ("watch_pictures", "watch_sampler", "watch_cfg"):
         # They change the LoRA where a decision hangs on them; the numbers that are decided on show it always.
         assert runs[0][1][0]["diversity"] != runs[1][1][0]["diversity"]
         return
@@ -269,7 +270,9 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
         ),
         "memory_limit_gb": ({"memory_limit_gb": 1.0}, lambda seen, _: seen.notes[0][1].startswith("Memory: ")),
     }
-    assert set(changes) | {"preview_steps", "preview_sampler", "preview_seed", "preview_guidance"} == NO_RESULT
+    of_previews = ({"preview_steps": 1}, {"preview_sampler": "heun"}, {"preview_seed": 1}, {"preview_guidance": 1.0},
+                   {"preview_cfg": 2.0})  # fmt: skip
+    assert set(changes).union(*of_previews) == NO_RESULT
     for name, (change, as_wanted) in changes.items():
         lora, seen, kept = in_folder(start, data, tmp_path / name, **{"checkpoint_every": 0, **change})
         assert as_wanted(seen, kept), (name, kept)
@@ -279,7 +282,7 @@ def test_options_of_the_run_reach_the_run_and_leave_the_lora_as_it_is(start, dat
     pictures = [
         in_folder(start, data, tmp_path / str(number), **usual | change)[1].previews[0]
         for number, change in enumerate(
-            ({}, {"preview_steps": 1}, {"preview_sampler": "heun"}, {"preview_seed": 1}, {"preview_guidance": 1.0})
+            ({}, *of_previews)
         )
     ]
     assert not any(torch.allclose(pictures[0], other) for other in pictures[1:])

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "few_step_phrase": ("fast", lambda data: len(data.few_step_prompts)),
     "practice_prompts": ("a cat\na dog", lambda data: len(data.practice_prompts)),
     "preview_prompts": ("a cat\na dog", lambda data: len(data.preview_prompts)),
+    "negative_prompt": ("blurred", lambda data: data.negative[0].sum()),
 }
 
 
@@ -45,8 +46,11 @@ def test_every_option_changes_the_dataset_and_tells_it_apart(option: str) -> Non
     one, other = encoded(SMALL), encoded(dataclasses.replace(SMALL, **{option: value}))
     assert seen(one) != seen(other)
     # Stage 1 does not look at practice prompts, and need not be trained anew for them.
-    # Nor has any stage to be trained anew for other preview prompts.
-    assert (one.fingerprint != other.fingerprint) == (option not in ("practice_prompts", "preview_prompts"))
+    # Nor has any stage to be trained anew for other preview prompts, and for another negative prompt only where the
+    # watch is led by it.
+    unnoticed = ("practice_prompts", "preview_prompts", "negative_prompt")
+    assert (one.fingerprint != other.fingerprint) == (option not in unnoticed)
+    assert (one.negative_fingerprint != other.negative_fingerprint) == (option == "negative_prompt")
     assert (one.practice_fingerprint != other.practice_fingerprint) == (option == "practice_prompts")
     again = encoded(SMALL)
     assert again.fingerprint == one.fingerprint and seen(again) == seen(one)
@@ -110,3 +114,16 @@ def test_practice_prompts_beside_masks_are_warned_of() -> None:
     assert "Warning: practice_prompts do not go with masks, and 1 pictures have one" in report
     assert "practice_prompts do not go" not in run(images, practice_prompts="a cat")[1]
     assert "practice_prompts do not go" not in run(images, masks=[torch.ones(64, 64), None])[1]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_negative_prompt_is_encoded_once_and_the_empty_one_stands_in(tmp_path: Path, in_memory: bool) -> None:
+    encoders, images = Encoders(), [picture(seed) for seed in range(2)]
+    room = {"cache_folder": tmp_path, "most_in_memory": 2**30 if in_memory else 0}
+    data, report = run(images, encoders=encoders, negative_prompt=" caption 1 ", **room)
+    assert encoders.prompts.count("caption 1") == 1 and "Negative prompt: 'caption 1'." in report
+    assert torch.equal(data.negative[0], data.prompts[1].prompt_embeds)
+    assert torch.equal(data.negative[1], data.prompts[1].pooled_prompt_embeds)
+    plain, report = run(images, **room)
+    assert plain.negative_prompt is None and "Negative" not in report
+    assert torch.equal(plain.negative[0], plain.empty_prompt.prompt_embeds)

@@ -144,3 +144,17 @@ def test_what_an_earlier_version_knew_differs_by_name(start) -> None:
     assert of(start).differences({**parts, "gone": 1}) == ["gone (was 1, now None)"]
     del parts["seed"]
     assert of(start).differences(parts) == ["seed (was None, now 0)"]
+
+
+def test_the_negative_prompt_tells_runs_apart_where_the_watch_is_led_by_it(start) -> None:
+    data = dataclasses.replace(PRACTISING, negative_fingerprint="other")
+
+    def words(**changes: Any) -> list[str]:
+        config = dataclasses.replace(CONFIGS["adversarial"], **changes)
+        return of(start, config=config, data=data).differences(of(start, config=config).parts)
+
+    assert words(watch_cfg=4.0) == ["the negative prompt"]
+    assert words() == words(watch_cfg=4.0, watch=False) == []
+    assert of(start, "diffusion", data=data).differences(of(start, "diffusion").parts) == []
+    # A run of a version without the option goes on.
+    assert "watch_cfg" not in of(start).parts

@@ -123,6 +123,10 @@ class Family(ABC):
     def variant(self, config: Mapping[str, Any], told: str) -> str:
         """Which of the models that share this architecture it is, as far as ``told`` (its name and notes) tells."""
 
+    def usual_cfg(self, variant: str) -> float:
+        """The classifier-free guidance that its makers sample this ``variant`` at; 1: none."""
+        return 1.0
+
     @abstractmethod
     def notes(self, config: Mapping[str, Any]) -> dict[str, str]:
         """What the metadata of a LoRA file call the model, in Stability's modelspec and by kohya's keys."""

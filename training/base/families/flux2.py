@@ -24,6 +24,8 @@ MLP_RATIO = 3.0
 USUAL_STEPS = 50
 # Above it the shift depends on the tokens alone.
 MOST_TOKENS_BY_STEPS = 4300
+# What diffusers' pipeline and ComfyUI's template sample a base at is 4 and 5.
+BASE_CFG = 4.0
 
 _DOUBLE = r"transformer_blocks\.\d+\."
 _SINGLE = r"single_transformer_blocks\.\d+\."
@@ -124,6 +126,10 @@ class Flux2(Family):
             "ss_network_module": "networks.lora_flux_2",
             "ss_base_model_version": f"flux_2_{model.replace(' ', '_')}",
         }
+
+    def usual_cfg(self, variant: str) -> float:
+        """A base was never distilled to answer as if it were guided."""
+        return BASE_CFG if variant.endswith("base") else 1.0
 
     def recognises(self, layout: Layout) -> bool:
         return any(layout.has(module) for module in _OWN)

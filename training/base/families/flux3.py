@@ -26,6 +26,8 @@ THETA = 10000
 MLP_RATIO = 3.0
 # sigma -> SHIFT sigma / (1 + (SHIFT - 1) sigma), whatever the picture's size and the number of steps.
 SHIFT = 6.93
+# diffusers' pipeline samples the base at 3.5 to 4.
+USUAL_CFG = 4.0
 # Of the picture's rows and columns.
 ROPE_SCALE = 0.5
 
@@ -98,6 +100,9 @@ class Flux3(Family):
             "modelspec.architecture": "Flux.3-image-klein/lora",
             "ss_base_model_version": "flux_3_image_klein",
         }
+
+    def usual_cfg(self, variant: str) -> float:
+        return USUAL_CFG
 
     def recognises(self, layout: Layout) -> bool:
         return any(layout.has(module) for module in _OWN)
