@@ -14,7 +14,8 @@ from ..training.evidence.picture_files import free_path, single_pictures
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
-from ..training.lora.sampling_advice import ORDINARY_STEPS, TRAINED_SAMPLER, advice_of, departures
+from ..training.lora.sampling_advice import ORDINARY_STEPS, TRAINED_SAMPLER, departures
+from ..training.lora.usual_cfg import advice_for
 from ..training.lora.value import base_family
 from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
@@ -104,10 +105,10 @@ def sample_pictures(
                 for own_seed, picture in zip(seeds, single_pictures(encoders.decode(batch)), strict=True):
                     paths.append(free_path(folder / f"{number:02}-steps{steps}{mark}-seed{own_seed}.png"))
                     picture.save(paths[-1])
-    advice, _ = advice_of(lora.provenance)
+    advice, _ = advice_for(lora)
     written = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
     say(f"Wrote {written} to {folder}, the first is {paths[0].name}. {advice}".rstrip())
-    for sentence in departures(lora.provenance, sampler=sampler, step_counts=counts):
+    for sentence in departures(lora.provenance, sampler=sampler, step_counts=counts, cfg=cfg or 1.0):
         say(f"Warning: {sentence}")
     return paths
 

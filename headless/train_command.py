@@ -24,7 +24,7 @@ from ..training.failure_words import in_words
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.files import doubts
-from ..training.lora.sampling_advice import advice_of
+from ..training.lora.usual_cfg import advice_for
 from ..training.runs import run_directory
 from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable, leaving_nothing
 from ..training.runs.run_directory import Fingerprint
@@ -103,7 +103,7 @@ def train(config: RunConfig) -> Path:
             result = run.stage(print_, lora, stage, encoders)
             path = run.save(result.lora, config.output.name)
             news = [text for text in delivered(result.log) if text not in run.told]
-            run.say("\n".join([advice_of(result.lora.provenance)[0], *news]))
+            run.say("\n".join([advice_for(result.lora)[0], *news]))
         return path
 
 

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
-from ..training.lora.sampling_advice import advice_of, departures
+from ..training.lora.sampling_advice import departures
+from ..training.lora.usual_cfg import advice_for
 from . import host
 from .sockets import FluxLoRASocket
 
@@ -41,7 +42,7 @@ class ApplyFluxLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, flux_lora: FluxLoRA, strength: float) -> io.NodeOutput:
         patched = host.apply_lora(model, adapters.file_tensors(flux_lora), strength, flux_lora.base)
-        advice, _ = advice_of(flux_lora.provenance)
+        advice, _ = advice_for(flux_lora)
         doubts = [f"Warning: {sentence}" for sentence in departures(flux_lora.provenance, strength=strength)]
         text = "\n".join(filter(None, [advice, *doubts]))
         return io.NodeOutput(patched, ui=host.text_ui(text) if text else None)

@@ -101,6 +101,12 @@ class EvaluateFluxLoRA(io.ComfyNode):
                     tooltip="The log of stage 2: the chart then also shows the score, and what else its watch has "
                     "measured, over the updates.",
                 ),
+                FluxLoRASocket.Input(
+                    "sampling_base",
+                    optional=True,
+                    tooltip="Sample all on the base of this one, from Load FLUX LoRA: the sibling that the LoRAs will "
+                    "be used on, such as the distilled model of the same size. Its own LoRA does not count.",
+                ),
                 cfg_input("negative_prompt of Encode Real Latents"),
             ],
             outputs=[
@@ -143,6 +149,7 @@ class EvaluateFluxLoRA(io.ComfyNode):
         flux_lora_3: FluxLoRA | None = None,
         vae: Any = None,
         log: TrainingLog | None = None,
+        sampling_base: FluxLoRA | None = None,
         cfg: float = AS_USUAL,
     ) -> io.NodeOutput:
         # Here and not above: drawing brings in matplotlib, which would slow every start of the host.
@@ -164,13 +171,14 @@ class EvaluateFluxLoRA(io.ComfyNode):
                 seed=seed,
                 guidance=guidance,
                 cfg=cfg,
+                sampling_base=sampling_base and sampling_base.base,
                 keep=pictures,
                 solver=sampler,
                 neighbours=neighbours,
             )
         except DataError as error:
             raise DataError(f"{NODE}: {error}") from error
-        bases = {name: lora.base for name, _, lora in named}
+        bases = {name: (sampling_base or lora).base for name, _, lora in named}
         sheet = picture_sheet(evaluation, lambda result: host.picture_decoder(vae, bases[result.name])(result.latents))
         sources = ", ".join(f"{plain(name)} is {socket} ({plain(lora.base.name)})" for name, socket, lora in named)
         unwatched = NOT_WATCHED if log is not None and not was_watched(log) else ""

@@ -136,7 +136,7 @@ class SampleFluxLoRA(io.ComfyNode):
         latents = space.denormalise(latents.flatten(0, 2))
         doubts = [
             *ignored_in(given),
-            *departures(flux_lora.provenance, sampler=sampler, step_counts=counts),
+            *departures(flux_lora.provenance, sampler=sampler, step_counts=counts, cfg=cfg or 1.0),
         ]
         warnings = "\n".join(f"Warning: {sentence}" for sentence in doubts)
         return io.NodeOutput({"samples": latents}, ui=host.text_ui(warnings) if warnings else None)

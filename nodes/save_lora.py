@@ -15,7 +15,7 @@ from ..training.failure_words import reason
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA, LoRAError
 from ..training.lora.files import FORMATS, doubts
-from ..training.lora.sampling_advice import advice_of
+from ..training.lora.usual_cfg import advice_for
 from . import host
 from .sockets import FluxLoRASocket
 from .widgets import folded_input, supported
@@ -91,7 +91,7 @@ class SaveLoRA(io.ComfyNode):
             message += "\nThis LoRA is untrained: it changes nothing. Did you connect a stage's output?"
             log.warning(message)
         else:
-            advice, _ = advice_of(flux_lora.provenance)
+            advice, _ = advice_for(flux_lora)
             message += f"\n{advice}" if advice else ""
             log.info(message)
         for doubt in doubts(flux_lora, format):

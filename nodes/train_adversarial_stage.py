@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..training.config import AdversarialStageConfig
 from ..training.data.real_latents import RealLatents
 from ..training.lora.adapter import FluxLoRA
-from ..training.lora.sampling_advice import advice_of
+from ..training.lora.usual_cfg import advice_for
 from ..training.runs.fingerprints import fingerprint
 from ..training.runs.train_stages import train_adversarial_stage
 from ..training.stages.discriminator_files import DiscriminatorFileError
@@ -105,5 +105,5 @@ class TrainAdversarialStage(io.ComfyNode):
         # Where the LoRA was sampled with, the last note says which state is delivered.
         watched = any("score" in record for record in result.log.records)
         delivered = [text for _, text in result.log.notes[-1:] if watched]
-        advice = "\n".join([advice_of(result.lora.provenance)[0], *delivered])
+        advice = "\n".join([advice_for(result.lora)[0], *delivered])
         return io.NodeOutput(result.lora, result.log, advice, ui=host.text_ui(advice))

@@ -257,7 +257,7 @@ class Compared:
         return [
             f"{name}: {sentence}"
             for name, lora in zip(self.names, self.loras, strict=True)
-            for sentence in departures(lora.provenance, sampler=sampler, step_counts=counts)
+            for sentence in departures(lora.provenance, sampler=sampler, step_counts=counts, cfg=self.cfg or 1.0)
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..data.stored_latents import StoredPrompt
 from ..lora import adapter as adapters
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import FEW_STEPS
+from ..lora.sibling import on_sibling
 from ..lora.usual_cfg import AS_USUAL, cfg_at, guided
 from ..lora.value import at_strength
 from .evaluation_notes import notes_on_loras, notes_on_numbers
@@ -31,6 +33,7 @@ from .sampling_base import load_for_sampling
 
 # Of the held-out pictures, for the flow loss: one that is steady to a percent.
 MOST_HELD_OUT = 256
+SAMPLED_ON = "All are sampled on {}. Their flow loss is that on the base they were trained on."
 
 
 def evaluate(
@@ -43,6 +46,7 @@ def evaluate(
     guidance: float,
     device: torch.device | str,
     cfg: float = AS_USUAL,
+    sampling_base: BaseReference | None = None,
     keep: int = 0,
     solver: str = "euler",
     neighbours: str = "off",
@@ -55,6 +59,9 @@ def evaluate(
     of the training pictures, over and over. Pictures have one size, the one that most of the data has. A LoRA whose B
     is zero stands for its base. The LoRA to be judged comes last: ``Evaluation.comparisons`` are about it. LoRAs may
     have different bases; each base is loaded once, one at a time. ``solver``: one of ``solvers.SOLVERS``, for all.
+
+    ``sampling_base``: the sibling of the LoRAs' bases that all are sampled on, in place of their own; the flow loss
+    stays that on their own.
 
     ``neighbours`` (``on``, ``off``, or ``auto``: where they take no longer than all the rest) are of the last LoRA,
     at the number of steps that it was trained for, or else the fewest: see ``neighbours.around``.
@@ -115,9 +122,13 @@ def evaluate(
         done += 1
         after_step(done, total)
 
-    def on_base(reference: BaseReference) -> dict[tuple[str, Setting], Result]:
+    drawn = {name: on_sibling(lora, sampling_base, name) if sampling_base else lora for name, lora in loras}
+    losses: dict[str, float] = {}
+    found: dict[tuple[str, Setting], Result] = {}
+
+    def on_base(reference: BaseReference) -> None:
         height, width = reals.size
-        own = [lora for _, lora in loras if lora.base == reference]
+        own = [lora for lora in (*drawn.values(), *(lora for _, lora in loras)) if lora.base == reference]
         led = any(guided(lora, counts, cfg) for lora in own)
         asked_for = (*data.prompts, *([data.negative_prompt or data.empty_prompt] if led else []))
         base = load_for_sampling(
@@ -129,16 +140,16 @@ def evaluate(
             tokens=max(prompt.length for prompt in asked_for),
             batch_size=(1 + led) * pictures_at_once(space, height, width),
         )
-        found = {}
         for name, lora in loras:
+            if held_out_evaluations and lora.base == reference:
+                adapters.attach(base, lora)
+                losses[name] = held_out_flow_loss(
+                    base, data, flow_guidance, batch_size=at_once, most=MOST_HELD_OUT, after_step=count_step
+                )
+            lora = drawn[name]
             if lora.base != reference:
                 continue
             adapters.attach(base, lora)
-            loss = None
-            if held_out_evaluations:
-                loss = held_out_flow_loss(
-                    base, data, flow_guidance, batch_size=at_once, most=MOST_HELD_OUT, after_step=count_step
-                )
             for setting in [*main, *(beside if name == judged else ())]:
                 adapters.restore(base, at_strength(lora.tensors, setting.strength))
                 asked_steps = centre if setting.variation else setting.steps
@@ -155,16 +166,19 @@ def evaluate(
                     variation=setting.variation,
                     few_step=few_step,
                     measurement=reals.measure(fake),
-                    held_out_loss=loss if setting.strength == 1 else None,
+                    held_out_loss=None,
                     latents=fake[:keep].clone(),
                 )
-        return found
 
-    found: dict[tuple[str, Setting], Result] = {}
-    for reference in dict.fromkeys(lora.base for _, lora in loras):
-        found |= on_base(reference)
-    results = tuple(found[name, setting] for name in names for setting in main)
-    others = tuple(found[judged, setting] for setting in beside)
+    measured = [lora.base for _, lora in loras] if held_out_evaluations else []
+    for reference in dict.fromkeys([*measured, *(lora.base for lora in drawn.values())]):
+        on_base(reference)
+
+    def result(name: str, setting: Setting) -> Result:
+        return replace(found[name, setting], held_out_loss=losses.get(name) if setting.strength == 1 else None)
+
+    results = tuple(result(name, setting) for name in names for setting in main)
+    others = tuple(result(judged, setting) for setting in beside)
     floor = reals.floor()
     return Evaluation(
         results=results,
@@ -181,6 +195,7 @@ def evaluate(
         notes=(
             *notes_on_numbers(reals, count, floor),
             *notes_on_loras(loras, data, results),
+            *([SAMPLED_ON.format(sampling_base.name)] if sampling_base else []),
             *notes_on_neighbours(found[judged, main[counts.index(centre)]], others),
             *([LEFT_OUT] if left_out else []),
         ),

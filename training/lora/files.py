@@ -21,7 +21,7 @@ from ..failure_words import reason
 from ..readable import readable
 from .alphas import PEFT_METADATA, PEFT_PREFIX
 from .packing import file_layers, pack
-from .sampling_advice import advice_of
+from .usual_cfg import advice_for
 from .value import FluxLoRA, LoRAError, at_strength, base_family, module_names
 
 FORMATS = ("diffusers", "kohya")
@@ -117,7 +117,7 @@ def file_metadata(lora: FluxLoRA, title: str, format: str = FORMATS[0]) -> dict[
     if layout_of(lora, format).alpha:
         # Elsewhere a reader would apply it once more.
         metadata["ss_network_dim"], metadata["ss_network_alpha"] = str(lora.config.rank), str(lora.config.alpha)
-    hint, phrase = advice_of(lora.provenance)
+    hint, phrase = advice_for(lora)
     if hint:
         metadata["modelspec.usage_hint"] = hint
     if phrase:

@@ -99,10 +99,11 @@ def departures(
     sampler: str = TRAINED_SAMPLER,
     step_counts: Sequence[int] = (),
     strength: float = 1.0,
+    cfg: float = 1.0,
 ) -> list[str]:
     """In what sampling so departs from what stage 2 has trained the LoRA for, in sentences; none for other LoRAs.
 
-    ``step_counts``: all that are sampled with, of which one is enough.
+    ``step_counts``: all that are sampled with, of which one is enough. ``cfg``: at few steps.
     """
     config = _last_stage_2(provenance)
     if config is None:
@@ -113,6 +114,8 @@ def departures(
     if step_counts and not any(_trained_for(config, count) for count in step_counts):
         counts = ", ".join(map(str, step_counts))
         said.append(f"This LoRA was trained for {_steps(config.target_steps)}; {counts} may spoil it.")
+    if cfg != 1 and any(few_step_trained(provenance, count) for count in step_counts):
+        said.append(f"This LoRA was trained for cfg 1 at few steps; {cfg:g} may spoil it.")
     if strength not in (0.0, 1.0):
         said.append(f"This LoRA was trained at strength 1.0; {strength:g} may spoil it.")
     return said

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..base import variants
-from .sampling_advice import few_step_trained
+from ..base.checkpoint_files import read_transformer_config
+from ..base.errors import BaseModelError
+from ..base.families import family_of
+from .sampling_advice import FEW_STEPS, advice_of, few_step_trained
 from .value import FluxLoRA
 
 # In place of a value: what the LoRA and its base are for.
@@ -26,3 +29,24 @@ def cfg_at(lora: FluxLoRA, steps: int, cfg: float) -> float:
 def guided(lora: FluxLoRA, step_counts: Iterable[int], cfg: float) -> bool:
     """Whether any of these numbers of steps takes a negative prompt, and twice the batch with it."""
     return any(cfg_at(lora, steps, cfg) != 1 for steps in step_counts)
+
+
+def advice_for(lora: FluxLoRA) -> tuple[str, str]:
+    """``advice_of`` the LoRA, with its ``cfg`` for a base without a guidance embedding, and its trigger phrase."""
+    advice, phrase = advice_of(lora.provenance)
+    return advice + (_cfg_words(lora) if advice else ""), phrase
+
+
+def _cfg_words(lora: FluxLoRA) -> str:
+    try:
+        config = read_transformer_config(lora.base.path)
+        usual = variants.usual_cfg(lora.base.path)
+    except BaseModelError:
+        # A LoRA can be saved whose base is gone.
+        return ""
+    if family_of(config).guidance_embeds(config):
+        return ""
+    few, many = (cfg_at(lora, steps, AS_USUAL) for steps in (FEW_STEPS, FEW_STEPS + 1))
+    if few == many:
+        return f" Set cfg to {usual:g}{' or so' if usual != 1 else ''}, as for {lora.base.name} alone."
+    return f" With up to {FEW_STEPS} steps set cfg to {few:g}, as trained; with more to {many:g} or so."
