@@ -50,6 +50,12 @@ class TrainAdversarialStage(io.ComfyNode):
                     optional=True,
                 ),
                 stage_options(),
+                FluxLoRASocket.Input(
+                    "sampling_base",
+                    optional=True,
+                    tooltip="Draw previews and watch on the base of this one, from Load FLUX LoRA: the sibling that "
+                    "the LoRA will be used on, such as the distilled model of the same size. Its own LoRA does not count.",
+                ),
             ],
             outputs=[
                 FluxLoRASocket.Output(
@@ -84,21 +90,36 @@ class TrainAdversarialStage(io.ComfyNode):
         real_latents: RealLatents,
         discriminator: DiscriminatorValue,
         options: OptionsValue | None = None,
+        sampling_base: FluxLoRA | None = None,
         **own: Any,
     ) -> io.NodeOutput:
         config = configuration(AdversarialStageConfig, OptionsValue.joined(options, own).values)
 
+        sibling = sampling_base and sampling_base.base
+
         def train(lora: FluxLoRA, data: RealLatents, **run: Any) -> StageResult:
             try:
                 return train_adversarial_stage(
-                    lora, data, discriminator.config, config, discriminator_weights=discriminator.weights, **run
+                    lora,
+                    data,
+                    discriminator.config,
+                    config,
+                    discriminator_weights=discriminator.weights,
+                    sampling_base=sibling,
+                    **run,
                 )
             except DiscriminatorFileError as error:
                 raise ValueError(f"Latent Discriminator: continue_from {discriminator.source}: {error}") from error
 
         node = str(cls.hidden.unique_id)
         wanted = fingerprint(
-            "adversarial", flux_lora, real_latents, config, discriminator.config, discriminator.weights
+            "adversarial",
+            flux_lora,
+            real_latents,
+            config,
+            discriminator.config,
+            discriminator.weights,
+            sampling_base=sibling,
         )
         workflow = workflow_of(cls.hidden.extra_pnginfo)
         result = run_stage(wanted, flux_lora, real_latents, train, node=node, workflow=workflow)

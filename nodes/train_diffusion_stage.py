@@ -38,6 +38,12 @@ class TrainDiffusionStage(io.ComfyNode):
                     optional=True,
                 ),
                 stage_options(),
+                FluxLoRASocket.Input(
+                    "sampling_base",
+                    optional=True,
+                    tooltip="Draw previews on the base of this one, from Load FLUX LoRA: the sibling that the LoRA "
+                    "will be used on, such as the distilled model of the same size. Its own LoRA does not count.",
+                ),
             ],
             outputs=[
                 FluxLoRASocket.Output(
@@ -64,14 +70,21 @@ class TrainDiffusionStage(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, flux_lora: FluxLoRA, real_latents: RealLatents, options: OptionsValue | None = None, **own: Any
+        cls,
+        flux_lora: FluxLoRA,
+        real_latents: RealLatents,
+        options: OptionsValue | None = None,
+        sampling_base: FluxLoRA | None = None,
+        **own: Any,
     ) -> io.NodeOutput:
         config = configuration(DiffusionStageConfig, OptionsValue.joined(options, own).values)
         result = run_stage(
             fingerprint("diffusion", flux_lora, real_latents, config),
             flux_lora,
             real_latents,
-            lambda lora, data, **run: train_diffusion_stage(lora, data, config, **run),
+            lambda lora, data, **run: train_diffusion_stage(
+                lora, data, config, sampling_base=sampling_base and sampling_base.base, **run
+            ),
             node=str(cls.hidden.unique_id),
             workflow=workflow_of(cls.hidden.extra_pnginfo),
         )

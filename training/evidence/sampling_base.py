@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 
@@ -30,6 +30,30 @@ class Held(NamedTuple):
     streamed_share: float
 
 
+class Size(TypedDict):
+    """``height`` and ``width`` in latent pixels, ``tokens`` of the longest prompt."""
+
+    height: int
+    width: int
+    tokens: int
+    batch_size: int
+
+
+def counted_for_sampling(
+    lora: FluxLoRA, precision: str, *, height: int, width: int, tokens: int, batch_size: int
+) -> Counted:
+    """What sampling with ``lora`` on its base in ``precision`` takes. Raises ``BaseModelError`` as ``empty_base``."""
+    working = _working(lora.base, precision, height, width, tokens, batch_size)
+    return _counted(lora, precision, working)
+
+
+def _counted(lora: FluxLoRA, precision: str, working: int) -> Counted:
+    whole = empty_base(replace(lora.base, precision=precision))
+    blocks = tuple(weight_bytes(block) for block in whole.blocks)
+    adapted = sum(tensor.nbytes for tensor in lora.tensors.values())
+    return Counted(blocks, weight_bytes(whole.transformer) - sum(blocks), adapted, working)
+
+
 def held_for_sampling(
     lora: FluxLoRA, usable: int, *, height: int, width: int, tokens: int, batch_size: int, streams: bool = True
 ) -> Held:
@@ -40,11 +64,8 @@ def held_for_sampling(
     """
     precisions = AUTOMATIC if lora.base.precision == AUTO else (lora.base.precision,)
     working = _working(lora.base, precisions[0], height, width, tokens, batch_size)
-    adapted = sum(tensor.nbytes for tensor in lora.tensors.values())
     for precision in precisions:
-        whole = empty_base(replace(lora.base, precision=precision))
-        blocks = tuple(weight_bytes(block) for block in whole.blocks)
-        counted = Counted(blocks, weight_bytes(whole.transformer) - sum(blocks), adapted, working)
+        counted = _counted(lora, precision, working)
         if counted.with_streamed(0) <= usable:
             return Held(precision, 0.0)
     if not streams:

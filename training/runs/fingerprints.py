@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..base.base_model import BaseReference
 from ..config import Config, DiscriminatorConfig, StageConfig
 from ..data.latent_cache import digest
 from ..data.real_latents import RealLatents
@@ -26,6 +27,7 @@ _WORDS = {
     "precision": "the base's precision",
     "data": "the training data",
     "practice": "the practice prompts",
+    "sampling_base": "the base that the watch samples with",
     "negative": "the negative prompt",
     "lora": "the LoRA it starts from",
     "discriminator_weights": "the discriminator it goes on with",
@@ -71,6 +73,7 @@ def fingerprint(
     discriminator: DiscriminatorConfig | None = None,
     discriminator_weights: Mapping[str, Tensor] | None = None,
     ranks: int = 1,
+    sampling_base: BaseReference | None = None,
 ) -> Fingerprint:
     """That of a run of ``stage`` with these inputs.
 
@@ -102,6 +105,9 @@ def fingerprint(
             del parts["watch_cfg"]
         elif data.negative_fingerprint:
             parts["negative"] = data.negative_fingerprint
+        if sampling_base is not None and config.watch:
+            told = f"{sampling_base.name} {sampling_base.fingerprint()}"
+            parts["sampling_base"] = f"{told} {sampling_base.precision}"
         parts |= {f"discriminator.{name}": value for name, value in shaping(discriminator).items()}
         parts["discriminator_weights"] = identity(discriminator_weights or {})
     return Fingerprint(stage, parts, steps)

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from ..base.base_model import BaseLoader
+from ..base.base_model import BaseLoader, BaseReference
 from ..base.base_shelf import kept_bytes
 from ..base.memory import USABLE, free_bytes
 from ..config import AUTO, DiscriminatorConfig, StageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
 from ..stages import pace
+from ..stages.examined import least_beside
 from ..stages.measurements import out_of_memory
 from ..stages.plan import GIB, Chosen, Counting, Plan, Room, as_asked, demand_of, on_the_cpu, plan_stage
 from ..stages.ranks import Ranks
@@ -73,12 +74,14 @@ def settle(
     device: torch.device | str,
     ranks: Ranks,
     load: BaseLoader | None,
+    sampling_base: BaseReference | None = None,
 ) -> Chosen | Plan:
     """How the base is to be held on ``device``: the same on all ranks.
 
     ``load``: as of the stages, for what it keeps already. ``precision``: asked for, or what an earlier sitting of this
     run settled on. On the CPU, and where the base is split over ranks, all is as asked, for want of choice; with
-    ``AUTO`` in bf16, or in int8 where the computer's memory does not hold that. Raises ``NoRoom``, and as ``rehearse``.
+    ``AUTO`` in bf16, or in int8 where the computer's memory does not hold that. ``sampling_base``: as of the stages;
+    room is left for it, streamed. Raises ``NoRoom``, and as ``rehearse``.
     """
     device, limit = torch.device(device), int(config.memory_limit_gb * GIB)
 
@@ -89,7 +92,8 @@ def settle(
         usable = int(USABLE * free)
         if device.type == "cpu" and not limit:
             return as_asked(on_the_cpu(start, usable) if precision == AUTO else precision, config)
-        counting = Counting(start, demand_of(start, data, config, judge))
+        beside = least_beside(start, sampling_base, data, config)
+        counting = Counting(start, demand_of(start, data, config, judge), beside)
         room = Room(min(usable, limit), min(free, limit), usable) if limit else Room(usable, free)
         return plan_stage(counting, config, room, precision)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.base_model import BaseLoader
+from ..base.base_model import BaseLoader, BaseReference
 from ..config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
@@ -33,19 +33,30 @@ def train_diffusion_stage(
     ranks: Ranks = ALONE,
     load: BaseLoader | None = None,
     requests: Requests | None = None,
+    sampling_base: BaseReference | None = None,
 ) -> StageResult:
     """Train ``lora`` on ``data`` with the flow-matching loss; neither is changed.
 
     With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with fewer
     steps is extended, and a finished one gives its result at once.
     ``load``: where the base comes from, ``load_base`` by default. ``requests``: what is asked of the run meanwhile.
+    ``sampling_base``: the sibling of the base that previews and the watch sample with, in place of it.
 
     Raises ``BaseModelError``, ``DataError``, ``RunDirectoryError`` or ``OSError`` before the first step,
     ``StageFailure`` (with the last good weights) after it.
     """
     return train(
-        lambda plan: DiffusionStage(lora, data, config, device=device, ranks=ranks, load=load, plan=plan),
-        partial(settle, lora, data, config, None, device=device, ranks=ranks, load=load),
+        lambda plan: DiffusionStage(
+            lora,
+            data,
+            config,
+            device=device,
+            ranks=ranks,
+            load=load,
+            plan=plan,
+            sampling_base=sampling_base,
+        ),
+        partial(settle, lora, data, config, None, device=device, ranks=ranks, load=load, sampling_base=sampling_base),
         fingerprint("diffusion", lora, data, config, ranks=ranks.count),
         lora,
         reporter,
@@ -69,6 +80,7 @@ def train_adversarial_stage(
     ranks: Ranks = ALONE,
     load: BaseLoader | None = None,
     requests: Requests | None = None,
+    sampling_base: BaseReference | None = None,
 ) -> StageResult:
     """Train ``lora`` against a discriminator; neither ``lora`` nor ``data`` is changed.
 
@@ -76,6 +88,7 @@ def train_adversarial_stage(
     run's. With a ``run_folder`` (see ``run_directory``) an unfinished run goes on from its last checkpoint, one with
     fewer steps is extended, and a finished one gives its result at once; what the discriminator has become lies there.
     ``load``: where the base comes from, ``load_base`` by default. ``requests``: what is asked of the run meanwhile.
+    ``sampling_base``: the sibling of the base that previews and the watch sample with, in place of it.
 
     Raises ``BaseModelError``, ``DataError``, ``ValueError``, ``RunDirectoryError`` or ``OSError`` before the first
     step, ``StageFailure`` (with the last good weights) after it.
@@ -91,9 +104,22 @@ def train_adversarial_stage(
             ranks=ranks,
             load=load,
             plan=plan,
+            sampling_base=sampling_base,
         ),
-        partial(settle, lora, data, config, discriminator, device=device, ranks=ranks, load=load),
-        fingerprint("adversarial", lora, data, config, discriminator, discriminator_weights, ranks.count),
+        partial(
+            settle,
+            lora,
+            data,
+            config,
+            discriminator,
+            device=device,
+            ranks=ranks,
+            load=load,
+            sampling_base=sampling_base,
+        ),
+        fingerprint(
+            "adversarial", lora, data, config, discriminator, discriminator_weights, ranks.count, sampling_base
+        ),
         lora,
         reporter,
         run_folder,

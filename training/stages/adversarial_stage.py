@@ -16,7 +16,7 @@ from ...discriminator import augment
 from ...discriminator.interface import Conditioning, Seen
 from ...discriminator.masks import inside, share_of_highest
 from .. import draws, flow
-from ..base.base_model import BaseLoader
+from ..base.base_model import BaseLoader, BaseReference
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch
 from ..data.real_latents import RealLatents
@@ -79,10 +79,19 @@ class AdversarialStage(Stage):
         ranks: Ranks = ALONE,
         load: BaseLoader | None = None,
         plan: Plan | None = None,
+        sampling_base: BaseReference | None = None,
     ) -> None:
         check_target(start, data, discriminator, config)
         super().__init__(
-            start, data, config, device=device, betas=(config.beta1, config.beta2), ranks=ranks, load=load, plan=plan
+            start,
+            data,
+            config,
+            device=device,
+            betas=(config.beta1, config.beta2),
+            ranks=ranks,
+            load=load,
+            plan=plan,
+            sampling_base=sampling_base,
         )
         self.judge = discriminator
         self.endpoints = judged_endpoints(config)

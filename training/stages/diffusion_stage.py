@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import flow
-from ..base.base_model import BaseLoader
+from ..base.base_model import BaseLoader, BaseReference
 from ..config import DiffusionStageConfig
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
@@ -29,8 +29,19 @@ class DiffusionStage(Stage):
         ranks: Ranks = ALONE,
         load: BaseLoader | None = None,
         plan: Plan | None = None,
+        sampling_base: BaseReference | None = None,
     ) -> None:
-        super().__init__(start, data, config, device=device, betas=(0.9, 0.999), ranks=ranks, load=load, plan=plan)
+        super().__init__(
+            start,
+            data,
+            config,
+            device=device,
+            betas=(0.9, 0.999),
+            ranks=ranks,
+            load=load,
+            plan=plan,
+            sampling_base=sampling_base,
+        )
 
     def step(self, step: int) -> dict[str, float]:
         """Draw noise and level, predict the velocity, regress it on ``noise - x0``, update the LoRA."""

@@ -98,22 +98,29 @@ def asked(precision: str, config: StageConfig) -> Asked:
     )
 
 
+def largest(data: RealLatents) -> tuple[tuple[int, int], int]:
+    """Height and width in latent pixels of the largest picture, and tokens of the longest prompt."""
+    height, width = max((sample.shape[-2:] for sample in data.samples), key=lambda side: side[0] * side[1])
+    return (height, width), max(prompt.length for prompt in data.prompts)
+
+
 def demand_of(start: FluxLoRA, data: RealLatents, config: StageConfig, judge: DiscriminatorConfig | None) -> Demand:
     """What a stage with these inputs asks for, at its largest picture and longest prompt."""
-    height, width = max((sample.shape[-2:] for sample in data.samples), key=lambda side: side[0] * side[1])
+    side, tokens = largest(data)
     # The start that stage 2 is held to lies beside the LoRA, and so does the running average.
     copies = int(config.ema_decay > 0) + int(judge is not None)
-    tokens = max(prompt.length for prompt in data.prompts)
     space = space_of(data.samples[0].shape[0])
-    return Demand((height, width), tokens, config.batch_size, CHECKPOINTING[-1], judge, copies, space.factor)
+    return Demand(side, tokens, config.batch_size, CHECKPOINTING[-1], judge, copies, space.factor)
 
 
 @dataclass(frozen=True)
 class Counting:
-    """The bytes of plans for one stage, each counted once."""
+    """The bytes of plans for one stage, each counted once. ``examining``: what examinations on another base take beside
+    the stage's weights; see ``examined.least_beside``."""
 
     start: FluxLoRA
     demand: Demand
+    examining: int = 0
     _known: dict[tuple[Demand, str, str], Counted] = field(default_factory=dict)
 
     def of(self, demand: Demand) -> Counting:
@@ -137,7 +144,7 @@ class Counting:
         if key not in self._known:
             demand = replace(self.demand, checkpointing=plan.checkpointing)
             self._known[key] = rehearse(self.start, plan.precision, demand)
-        return self._known[key].with_streamed(plan.streamed_share)
+        return max(self._known[key].with_streamed(plan.streamed_share), self.least(plan) + self.examining)
 
     def fits(self, plan: Plan, usable: int) -> bool:
         return self.least(plan) <= usable and self.peak(plan) <= usable

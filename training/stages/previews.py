@@ -18,6 +18,7 @@ from ..data.stored_latents import StoredPrompt
 from ..evidence.preview_sheet import Row
 from ..lora.sampling_advice import FEW_STEPS, TRAINED_SAMPLER, sampled_guidance
 from .endpoints import judged_endpoints
+from .examined import examined
 from .stage import Stage
 
 # ``preview_every`` of the stage's own choice: the share of the training's time, and the number of previews at most.
@@ -92,7 +93,7 @@ def drawings(data: RealLatents, config: StageConfig, base_cfg: float = 1.0) -> l
 
 
 def _of(stage: Stage) -> list[Drawing]:
-    return drawings(stage.data, stage.config, variants.usual_cfg(stage.start.base.path))
+    return drawings(stage.data, stage.config, variants.usual_cfg((stage.sampling_base or stage.start.base).path))
 
 
 def rows_of(stage: Stage) -> tuple[Row, ...]:
@@ -116,10 +117,10 @@ def draw(stage: Stage, after_step: Callable[[], None]) -> Tensor:
     """
     data = stage.data
     height, width = data.samples[(data.held_out or data.training)[0]].shape[-2:]
-    with stage.delivered_weights():
+    with examined(stage) as base:
         drawn = [
             sampler.sample(
-                stage.base,
+                base,
                 prompt.prompt_embeds,
                 prompt.pooled_prompt_embeds,
                 height=height,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import draws, flow
-from ..base.base_model import BaseLoader, FluxBase, load_base
+from ..base.base_model import BaseLoader, BaseReference, FluxBase, load_base
 from ..base.compiling import compile_blocks
 from ..base.held import how_held
 from ..base.streaming import stream
@@ -28,6 +28,7 @@ from ..evidence.training_log import TrainingLog
 from ..lora import adapter as lora
 from ..lora.adapter import FluxLoRA
 from ..lora.sampling_advice import UNCHANGED
+from ..lora.sibling import on_sibling
 from .measurements import Measurements
 from .optimiser import NonFiniteError, Optimiser, RunningAverage
 from .plan import Plan, as_asked
@@ -99,10 +100,15 @@ class Stage(ABC):
         ranks: Ranks = ALONE,
         load: BaseLoader | None = None,
         plan: Plan | None = None,
+        sampling_base: BaseReference | None = None,
     ) -> None:
         """``load``: where the base comes from, ``load_base`` by default. ``plan``: how it is held; without one as
-        ``config`` and the precision of ``start`` say."""
+        ``config`` and the precision of ``start`` say. ``sampling_base``: the sibling of the base that previews and the
+        watch sample with, in place of it."""
         check_fits(start.base, data)
+        if sampling_base is not None:
+            on_sibling(start, sampling_base, "sampling_base")
+        self.sampling_base = sampling_base
         self.start, self.data, self.config, self.ranks = start, data, config, ranks
         self.measurements = Measurements(ranks)
         self.device = torch.device(device)

@@ -12,10 +12,11 @@ from ..config import AdversarialStageConfig
 from ..data.real_latents import drawn
 from ..evidence.metrics import HELD_OUT_SIGMAS, MOST_PICTURES
 from ..lora import adapter as adapters
+from .examined import examined
 from .health import Examiner
 from .monitor import Monitor
 from .stage import Stage
-from .watch import Verdict
+from .watch import Health, Verdict
 
 # Names of the measurements, for the user.
 SAMPLES = "samples for the watch"
@@ -67,11 +68,12 @@ class StageWatch:
             return {}
         with stage.delivered_weights():
             drift = self._flow_drift(values, after_step)
-            health = stage.measurements.take(
-                SAMPLES,
-                lambda: self._examiner.examine(stage.base, drift, after_step),
-                "turn watch off, which samples with the LoRA",
-            )
+
+        def examine() -> Health:
+            with examined(stage) as base:
+                return self._examiner.examine(base, drift, after_step)
+
+        health = stage.measurements.take(SAMPLES, examine, "turn watch off, which samples with the LoRA")
         if health is None:
             self._left_out = True
             return {}
