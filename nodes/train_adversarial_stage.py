@@ -54,7 +54,8 @@ class TrainAdversarialStage(io.ComfyNode):
                     "sampling_base",
                     optional=True,
                     tooltip="Draw previews and watch on the base of this one, from Load FLUX LoRA: the sibling that "
-                    "the LoRA will be used on, such as the distilled model of the same size. Its own LoRA does not count.",
+                    "the LoRA will be used on, such as the distilled model of the same size. Its own LoRA does not "
+                    "count.",
                 ),
             ],
             outputs=[
