@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 from fluxduel.tests.engine.conftest import make_data, practice_prompts, with_phrase
 from fluxduel.training.base.classifier_free import Prompt
+from fluxduel.training.base.families.flux1 import Flux1
 from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.evidence.comparison import (
@@ -132,7 +134,7 @@ def compared(lora: FluxLoRA, **changes: object) -> Compared:
     given = {
         "names": ["a|b", "two"], "sockets": ["flux_lora", "flux_lora_3"], "loras": [lora, of_stage_2(lora)],
         "few": ["", ""], "prompts": ["a *cat*", "猫"], "columns": columns((4, 25), ("dpmpp_2m",), (3,)),
-        "guidance": 3.5, "size": (8, 12),
+        "guidance": 3.5, "cfg": 0.0, "size": (8, 12),
     }  # fmt: skip
     return Compared(**{**given, **changes})
 
@@ -150,6 +152,33 @@ def test_the_report_holds_rows_columns_and_prompts_in_full(start: FluxLoRA) -> N
     assert report.count("Warning: ") == 1 and "- Warning: two: This LoRA was trained for sampler euler" in report
     assert report.endswith("- One more thing.")
     assert "up to 8 steps by" not in report and "real:" not in report
+
+
+def test_the_report_says_at_which_cfg_a_base_that_needs_it_was_sampled(start: FluxLoRA, monkeypatch) -> None:
+    assert "cfg 2, 96 x 64." in compared(start, cfg=2.0).report() and "cfg 1" not in compared(start, cfg=1.0).report()
+    monkeypatch.setattr(Flux1, "usual_cfg", lambda self, variant: 4.0)
+    lines = [line.strip("|").split(" | ") for line in compared(start).report().splitlines()]
+    # The second is of stage 2, for 4 steps.
+    assert [lines[place][-1].strip() for place in (0, 2, 3)] == ["cfg", "4", "1, 4"]
+    assert "cfg" not in compared(start, cfg=1.0).report().splitlines()[0]
+
+
+def test_the_negative_prompt_is_the_datas_or_encoded(data: RealLatents) -> None:
+    def encode(text: str) -> Prompt:
+        return torch.full((2, 3), float(len(text))), torch.zeros(1)
+
+    def of(text: str, data: RealLatents | None, encoder: Any = encode) -> Prompt:
+        return PromptBook(data, encoder, "Compare").negative(text)
+
+    blurred = dataclasses.replace(data.prompts[1], caption="blurred")
+    led = dataclasses.replace(data, negative_prompt=blurred)
+    assert of("", data)[0] is data.empty_prompt.prompt_embeds and of("", led)[0] is blurred.prompt_embeds
+    assert of("blurred", led, None)[0] is blurred.prompt_embeds
+    assert of("noisy", led)[0][0, 0] == 5 and of("", None)[0][0, 0] == 0
+    with pytest.raises(ComparisonError, match="Connect clip"):
+        of("noisy", led, None)
+    with pytest.raises(ComparisonError, match="Connect clip"):
+        of("", None, None)
 
 
 def test_the_report_tells_how_few_steps_were_asked_for_and_which_pictures_are_real(start: FluxLoRA) -> None:
