@@ -117,7 +117,7 @@ class SampleFluxLoRA(io.ComfyNode):
             )
         if negative is not None:
             given["negative"] = negative
-            away = prompt_of(negative, f"{NODE}: negative")
+            away = prompt_of(negative, f"{NODE}: negative", space)
             check_prompt(flux_lora.base, *away, f"{NODE}: negative")
         latents = on_device(
             cls,
