@@ -10,7 +10,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from fluxduel.tests.device import DEVICE
-from fluxduel.tests.engine.conftest import make_data, save_random_transformer
+from fluxduel.tests.engine.conftest import make_data
+from fluxduel.tests.engine.small import SMALL_FLUX_1
 from fluxduel.training.base.base_model import BaseReference, FluxBase, load_base
 from fluxduel.training.base.families.flux1 import Flux1
 from fluxduel.training.config import LoRAConfig
@@ -87,6 +88,6 @@ def test_on_a_sibling_the_pictures_are_its_own_and_the_loss_is_the_bases(start, 
 
 
 def test_a_base_of_other_shapes_is_no_sibling(start, real, tmp_path: Path) -> None:
-    deeper = BaseReference(str(save_random_transformer(tmp_path / "deeper", doubles=3)), "fp32")
+    deeper = BaseReference(str(SMALL_FLUX_1.save(tmp_path / "deeper", doubles=3)), "fp32")
     with pytest.raises(LoRAError, match="mine: deeper has other shapes than .*: its num_layers is 3 and not 2"):
         evaluate([("mine", start)], real, **SETTINGS, sampling_base=deeper)

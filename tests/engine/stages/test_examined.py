@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from fluxduel.tests.engine.conftest import Recorder, make_data, save_random_transformer
+from fluxduel.tests.engine.conftest import Recorder, make_data
+from fluxduel.tests.engine.small import SMALL_FLUX_1
 from fluxduel.training.base.base_model import BaseReference, load_base
 from fluxduel.training.base.sampler import sample
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
@@ -77,7 +78,7 @@ def test_the_watch_measures_on_the_sibling(start, sibling) -> None:
 
 
 def test_a_base_of_other_shapes_is_refused_before_anything_is_loaded(start, data, tmp_path: Path) -> None:
-    deeper = BaseReference(str(save_random_transformer(tmp_path / "deeper", singles=3)), "fp32")
+    deeper = BaseReference(str(SMALL_FLUX_1.save(tmp_path / "deeper", singles=3)), "fp32")
     with pytest.raises(LoRAError, match="sampling_base: deeper has other shapes .* num_single_layers is 3 and not 2"):
         train_diffusion_stage(start, data, STAGE_1, device="cpu", reporter=Recorder(), sampling_base=deeper)
 
