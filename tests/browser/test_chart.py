@@ -142,7 +142,7 @@ def test_warnings_stand_apart_and_notes_can_be_opened(editor: Editor) -> None:
     button.press("Enter")
     editor.next_frame()
     box = editor.chart("adversarial").bounding_box()
-    assert box is not None and box["height"] > 300
+    assert box is not None and box["height"] > 250
     # A reason to stop comes before them.
     editor.state(node, "adversarial", "stopped", message="Cancelled after update 5.", notes_before=4, records=5)
     text = panel.inner_text()
@@ -284,7 +284,8 @@ def test_the_chart_fills_a_node_that_is_enlarged(editor: Editor) -> None:
     after = editor.chart("diffusion").bounding_box()
     assert before is not None and after is not None
     assert after["width"] == pytest.approx(before["width"] + 150, abs=15)
-    assert after["height"] == pytest.approx(before["height"] + 120, abs=15)
+    # The previews below it grow, too.
+    assert before["height"] + 40 < after["height"] < before["height"] + 135
 
 
 def test_a_removed_node_takes_its_chart_along(editor: Editor) -> None:

@@ -119,8 +119,8 @@ def test_progress_reaches_the_page(
 ) -> None:
     steps, states = first.of("step", node), first.of("state", node)
     assert [event["state"] for event in states] == ["running"] * (len(states) - 1) + ["finished"]
-    names = {"node", "run", "sitting", "stage"}
-    assert all(set(event) == names | {"state", "message", "notes_before", "notes", "records"} for event in states)
+    names = {"node", "workflow", "run", "sitting", "stage"}
+    assert all(set(event) == names | {"state", "message", "facts", "notes_before", "notes", "records"} for event in states)
     for event in steps:
         assert set(event) == names | {"step", "total", "scalars", "seconds_per_step", "facts"}
         # What the chart does not show is not sent.
@@ -171,7 +171,9 @@ def test_notes_reach_the_page_one_by_one(comfy_host: ComfyHost, first: Finished)
     assert f"adversarial stage, update 3: {text}" in comfy_host.log
     # Stage 1 has but one to tell: what its measurements cost.
     (only,) = [note for event in first.of("state", STAGE_1) for note in event["notes"]]
-    assert first.of("state", STAGE_1)[-1]["message"] == "Finished at update 3 of 3, with 1 note."
+    # Another test may have run it before on this host.
+    told = first.of("state", STAGE_1)[-1]["message"]
+    assert told == "Finished at update 3 of 3, with 1 note." or "its result is used" in told
     assert "measurement" in only[1].lower() and not only[2]
 
 
