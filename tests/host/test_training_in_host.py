@@ -120,7 +120,8 @@ def test_progress_reaches_the_page(
     steps, states = first.of("step", node), first.of("state", node)
     assert [event["state"] for event in states] == ["running"] * (len(states) - 1) + ["finished"]
     names = {"node", "workflow", "run", "sitting", "stage"}
-    assert all(set(event) == names | {"state", "message", "facts", "notes_before", "notes", "records"} for event in states)
+    told = names | {"state", "message", "facts", "notes_before", "notes", "records"}
+    assert all(set(event) == told for event in states)
     for event in steps:
         assert set(event) == names | {"step", "total", "scalars", "seconds_per_step", "facts"}
         # What the chart does not show is not sent.
