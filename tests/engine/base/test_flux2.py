@@ -18,6 +18,7 @@ from torch import Tensor
 from fluxduel.training import flow
 from fluxduel.training.base.base_model import (
     CHECKPOINTING,
+    BaseModelError,
     BaseReference,
     FluxBase,
     empty_transformer,
@@ -205,3 +206,9 @@ def test_a_single_file_is_read_as_diffusers_converts_it(
     ours = found.transformer.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_an_older_diffusers_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(FLUX2), "class_name", "Flux2TransformerOfAnotherRelease")
+    with pytest.raises(BaseModelError, match=r'FLUX\.2 needs another .* pip install "diffusers>=0\.37,<0\.40"'):
+        FLUX2.transformer_class()

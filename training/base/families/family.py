@@ -69,8 +69,8 @@ class Shift:
 class Family(ABC):
     """FLUX models of one architecture. ``config`` is everywhere diffusers' configuration of the transformer.
 
-    ``class_name``: diffusers' class of the transformer, ``since``: the release that has it. ``text_tokens``: the fewest
-    that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names of the
+    ``class_name``: diffusers' class of the transformer, ``requirement``: what to install to have it. ``text_tokens``:
+    the fewest that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names of the
     layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its depth.
     ``model``, ``text``: a base and text encoders of this family in words for people, ``loader``: the host's node that
     loads the latter, ``text_parts``: their folders in diffusers' layout; ``architecture``: its name in the notes of
@@ -80,7 +80,7 @@ class Family(ABC):
 
     name: str
     class_name: str
-    since: str
+    requirement: str
     space: LatentSpace
     text_tokens: int
     target_presets: Mapping[str, str]
@@ -98,8 +98,8 @@ class Family(ABC):
         found = getattr(diffusers, self.class_name, None)
         if found is None:
             raise BaseModelError(
-                f"{self.name} needs diffusers {self.since} or newer, and {diffusers.__version__} is installed. Update "
-                "it in ComfyUI's Python: pip install --upgrade diffusers."
+                f"{self.name} needs another diffusers than {diffusers.__version__}, which is installed. In ComfyUI's "
+                f'Python: pip install "{self.requirement}".'
             )
         return found
 

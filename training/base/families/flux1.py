@@ -47,7 +47,7 @@ class Flux1(Family):
 
     name = "FLUX.1"
     class_name = "FluxTransformer2DModel"
-    since = "0.30"
+    requirement = "diffusers>=0.30"
     space: LatentSpace = FLUX_1
     text_tokens = 256
     target_presets = {

@@ -66,7 +66,8 @@ class Flux2(Family):
 
     name = "FLUX.2"
     class_name = "Flux2Transformer2DModel"
-    since = "0.37"
+    # From 0.40 on diffusers would bring another transformers.
+    requirement = "diffusers>=0.37,<0.40"
     space: LatentSpace = FLUX_2
     text_tokens = 512
     target_presets = {

@@ -55,7 +55,7 @@ class Flux3(Family):
 
     name = "FLUX.3"
     class_name = "Flux3Transformer2DModel"
-    since = "0.42"
+    requirement = "diffusers>=0.42"
     space: LatentSpace = FLUX_2
     text_tokens = 80
     target_presets = {
