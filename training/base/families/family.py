@@ -70,12 +70,12 @@ class Family(ABC):
     """FLUX models of one architecture. ``config`` is everywhere diffusers' configuration of the transformer.
 
     ``class_name``: diffusers' class of the transformer, ``requirement``: what to install to have it. ``text_tokens``:
-    the fewest that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names of the
-    layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its depth.
-    ``model``, ``text``: a base and text encoders of this family in words for people, ``loader``: the host's node that
-    loads the latter, ``text_parts``: their folders in diffusers' layout; ``architecture``: its name in the notes of
-    files. ``published``: configurations of its models, by name, as far as ``modules`` reads them. ``lora_layouts``: by
-    option, how its LoRA files are written.
+    the fewest that the host's text encoders give for a caption. ``target_presets``: by name an expression for the names
+    of the layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its
+    depth. ``model``, ``text``: a base and text encoders of this family in words for people, ``loader``: the host's node
+    that loads the latter, ``text_parts``: their folders in diffusers' layout; ``architecture``: its name in the notes
+    of files. ``published``: configurations of its models, by name, as far as ``modules`` reads them. ``lora_layouts``:
+    by option, how its LoRA files are written.
     """
 
     name: str
