@@ -62,7 +62,7 @@ class SampleFluxLoRA(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first picture's noise.",
                 ),
-                guidance_input(" A Flux Guidance node before this one has no effect."),
+                guidance_input(" A Flux Guidance node before this one has no effect.", folded=True),
                 sampler_input(),
                 io.Conditioning.Input(
                     "negative",

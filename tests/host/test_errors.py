@@ -170,7 +170,7 @@ def vae_files() -> dict[str, tuple[dict[str, torch.Tensor], str]]:
         "four": (four, "4 channels, as Stable Diffusion 1.5's or SDXL's"),
         # What the host makes of taesd3: FLUX.1's channels, and another scale.
         "sd3": (tiny | {"vae_scale": torch.tensor(1.5305)}, "scales latents by 1.53, as Stable Diffusion 3's"),
-        "wan": (wan, "is Wan 2.1's or Qwen-Image's, not FLUX.1's"),
+        "wan": (wan, "is Wan 2.1's or Qwen-Image's, not FLUX's"),
     }
 
 
