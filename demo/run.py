@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fluxduel.tests.comfy_host import PACK_NAME, ROOT, ComfyHost, HostError, failure
+from fluxduel.training.runs.run_directory import RESULT
 
 from .results import read_records, table
 from .sheet import draw_arms, measures, sheet
@@ -143,7 +144,8 @@ def show(host: ComfyHost, run: Run) -> None:
     output = host.base / "output"
     records = {stage: read_records(output / "fluxduel" / name / "stats.jsonl") for stage, name in run.folders.items()}
     (message,) = run.outputs[run.node("Save FLUX LoRA")]["text"]
-    arms = draw_arms(*(lora_file(host, run, title) for title in ("Save: Stage 1", "Save FLUX LoRA")))
+    stage_1 = output / "fluxduel" / run.folders["diffusion"] / RESULT
+    arms = draw_arms(stage_1, lora_file(host, run, "Save FLUX LoRA"))
     picture = FOLDER / "sheet.png"
     sheet(arms).save(picture)
     print()
