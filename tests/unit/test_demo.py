@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from PIL import Image
 
 from fluxduel.demo.pictures import unseen
 from fluxduel.demo.results import table
-from fluxduel.demo.run import Progress, Run
+from fluxduel.demo.run import STAGES, WORKFLOW, Progress, Run
 from fluxduel.demo.sheet import GAP, HEADER, LABEL_WIDTH, SIDE, Arm, paired_distance, sharpness, sheet
 from fluxduel.demo.workflow import WorkflowError, api_graph
+from fluxduel.tests.comfy_host import ROOT
 from fluxduel.training.data.demo_pictures import DEMO_FOLDER
 
 
@@ -140,3 +142,12 @@ def test_a_workflow_that_does_not_fit_the_host_is_refused() -> None:
         api_graph(workflow([5, "b", 1.5]), INFO)
     with pytest.raises(WorkflowError, match="no node Loader"):
         api_graph(workflow([5, "fixed", "b", 1.5]), {"Sampler": INFO["Sampler"]})
+
+
+def test_the_template_has_what_the_demo_looks_for() -> None:
+    """One node that saves, under its own name, and a stage of each kind, whose run holds the stage's LoRA."""
+    nodes = json.loads((ROOT / "example_workflows" / WORKFLOW).read_text(encoding="utf-8"))["nodes"]
+    kinds = [node["type"] for node in nodes]
+    assert kinds.count("FluxDuelTrainDiffusionStage") == kinds.count("FluxDuelTrainAdversarialStage") == 1
+    (save,) = (node for node in nodes if node["type"] == "FluxDuelSaveLoRA")
+    assert "title" not in save and set(STAGES) == {"diffusion", "adversarial"}
