@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class BaseModelError(ValueError):
-    """A checkpoint that cannot be the base: missing, damaged, or not FLUX.1. The message says what to do."""
+    """A checkpoint that cannot be the base: missing, damaged, or of no family. The message says what to do."""
