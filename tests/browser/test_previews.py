@@ -46,11 +46,10 @@ def wait_for(editor: Editor, step: str) -> list[str]:
         """step => {
             const cells = [...document.querySelectorAll("figure canvas")];
             const drawn = canvas => canvas.getContext("2d").getImageData(0, 0, 1, 1).data[3] === 255;
-            return cells.length > 0 && cells.every(c => c.ariaLabel.startsWith(step + ":") && drawn(c));
+            return cells.length > 0 && cells.every(c => c.ariaLabel?.startsWith(step + ":") && drawn(c));
         }""",
         arg=step,
     )
-    editor.page.wait_for_timeout(200)
     return pictures(editor)
 
 

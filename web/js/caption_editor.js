@@ -2,7 +2,7 @@
 /** The chosen picture of a training folder in words: its size, what is odd about it, and its caption, which is edited. */
 
 import { RequestError, saveCaption } from "./dataset_requests.js";
-import { button, keepPointer, keepWheel, make, show } from "./elements.js";
+import { MUTED, button, keepPointer, keepWheel, make, show } from "./elements.js";
 import { WARNING_COLOR } from "./dataset_tile.js";
 import { say } from "./say.js";
 
@@ -19,16 +19,16 @@ export class CaptionEditor {
     /** @type {string | null} what the caption's file held when it was shown */
     this.seen = null;
     this.title = make("span", "flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600;");
-    this.status = make("span", "flex:none;color:var(--descrip-text);");
+    this.status = make("span", `flex:none;color:${MUTED};`);
     this.status.setAttribute("role", "status");
-    this.facts = make("div", "color:var(--descrip-text);");
+    this.facts = make("div", `color:${MUTED};`);
     this.warnings = make("ul", `margin:0;padding-left:16px;overflow-wrap:anywhere;color:${WARNING_COLOR};`);
     this.text = make(
       "textarea",
       "box-sizing:border-box;width:100%;height:52px;resize:none;font:inherit;padding:4px;border-radius:4px;" +
         "border:1px solid var(--border-color);background:var(--comfy-input-bg);color:var(--input-text);",
     );
-    this.readOnly = make("div", "color:var(--descrip-text);");
+    this.readOnly = make("div", `color:${MUTED};`);
     this.text.spellcheck = false;
     keepWheel(this.text);
     keepPointer(this.text);

@@ -1,7 +1,7 @@
 // @ts-check
 /** One picture of a training folder: small, with its crop, its marks and the beginning of its caption. */
 
-import { make, show } from "./elements.js";
+import { MUTED, make, show } from "./elements.js";
 import { say } from "./say.js";
 
 /** @typedef {import("./dataset_requests.js").Entry} Entry */
@@ -140,7 +140,7 @@ export class Tile {
     const caption = entry.caption ?? "";
     this.caption.textContent = caption || (entry.caption === null ? say("no caption") : say("empty caption"));
     this.caption.style.fontStyle = caption ? "" : "italic";
-    this.caption.style.color = caption ? "" : "var(--descrip-text)";
+    this.caption.style.color = caption ? "" : MUTED;
     this.element.title = [entry.name, caption].filter(Boolean).join("\n");
     const said = [entry.name, caption || say("no caption"), entry.held_out ? say("held out") : "", ...warnings];
     this.element.setAttribute("aria-label", said.filter(Boolean).join(". "));

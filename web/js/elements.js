@@ -2,6 +2,12 @@
 /** Elements in the editor's own colours. */
 
 export const TEXT_FONT = "12px/1.4 system-ui, sans-serif";
+/**
+ * What is said by the way. Not the theme's own colour for that, --descrip-text, which some themes leave hard to read.
+ * @param {string} text @param {string} ground @returns {string} a colour of CSS
+ */
+export const mutedColor = (text, ground) => `color-mix(in srgb, ${text} 78%, ${ground})`;
+export const MUTED = mutedColor("var(--input-text)", "var(--comfy-input-bg)");
 
 /**
  * @template {keyof HTMLElementTagNameMap} Tag

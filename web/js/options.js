@@ -3,6 +3,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { convertGraph } from "./convert_graph.js";
+import { MUTED } from "./elements.js";
 import { placeAboveShown } from "./node_rows.js";
 
 /** @typedef {import("./comfy").GraphNode} GraphNode */
@@ -33,7 +34,7 @@ function fold(node) {
   const button = document.createElement("button");
   button.className = "fluxduel-more";
   button.style.cssText = "width:100%;height:20px;border:0;border-radius:4px;cursor:pointer;font:12px sans-serif;" +
-    "background:var(--comfy-input-bg,#222);color:var(--descrip-text,#999)";
+    `background:var(--comfy-input-bg,#222);color:${MUTED}`;
   button.addEventListener("click", () => show(!node.showAdvanced));
   // The element comes into a node of Nodes 2.0 again and again, and each time among rows that know nothing of folding.
   new ResizeObserver(() => hideRows(node, button, advanced)).observe(button);

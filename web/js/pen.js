@@ -1,6 +1,8 @@
 // @ts-check
 /** Strokes on a canvas, and the colours of the editor's theme. */
 
+import { mutedColor } from "./elements.js";
+
 /** @typedef {{text: string, muted: string, grid: string, background: string, ground: string}} Theme */
 
 export const FONT = "11px Inter, system-ui, sans-serif";
@@ -10,12 +12,14 @@ export function readTheme(element) {
   const style = getComputedStyle(element);
   const read = (/** @type {string} */ name, /** @type {string} */ otherwise) =>
     style.getPropertyValue(name).trim() || otherwise;
+  const text = read("--input-text", "#ddd");
+  const ground = read("--comfy-input-bg", "#222");
   return {
-    text: read("--input-text", "#ddd"),
-    muted: read("--descrip-text", "#999"),
+    text,
+    muted: mutedColor(text, ground),
     grid: read("--border-color", "#4e4e4e"),
     background: read("--comfy-menu-bg", "#353535"),
-    ground: read("--comfy-input-bg", "#222"),
+    ground,
   };
 }
 

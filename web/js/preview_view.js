@@ -1,7 +1,7 @@
 // @ts-check
 /** The previews' element: what is shown and how, a slider over the steps, and a picture for each prompt. */
 
-import { button, make } from "./elements.js";
+import { MUTED, button, make } from "./elements.js";
 import { FONT } from "./pen.js";
 import { say } from "./say.js";
 
@@ -116,12 +116,13 @@ export class PreviewView {
     const named = step.step === 0 ? say("before training") : say("update {step}", { step: step.step });
     slider.setAttribute("aria-valuetext", named);
     this.view.step.textContent = named;
-    this.cells.forEach((cell, number) => cell.setAttribute("aria-label", `${named}: ${previews.rows[number].prompt}`));
     try {
       const picture = await this.#load(this.node.address(step));
       // By then the slider may be elsewhere.
       if (previews !== this.previews || place !== this.place) return;
       this.#draw(picture);
+      // Not before: until then the cells show what they showed.
+      this.cells.forEach((cell, number) => cell.setAttribute("aria-label", `${named}: ${previews.rows[number].prompt}`));
     } catch {
       // Written anew, or gone: the list that the server sends next says so.
       if (previews === this.previews && place === this.place) {
@@ -164,7 +165,7 @@ export class PreviewView {
 
 const CAPTION_STYLE =
   "flex:none;height:15px;line-height:15px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis;text-align:center;";
-const NOTE_STYLE = "align-self:center;text-align:center;padding:0 12px;color:var(--descrip-text);";
+const NOTE_STYLE = `align-self:center;text-align:center;padding:0 12px;color:${MUTED};`;
 
 /** @param {() => void} enlarge */
 function buildView(enlarge) {

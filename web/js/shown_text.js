@@ -6,7 +6,7 @@ import { api } from "../../../scripts/api.js";
 // Registered first, so that the text comes below what they show.
 import "./dataset.js";
 import "./training_chart.js";
-import { TEXT_FONT, keepPointer, keepWheel, make } from "./elements.js";
+import { MUTED, TEXT_FONT, keepPointer, keepWheel, make } from "./elements.js";
 import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
 import { addRow } from "./node_rows.js";
@@ -51,7 +51,7 @@ class ShownText {
 
   clear() {
     this.text = "";
-    this.lines.replaceChildren(make("span", "color:var(--descrip-text);", say("This node reports here once it has run.")));
+    this.lines.replaceChildren(make("span", `color:${MUTED};`, say("This node reports here once it has run.")));
   }
 
   /** @param {string} text */

@@ -1,7 +1,7 @@
 // @ts-check
 /** The wipe's element: what stands at the left and at the right, the two pictures, and the line between them. */
 
-import { button, make } from "./elements.js";
+import { MUTED, button, make } from "./elements.js";
 import { openLarge } from "./large_view.js";
 import { phrase, say } from "./say.js";
 import { showPicture } from "./zoomed_picture.js";
@@ -247,7 +247,7 @@ function buildView() {
       "pointer-events:none;",
   );
   const message = make("div", "position:absolute;inset:0;display:grid;place-items:center;text-align:center;padding:0 12px;");
-  message.style.color = "var(--descrip-text)";
+  message.style.color = MUTED;
   message.setAttribute("role", "status");
   const sides = { left: buildSide("left"), right: buildSide("right") };
   for (const side of SIDES) choices.append(sides[side].label, sides[side].row, sides[side].column);
@@ -271,7 +271,7 @@ function buildView() {
 /** @param {Side} side */
 function buildSide(side) {
   const words = SIDE_WORDS[side];
-  const label = make("span", "color:var(--descrip-text);", say(words.label));
+  const label = make("span", `color:${MUTED};`, say(words.label));
   const row = make("select", SELECT);
   row.setAttribute("aria-label", say(words.row));
   const column = make("select", SELECT);
