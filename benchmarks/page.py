@@ -1,47 +1,55 @@
 """What an open page costs the training: step times without a page, with the bare editor, and with the chart in it.
 
-``python -m fluxduel.benchmarks.page`` (five minutes on two CPU cores; ``CHROMIUM`` names a browser). The runs, of stage
-1 on the built-in base, take turns, so that whatever else the machine does falls on both alike.
+``python -m fluxduel.benchmarks.page`` (eight minutes on two CPU cores; ``CHROMIUM`` names a browser). One run of stage
+1 on the built-in base, through which the three take turns: of two runs one is easily a tenth slower than the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 import statistics
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
 from fluxduel.tests.browser.conftest import ARGUMENTS
 from fluxduel.tests.browser.editor import Editor
-from fluxduel.tests.comfy_host import ComfyHost, failure
+from fluxduel.tests.comfy_host import ComfyHost
 from fluxduel.tests.conftest import BROWSERS
 from fluxduel.tests.host.two_stage_graph import LORA, STAGE_1, lora_node, training_graph, write_pictures
 
-# The first ones warm up what is compiled and cached.
-LEFT_OUT = 20
 KINDS = ("none", "editor", "chart")
+# Seconds that a page has to open, and another to close.
+SETTLING = 4.0
+ENDLESS = 1_000_000
 
 
-def step_time(host: ComfyHost, folder: str, steps: int, seed: int) -> float:
-    """Seconds a step of one run: the median."""
-    stage = {"steps": steps, "batch_size": 4, "seed": seed, "validate_every": 0, "checkpoint_every": 0}
-    graph = training_graph(folder, "loras/page", preview_every=0, **stage)
-    graph[LORA] = lora_node(rank=32, alpha=32, targets="all")
-    entry = host.wait(host.queue(graph))
-    if failure(entry) is not None:
-        raise RuntimeError(failure(entry))
-    records = host.get(f"/fluxduel/history?node={STAGE_1}&columns=all")["records"]
-    return statistics.median(record["seconds_per_step"] for record in records[LEFT_OUT:])
+def records(host: ComfyHost) -> list[dict[str, Any]]:
+    return host.get(f"/fluxduel/history?node={STAGE_1}&columns=all")["records"]
+
+
+def turn_to(editor: Editor, kind: str, graph: dict[str, Any]) -> None:
+    """Show what the kind has."""
+    editor.page.goto("about:blank" if kind == "none" else editor.host.url)
+    if kind == "none":
+        return
+    editor.wait_until_ready()
+    editor.page.evaluate("() => app.graph.clear()")
+    if kind == "chart":
+        editor.page.evaluate("graph => app.loadApiJson(graph, 'page')", graph)
+        editor.chart("diffusion").wait_for()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each kind in each round")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)))
@@ -53,27 +61,38 @@ def main() -> None:
     ):
         folder = write_pictures(host.base / "input" / "page")
         editor = Editor(browser, host, nodes2=False)
-        graph = training_graph(folder.name)
-        ratios: dict[str, list[float]] = {kind: [] for kind in KINDS[1:]}
-        for repeat in range(arguments.repeats):
-            seconds = {}
-            # Each is the first one in turn.
-            for kind in (*KINDS[repeat % 3 :], *KINDS[: repeat % 3]):
-                editor.page.goto("about:blank" if kind == "none" else host.url)
-                if kind != "none":
-                    editor.wait_until_ready()
-                    editor.page.evaluate("() => app.graph.clear()")
-                if kind == "chart":
-                    editor.page.evaluate("graph => app.loadApiJson(graph, 'page')", graph)
-                    editor.chart("diffusion").wait_for()
-                seconds[kind] = step_time(host, folder.name, arguments.steps, seed=3 * repeat + KINDS.index(kind))
-                if kind == "chart" and f"of {arguments.steps}" not in editor.label("diffusion"):
+        stage = {"steps": ENDLESS, "batch_size": 4, "validate_every": 0, "checkpoint_every": 0}
+        graph = training_graph(folder.name, "loras/page", preview_every=0, **stage)
+        graph[LORA] = lora_node(rank=32, alpha=32, targets="all")
+        host.queue(graph)
+        while not records(host):
+            time.sleep(1)
+        order, spans = random.Random(0), []
+        for _ in range(arguments.rounds):
+            spans.append({})
+            for kind in order.sample(KINDS, len(KINDS)):
+                turn_to(editor, kind, graph)
+                time.sleep(SETTLING)
+                first = records(host)[-1]["step"]
+                time.sleep(arguments.seconds)
+                spans[-1][kind] = (first, records(host)[-1]["step"])
+                if kind == "chart" and f"of {ENDLESS}" not in editor.label("diffusion"):
                     raise RuntimeError("the page does not show the run")
-            for kind, found in ratios.items():
-                found.append(seconds[kind] / seconds["none"])
-            print(", ".join(f"{kind}: {1000 * value:.1f} ms/step" for kind, value in seconds.items()), flush=True)
-        for kind, found in ratios.items():
-            print(f"{kind} / none: {statistics.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
+        seconds = {each["step"]: each["seconds_per_step"] for each in records(host) if each.get("seconds_per_step")}
+        host.interrupt()
+    means = [
+        {kind: statistics.mean(seconds[step] for step in range(first + 1, last)) for kind, (first, last) in each.items()}
+        for each in spans
+    ]
+    for kind in KINDS:
+        print(f"{kind}: {1000 * statistics.mean(each[kind] for each in means):.1f} ms/step")
+    for kind in KINDS[1:]:
+        ratios = [each[kind] / each["none"] for each in means]
+        error = statistics.stdev(ratios) / len(ratios) ** 0.5
+        print(
+            f"{kind} / none: {statistics.mean(ratios):.4f}, standard error {error:.4f} "
+            f"({len(ratios)} rounds, {min(ratios):.3f} to {max(ratios):.3f})"
+        )
 
 
 if __name__ == "__main__":
