@@ -31,7 +31,8 @@ ENDLESS = 1_000_000
 
 
 def records(host: ComfyHost) -> list[dict[str, Any]]:
-    return host.get(f"/fluxduel/history?node={STAGE_1}&columns=all")["records"]
+    """Those of the run so far; none before its first step."""
+    return (host.get(f"/fluxduel/history?node={STAGE_1}&columns=all") or {"records": []})["records"]
 
 
 def turn_to(editor: Editor, kind: str, graph: dict[str, Any]) -> None:
