@@ -74,7 +74,7 @@ def main() -> None:
             for kind in order.sample(KINDS, len(KINDS)):
                 turn_to(editor, kind, graph)
                 time.sleep(SETTLING)
-                first = records(host)[-1]["step"]
+                first = records(host)[-1]["step"] + 1
                 time.sleep(arguments.seconds)
                 spans[-1][kind] = (first, records(host)[-1]["step"])
                 if kind == "chart" and f"of {ENDLESS}" not in editor.label("diffusion"):
@@ -82,8 +82,7 @@ def main() -> None:
         seconds = {each["step"]: each["seconds_per_step"] for each in records(host) if each.get("seconds_per_step")}
         host.interrupt()
     means = [
-        {kind: statistics.mean(seconds[step] for step in range(first + 1, last)) for kind, (first, last) in each.items()}
-        for each in spans
+        {kind: statistics.mean(seconds[step] for step in range(*span)) for kind, span in each.items()} for each in spans
     ]
     for kind in KINDS:
         print(f"{kind}: {1000 * statistics.mean(each[kind] for each in means):.1f} ms/step")
