@@ -2,8 +2,7 @@
 /** The chosen picture of a training folder in words: its size, what is odd about it, and its caption, which is edited. */
 
 import { RequestError, saveCaption } from "./dataset_requests.js";
-import { MUTED, button, keepPointer, keepWheel, make, show } from "./elements.js";
-import { WARNING_COLOR } from "./dataset_tile.js";
+import { MUTED, WARNING, button, keepPointer, keepWheel, make, show } from "./elements.js";
 import { say } from "./say.js";
 
 /** @typedef {import("./dataset_tile.js").Tile} Tile */
@@ -22,7 +21,7 @@ export class CaptionEditor {
     this.status = make("span", `flex:none;color:${MUTED};`);
     this.status.setAttribute("role", "status");
     this.facts = make("div", `color:${MUTED};`);
-    this.warnings = make("ul", `margin:0;padding-left:16px;overflow-wrap:anywhere;color:${WARNING_COLOR};`);
+    this.warnings = make("ul", `margin:0;padding-left:16px;overflow-wrap:anywhere;color:${WARNING};`);
     this.text = make(
       "textarea",
       "box-sizing:border-box;width:100%;height:52px;resize:none;font:inherit;padding:4px;border-radius:4px;" +

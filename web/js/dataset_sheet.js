@@ -3,10 +3,10 @@
 
 import { CaptionEditor } from "./caption_editor.js";
 import { RequestError, ThumbnailQueue, fetchPart } from "./dataset_requests.js";
-import { Tile, WARNING_COLOR } from "./dataset_tile.js";
+import { Tile } from "./dataset_tile.js";
 import { Uploads } from "./dataset_uploads.js";
 import { droppedFiles, namedFiles } from "./dropped_files.js";
-import { TEXT_FONT, button, keepWheel, make, show } from "./elements.js";
+import { TEXT_FONT, WARNING, button, keepWheel, make, show } from "./elements.js";
 import { say } from "./say.js";
 
 /** @typedef {import("./dataset_requests.js").Choices} Choices */
@@ -53,7 +53,7 @@ export class DatasetSheet {
     const header = make("div", "flex:none;display:flex;flex-wrap:wrap;gap:3px 6px;align-items:center;padding:0 6px 4px;", this.summary, add, folder, files);
     this.problems = make(
       "div",
-      `flex:none;max-height:70px;overflow:auto;padding:0 6px 4px;white-space:pre-line;overflow-wrap:anywhere;color:${WARNING_COLOR};`,
+      `flex:none;max-height:70px;overflow:auto;padding:0 6px 4px;white-space:pre-line;overflow-wrap:anywhere;color:${WARNING};`,
     );
     this.uploads = new Uploads({
       target: () => ({ folder: this.node.choices().folder, own: this.part?.own ?? false }),

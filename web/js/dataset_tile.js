@@ -11,7 +11,6 @@ const SHOT = 96;
 /** Of a picture's area: what is worth a warning when the crop takes it. */
 const MUCH = 1 / 3;
 const MARK = "padding:0 4px;border-radius:3px;font-size:10px;line-height:14px;white-space:nowrap;";
-export const WARNING_COLOR = "#d9a21b";
 
 export class Tile {
   /** @param {Entry} entry @param {() => void} choose */
@@ -130,8 +129,8 @@ export class Tile {
     }
     const warnings = this.warnings();
     const marks = [
-      warnings.length > 0 ? mark(`⚠ ${warnings.length}`, warnings.join("\n"), `background:${WARNING_COLOR};color:#000;`) : "",
-      entry.held_out ? mark(say("held out"), say("Not trained on, to measure with"), "background:#3d8fe0;color:#fff;") : "",
+      warnings.length > 0 ? mark(`⚠ ${warnings.length}`, warnings.join("\n"), "background:#d9a21b;color:#000;") : "",
+      entry.held_out ? mark(say("held out"), say("Not trained on, to measure with"), "background:#2a6fb8;color:#fff;") : "",
       entry.bucket ? mark(entry.bucket.join("×"), say("Width and height of its bucket, in pixels"), PLAIN) : "",
       entry.mask !== null || about?.masked ? mark(say("mask"), say("The dimmed parts are not learned"), PLAIN) : "",
       entry.repeats !== 1 ? mark(`× ${entry.repeats}`, say("How often it comes, by its folder's name"), PLAIN) : "",

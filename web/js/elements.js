@@ -8,6 +8,8 @@ export const TEXT_FONT = "12px/1.4 system-ui, sans-serif";
  */
 export const mutedColor = (text, ground) => `color-mix(in srgb, ${text} 78%, ${ground})`;
 export const MUTED = mutedColor("var(--input-text)", "var(--comfy-input-bg)");
+/** Text that warns: gold, as dark or as light as the theme's own text. */
+export const WARNING = "color-mix(in srgb, #d9a21b 55%, var(--input-text))";
 
 /**
  * @template {keyof HTMLElementTagNameMap} Tag

@@ -6,7 +6,7 @@ import { api } from "../../../scripts/api.js";
 // Registered first, so that the text comes below what they show.
 import "./dataset.js";
 import "./training_chart.js";
-import { MUTED, TEXT_FONT, keepPointer, keepWheel, make } from "./elements.js";
+import { MUTED, TEXT_FONT, WARNING, keepPointer, keepWheel, make } from "./elements.js";
 import { forwardToEditor } from "./forwarding.js";
 import { executionIds, findNode } from "./node_lookup.js";
 import { addRow } from "./node_rows.js";
@@ -27,7 +27,6 @@ const HEIGHTS = {
 };
 /** Queues that are looked through for what a node said before the page was opened. */
 const REMEMBERED = 5;
-const WARNING_COLOR = "#d9a21b";
 
 class ShownText {
   /** @param {number} height */
@@ -60,7 +59,7 @@ class ShownText {
     this.lines.replaceChildren(
       ...text.split("\n").map((line, index, all) => {
         const ended = index < all.length - 1 ? `${line}\n` : line;
-        return make("span", line.startsWith("Warning") ? `color:${WARNING_COLOR};` : "", ended);
+        return make("span", line.startsWith("Warning") ? `color:${WARNING};` : "", ended);
       }),
     );
     this.lines.scrollTop = 0;
