@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..base.base_model import BaseReference
 from ..base.families import PIXELS_PER_TOKEN
 from ..config import DiscriminatorConfig
+from ..lora.sibling import sibling_fault
 from ..runs.run_directory import settings_of_runs
 from ..step_counts import sampler_names, seeds, step_counts
 from .datasets import ENCODE, IMAGES, check_encoding, check_images, data_settings, prompt_fault, vae_fault
@@ -130,6 +131,7 @@ class _Check:
             if node.kind == EVALUATE:
                 for name in COMPARED:
                     yield from self._of_prompts(node, self._start(node, name).base)
+                    yield from _at(node, self._of_sibling(node, name))
 
     def _start(self, node: Node, name: str = "flux_lora") -> Start:
         """What the LoRA at an input began with."""
@@ -151,6 +153,7 @@ class _Check:
         if stage.kind == STAGES[1]:
             yield from check_target(self.graph, stage, begun.base)
         yield from self._of_prompts(stage, begun.base)
+        yield from _at(stage, self._of_sibling(stage))
         if not done:
             yield from _at(stage, self._of_disk(stage))
 
@@ -202,6 +205,13 @@ class _Check:
             and all(_may_be(told.get(key, {}), part) for key, part in parts)
             for told in settings_of_runs(self.known.runs, name)
         )
+
+    def _of_sibling(self, node: Node, name: str = "flux_lora") -> Iterator[str]:
+        """Whether the LoRA at an input can be sampled on the base that a node samples with."""
+        base, sibling = self._start(node, name).base, self._start(node, "sampling_base").base
+        fault = sibling_fault(base, sibling) if base is not None and sibling is not None else ""
+        if fault:
+            yield f"sampling_base: {fault}"
 
     def _of_prompts(self, node: Node, base: BaseReference | None) -> Iterator[Problem]:
         """Whether the latents and prompts that a node trains on, or compares with, are its base's."""

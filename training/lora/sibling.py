@@ -21,16 +21,27 @@ def on_sibling(lora: FluxLoRA, sibling: BaseReference, where: str) -> FluxLoRA:
     Raises ``LoRAError``, beginning with ``where``, for a base of another family or other shapes, and
     ``BaseModelError`` where either is gone.
     """
-    own, other = (read_transformer_config(base.path) for base in (lora.base, sibling))
+    fault = sibling_fault(lora.base, sibling)
+    if fault:
+        raise LoRAError(f"{where}: {fault}")
+    return replace(lora, base=sibling)
+
+
+def sibling_fault(base: BaseReference, sibling: BaseReference) -> str:
+    """Why a LoRA that is trained on ``base`` does not fit ``sibling``; empty where it does.
+
+    Raises ``BaseModelError`` where either is gone.
+    """
+    own, other = (read_transformer_config(each.path) for each in (base, sibling))
     families = [family_of(config).name for config in (own, other)]
     differing = [f"it is {families[1]} and not {families[0]}"] if families[0] != families[1] else [
         f"its {name} is {other.get(name)} and not {own.get(name)}"
         for name in _SHAPES
         if own.get(name) != other.get(name)
     ]
-    if differing:
-        raise LoRAError(
-            f"{where}: {sibling.name} has other shapes than {lora.base.name}, which the LoRA was trained on: "
-            f"{', '.join(differing)}. Choose its sibling, such as the distilled model of the same size."
-        )
-    return replace(lora, base=sibling)
+    if not differing:
+        return ""
+    return (
+        f"{sibling.name} has other shapes than {base.name}, which the LoRA was trained on: {', '.join(differing)}. "
+        "Choose its sibling, such as the distilled model of the same size."
+    )

@@ -47,7 +47,7 @@ from fluxduel.training.stages import discriminator_files
 
 FLUX = "flux.safetensors"
 GIB = 2**30
-MEMORY = "21"
+MEMORY, SIBLING, EVALUATE = "21", "22", "23"
 
 
 @pytest.fixture
@@ -256,6 +256,36 @@ def test_flux2s_encoders_for_flux1(machine: Machine, graph: Graph) -> None:
     real["30"] = node("VAELoader", {"vae_name": "flux2"})
     told = machine.check(changed(real, LATENTS, vae=["30", 0]))
     assert "takes latents of FLUX.1's. Connect FLUX's own VAE (ae.safetensors)" in told[LATENTS][0]
+
+
+def with_sibling(graph: Graph, base: Graph, checkpoint: str) -> Graph:
+    """The graph, of which both stages and an evaluation sample on another base."""
+    compared = {"flux_lora": [STAGE_2, 0], "flux_lora_2": [LORA, 0], "real_latents": [LATENTS, 0]}
+    graph = {**graph, SIBLING: copy.deepcopy(base[LORA]), EVALUATE: node("FluxDuelEvaluateFluxLoRA", compared)}
+    for where in (STAGE_1, STAGE_2, EVALUATE):
+        graph = changed(graph, where, sampling_base=[SIBLING, 0])
+    return changed(graph, SIBLING, checkpoint=checkpoint)
+
+
+def test_a_sibling(machine: Machine, graph: Graph) -> None:
+    real = on_flux(machine, graph)
+    machine.checkpoints["schnell"] = str(write_headers(machine.root / "flux1-schnell.safetensors"))
+    assert machine.check(with_sibling(real, graph, "schnell")) == {}
+    on_flux2(machine, graph)
+    told = machine.check(with_sibling(real, graph, "klein"))
+    assert told == dict.fromkeys([STAGE_1, STAGE_2, EVALUATE], [
+        "sampling_base: klein.safetensors has other shapes than flux.safetensors, which the LoRA was trained on: it is "
+        "FLUX.2 and not FLUX.1. Choose its sibling, such as the distilled model of the same size."
+    ])  # fmt: skip
+    told = machine.check(with_sibling(real, graph, TINY))
+    assert set(told) == {STAGE_1, STAGE_2, EVALUATE} and "its num_layers is 2 and not 19" in told[EVALUATE][0]
+
+
+def test_a_sibling_that_is_gone(machine: Machine, graph: Graph) -> None:
+    assert set(machine.check(with_sibling(graph, graph, "gone"))) == {SIBLING}
+    machine.checkpoints["removed"] = str(machine.root / "removed.safetensors")
+    told = machine.check(with_sibling(graph, graph, "removed"))
+    assert set(told) == {SIBLING} and "removed.safetensors" in told[SIBLING][0]
 
 
 def test_a_folder_that_cannot_be_written(machine: Machine, graph: Graph) -> None:
