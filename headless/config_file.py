@@ -19,6 +19,7 @@ from .run_config import RunConfig
 # The options that name a file or a folder: ~ in them is the user's home, as a shell has it.
 PATHS = (
     "base.checkpoint",
+    "base.sampling_base",
     "start.lora",
     "start.discriminator",
     "images.folder",

@@ -18,7 +18,7 @@ from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
-from .train_command import base_reference, cache_folder, encoded_pictures
+from .train_command import base_reference, cache_folder, encoded_pictures, sampling_reference
 
 REPORT, NUMBERS, CHART, PICTURES = "report.md", "evaluation.json", "chart.png", "pictures.png"
 
@@ -46,7 +46,7 @@ def evaluate_loras(
     """
     if not config.images.folder:
         raise ValueError("images.folder is empty. Name the folder of training pictures: --images.folder FOLDER")
-    base = base_reference(config)
+    base, sampling = base_reference(config), sampling_reference(config)
     loras = [(name, load_file(file, base)) for name, file in row_names([file.expanduser() for file in files])]
     if bare_base:
         loras.insert(0, ("base", create(base, LoRAConfig(rank=1, alpha=1.0))))
@@ -69,6 +69,7 @@ def evaluate_loras(
             keep=pictures,
             solver=sampler,
             neighbours=neighbours,
+            sampling_base=sampling,
             after_step=lambda done, total: measuring.update(done, total, {}),
         )
         measuring.close()

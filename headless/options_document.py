@@ -31,6 +31,7 @@ NODES = {
 EXCEPTIONS = {
     "base.device": HEADLESS_ONLY,
     "base.shard": HEADLESS_ONLY,
+    "base.sampling_base": "both stages, Evaluate FLUX LoRA (sampling_base)",
     "start.lora": "Load FLUX LoRA (lora)",
     "start.discriminator": "Latent Discriminator (continue_from)",
     "output.format": "Save FLUX LoRA",

@@ -25,12 +25,12 @@ from ..training.config import (
 
 @dataclass(frozen=True, kw_only=True)
 class BaseConfig(Config):
-    """The frozen FLUX.1 transformer, and where it computes."""
+    """The frozen FLUX transformer, and where it computes."""
 
     checkpoint: str = option(
         TINY_BASE,
-        "FLUX.1's transformer: a .safetensors or .gguf file, or a folder in diffusers' layout. tiny: the built-in "
-        "base, which trains on a CPU.",
+        "The transformer of FLUX.1, FLUX.2 or FLUX.3: a .safetensors or .gguf file, or a folder in diffusers' layout. "
+        "tiny: the built-in base, which trains on a CPU.",
     )
     precision: str = option(
         AUTO,
@@ -48,6 +48,12 @@ class BaseConfig(Config):
         "With several GPUs: split the frozen base over them, where one card cannot hold it (FSDP). Slower than a copy "
         "on each.",
         advanced=True,
+    )
+    sampling_base: str = option(
+        "",
+        "The transformer that previews, the watch, evaluate and sample draw with in place of checkpoint: the sibling "
+        "of the same shapes that the LoRA will be used on, such as distilled klein. Of precision as checkpoint is. "
+        "Empty: checkpoint itself.",
     )
 
     def __post_init__(self) -> None:

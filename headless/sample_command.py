@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from ..training.runs.output_check import check_writable, leaving_nothing
 from .launched import joined
 from .run_config import RunConfig
 from .terminal import Progress, say
-from .train_command import base_reference
+from .train_command import base_reference, sampling_reference
 
 
 def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
@@ -68,6 +69,7 @@ def sample_pictures(
     space = base_family(reference).space
     latent_height, latent_width = latent_side(height, space, "--height"), latent_side(width, space, "--width")
     lora = load_file(lora_file.expanduser(), reference)
+    lora = replace(lora, base=sampling_reference(config) or reference)
     counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
     folder = folder.expanduser()
     mark = "" if sampler == TRAINED_SAMPLER else f"-{sampler}"

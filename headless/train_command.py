@@ -24,6 +24,7 @@ from ..training.failure_words import in_words
 from ..training.lora import adapter as adapters
 from ..training.lora.adapter import FluxLoRA
 from ..training.lora.files import doubts
+from ..training.lora.sibling import sibling_fault
 from ..training.lora.usual_cfg import advice_for
 from ..training.runs import run_directory
 from ..training.runs.output_check import RUN_FILES, RUN_NAME, check_writable, leaving_nothing
@@ -75,10 +76,14 @@ def train(config: RunConfig) -> Path:
         if config.start.adversarial:
             check_target(lora, data, config.discriminator, config.adversarial)
 
+        sampling = sampling_reference(config)
+
         path, shelf = run.output, BaseShelf()
         if config.start.diffusion:
             print_ = run_directory.fingerprint("diffusion", lora, data, config.diffusion, ranks=place.ranks.count)
-            stage = partial(train_diffusion_stage, lora, data, config.diffusion, load=shelf)
+            stage = partial(
+                train_diffusion_stage, lora, data, config.diffusion, load=shelf, sampling_base=sampling
+            )
             lora = run.stage(print_, lora, stage, encoders).lora
             path = run.save(lora, f"{config.output.name}-stage1")
         if config.start.adversarial:
@@ -90,6 +95,7 @@ def train(config: RunConfig) -> Path:
                 config.discriminator,
                 discriminator,
                 ranks=place.ranks.count,
+                sampling_base=sampling,
             )
             stage = partial(
                 train_adversarial_stage,
@@ -99,6 +105,7 @@ def train(config: RunConfig) -> Path:
                 config.adversarial,
                 discriminator_weights=discriminator,
                 load=shelf,
+                sampling_base=sampling,
             )
             result = run.stage(print_, lora, stage, encoders)
             path = run.save(result.lora, config.output.name)
@@ -125,6 +132,7 @@ def check(config: RunConfig) -> None:
     check_name(config)
     check_folders(config)
     check_start(config)
+    sampling_reference(config)
     wanted(config.trackers)
 
 
@@ -190,6 +198,20 @@ def cache_folder(config: RunConfig) -> Path:
 def base_reference(config: RunConfig) -> BaseReference:
     """The base that the configuration names."""
     return BaseReference(config.base.checkpoint, config.base.precision)
+
+
+def sampling_reference(config: RunConfig) -> BaseReference | None:
+    """The base that pictures are drawn with in place of the one that is trained on; ``None``: that itself.
+
+    Raises ``ValueError`` for one that a LoRA of that base does not fit, or that is gone.
+    """
+    if not config.base.sampling_base:
+        return None
+    sibling = BaseReference(config.base.sampling_base, config.base.precision)
+    fault = sibling_fault(base_reference(config), sibling)
+    if fault:
+        raise ValueError(f"base.sampling_base: {fault}")
+    return sibling
 
 
 def encoded_pictures(

@@ -16,7 +16,7 @@ from ..training.config import (
 from ..training.data.demo_pictures import DEMO_FOLDER, DEMO_LABEL
 from .run_config import BaseConfig, ImagesConfig, OutputConfig, RunConfig, StartConfig
 from .workflow_chain import Chain, choose_chain, discriminator_node, encode_node
-from .workflow_graph import ADVERSARIAL, DIFFUSION, IMAGES, STAGES, TINY_ENCODERS, Node, read_graph
+from .workflow_graph import ADVERSARIAL, DIFFUSION, IMAGES, LOAD, STAGES, TINY_ENCODERS, Node, read_graph
 from .workflow_reading import Reading, made
 
 # What the nodes' lists call these; headless/ cannot ask nodes/, which needs ComfyUI.
@@ -84,11 +84,29 @@ def _base(reading: Reading, chain: Chain) -> BaseConfig:
         )
         return BaseConfig()
     label = str(reading.value(load, "checkpoint", TINY_BASE_LABEL))
-    options = reading.options(load, BaseConfig) | {"checkpoint": _checkpoint(reading, label)}
-    return made(load, BaseConfig, options)
+    bases = {"checkpoint": _checkpoint(reading, label), "sampling_base": _sampling_base(reading, chain)}
+    return made(load, BaseConfig, reading.options(load, BaseConfig) | bases)
 
 
-def _checkpoint(reading: Reading, label: str) -> str:
+def _sampling_base(reading: Reading, chain: Chain) -> str:
+    stages = [stage for stage in (chain.last(ADVERSARIAL), chain.last(DIFFUSION)) if stage is not None]
+    having = [stage for stage in stages if "sampling_base" in stage.sources]
+    if not having:
+        return ""
+    first = reading.source(having[0], "sampling_base")
+    if first is None or first.kind != LOAD:
+        origin = "a node that does not run" if first is None else f"{first.label}, which is not followed"
+        reading.notes.append(
+            f"{having[0].label}: its sampling_base comes from {origin}. Put the file's path into base.sampling_base."
+        )
+        return ""
+    if any(reading.source(stage, "sampling_base") is not first for stage in stages):
+        reading.notes.append(f"base.sampling_base is that of {having[0].label}, and counts for both stages.")
+    label = str(reading.value(first, "checkpoint", TINY_BASE_LABEL))
+    return _checkpoint(reading, label, "base.sampling_base")
+
+
+def _checkpoint(reading: Reading, label: str, option: str = "base.checkpoint") -> str:
     if label == TINY_BASE_LABEL:
         return TINY_BASE
     name, folders = label, _CHECKPOINT_FOLDERS
@@ -99,7 +117,7 @@ def _checkpoint(reading: Reading, label: str) -> str:
     if found is not None:
         return str(found)
     reading.notes.append(
-        f"base.checkpoint is {name!r}, a name in ComfyUI's models folder"
+        f"{option} is {name!r}, a name in ComfyUI's models folder"
         + (f" that is in none of {', '.join(folders)} of {reading.models}" if reading.models else "")
         + ". Put the file's path in its place."
     )

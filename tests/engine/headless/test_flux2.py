@@ -25,9 +25,9 @@ def write_pictures(folder: Path) -> None:
         (folder / f"{number}.txt").write_text(f"picture number {number}")
 
 
-def write_transformer(folder: Path, guidance_embeds: bool) -> None:
+def write_transformer(folder: Path, guidance_embeds: bool, seed: int = 0) -> None:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         transformer = Flux2Transformer2DModel(
             in_channels=128, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
             joint_attention_dim=3 * SIZES["hidden_size"], axes_dims_rope=(4, 4, 4, 4), guidance_embeds=guidance_embeds,

@@ -267,6 +267,7 @@ def test_a_stage_that_fails_before_it_changed_anything_saves_no_lora_and_exits_w
         (["--images.folder", "/no/such/folder"], ["/no/such/folder", "does not exist"]),
         (["--images.caption_rule", "trigger word only"], ["trigger_word"]),
         (["--base.checkpoint", "/no/such/base.safetensors"], ["/no/such/base.safetensors"]),
+        (["--base.sampling_base", "/no/such/sibling.safetensors"], ["/no/such/sibling.safetensors"]),
         (["--start.lora", "/no/such/lora.safetensors"], ["/no/such/lora.safetensors"]),
         (["--start.discriminator", "/no/such/judge.safetensors"], ["judge.safetensors"]),
         (["--adversarial.renoise", "false"], ["renoise"]),

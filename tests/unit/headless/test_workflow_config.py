@@ -113,7 +113,7 @@ def test_every_option_of_every_node_arrives() -> None:
         section, option = name.split(".")
         if values[section][option] == field.default:
             unmoved.add(name)
-    assert unmoved == HEADLESS_ONLY | {"base.checkpoint"}
+    assert unmoved == HEADLESS_ONLY | {"base.checkpoint", "base.sampling_base"}
     assert config.lora == LoRAConfig(**others(LoRAConfig, targets="regex", target_regex="x_.*"))
     assert config.data == DataConfig(**others(DataConfig))
     assert config.diffusion == DiffusionStageConfig(**others(DiffusionStageConfig))
@@ -241,6 +241,26 @@ def test_names_become_paths_where_comfyui_is_known(tmp_path: Path) -> None:
     assert found == {str(tmp_path / name) for name in files}
     assert not any("Put" in note for note in notes)
     assert any("Set encoders.folder" in note for note in notes)
+
+
+def test_the_base_to_sample_with(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "distilled.safetensors").touch()
+    graph = api_graph(**dict.fromkeys(("one", "two"), {"sampling_base": ["sibling", 0]}))
+    graph["sibling"] = {"class_type": "FluxDuelLoadFluxLoRA", "inputs": {"checkpoint": "distilled.safetensors"}}
+    config, notes = read(graph, tmp_path)
+    assert config.base.sampling_base == str(tmp_path / "unet" / "distilled.safetensors")
+    assert config.base.checkpoint == TINY_BASE and "sampling_base" not in "\n".join(notes)
+    config, notes = read(graph)
+    assert config.base.sampling_base == "distilled.safetensors"
+    assert any("base.sampling_base is 'distilled.safetensors', a name in ComfyUI's models folder" in n for n in notes)
+    del graph["one"]["inputs"]["sampling_base"]
+    config, notes = read(graph, tmp_path)
+    assert config.base.sampling_base
+    assert any("that of Stage 2: Train LoRA with GAN (node two), and counts for both" in note for note in notes)
+    graph["two"]["inputs"]["sampling_base"] = ["tiny", 0]
+    config, notes = read(graph, tmp_path)
+    assert not config.base.sampling_base and any("Put the file's path into base.sampling_base" in n for n in notes)
 
 
 @pytest.mark.parametrize("folder", ["diffusion_models", "unet", "checkpoints"])
