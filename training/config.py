@@ -225,6 +225,13 @@ class DataConfig(Config):
         shapes_result=False,
         lines=True,
     )
+    outside_prompts: str = option(
+        "",
+        "Prompts of what the LoRA is not for, one a line: the adversarial stage holds the LoRA to the base there, so "
+        "that a distilled model keeps its few steps. A change of them trains stage 2 alone anew. Empty: none.",
+        advanced=True,
+        lines=True,
+    )
     negative_prompt: str = option(
         "",
         "What previews, the watch and evaluations are led away from, where their cfg is not 1: FLUX.1 and distilled "
@@ -645,8 +652,10 @@ class AdversarialStageConfig(StageConfig):
     target: str = option(
         "target_steps",
         "What the discriminator judges. target_steps: x0 or jump, as target_steps says. two_samplers: one LoRA for "
-        "both, x0 for prompts with few_step_phrase (or at few_step_guidance), jump for the others.",
-        choices=("target_steps", "x0", "jump", "two_samplers"),
+        "both, x0 for prompts with few_step_phrase (or at few_step_guidance), jump for the others. distilled: the base "
+        "is a few-step model (FLUX.2 klein, FLUX.1-schnell), and what the LoRA draws with it in target_steps from "
+        "noise is judged.",
+        choices=("target_steps", "x0", "jump", "two_samplers", "distilled"),
     )
     few_step_guidance: float = option(
         0.0,
@@ -728,6 +737,17 @@ class AdversarialStageConfig(StageConfig):
         "of restoring noised training pictures: it then meets what it meets when sampled. Their flow loss holds to the "
         "LoRA at the start, whatever anchor is, which is one more pass. Without such prompts: none.",
         low=0.0, high=1.0, step=0.05, advanced=True,
+    )
+    outside_share: float = option(
+        0.5,
+        "Share of the updates in which the LoRA also draws outside_prompts (of Encode Real Latents), and is held there "
+        "to the base without it. Without such prompts: none.",
+        low=0.0, high=1.0, step=0.05, advanced=True,
+    )
+    outside_weight: float = option(
+        1.0,
+        "Weight of the flow loss at outside_prompts, in either objective.",
+        low=0.0, high=1e4, step=0.1, advanced=True,
     )
     watch_cfg: float = option(
         1.0,

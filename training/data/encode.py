@@ -52,6 +52,7 @@ def encode(
     space: LatentSpace = FLUX_1,
     few_step_phrase: str = "",
     practice_prompts: str = "",
+    outside_prompts: str = "",
     preview_prompts: str = "",
     negative_prompt: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -67,9 +68,9 @@ def encode(
     ``vae_key`` and ``text_key`` name the weights behind the two, for the disk cache in ``cache_folder`` (``None``: no
     disk cache). ``report`` is called with (encodings done, encodings in all); what it raises ends the work, and the
     next call goes on from the cache. ``few_step_phrase`` has each caption, and the empty prompt, encoded
-    ``with_phrase`` as well; empty: it has not. ``practice_prompts`` and ``preview_prompts`` are prompts without
-    pictures, one a line, the latter ``with_phrase`` as well; ``negative_prompt`` is one more. More than
-    ``most_in_memory`` bytes of encodings are left in the cache and read from there.
+    ``with_phrase`` as well; empty: it has not. ``practice_prompts``, ``outside_prompts`` and ``preview_prompts``
+    are prompts without pictures, one a line, the last ``with_phrase`` as well; ``negative_prompt`` is one more. More
+    than ``most_in_memory`` bytes of encodings are left in the cache and read from there.
 
     Equal pictures and equal captions are encoded once. ``held_out_share`` in [0, 0.9] is the share of distinct
     pictures that is held out: at least one of two or more where the share is above 0, never all; equal pictures, and
@@ -82,7 +83,7 @@ def encode(
     if not 0.0 <= held_out_share <= MAX_HELD_OUT_SHARE:
         raise ValueError(f"held_out_share must be from 0 to {MAX_HELD_OUT_SHARE:g}, got {held_out_share!r}.")
     check_counts(images, captions, names, masks)
-    practice, shown = lines_of(practice_prompts), lines_of(preview_prompts)
+    practice, outside, shown = (lines_of(text) for text in (practice_prompts, outside_prompts, preview_prompts))
     check_previews(shown)
     cache = LatentCache(cache_folder)
     cache.remove_leftovers()
@@ -96,7 +97,7 @@ def encode(
     few_step_shown = [with_phrase(phrase, caption) for caption in shown] if phrase else []
     few_step_all = [with_phrase(phrase, caption) for caption in plain]
     negative = negative_prompt.strip()
-    captions_once = list(dict.fromkeys([*plain, *few_step_all, *practice, *shown, *few_step_shown, negative]))
+    captions_once = list(dict.fromkeys([*plain, *few_step_all, *practice, *outside, *shown, *few_step_shown, negative]))
     distinct = {picture.identity: index for index, picture in enumerate(pictures)}
     ways = (False, True) if flip else (False,)
     total = len(captions_once) + len(distinct) * len(ways)
@@ -139,6 +140,8 @@ def encode(
         few_step_phrase=phrase,
         practice_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in practice),
         practice_fingerprint=digest(*(by_caption[caption].content for caption in practice)) if practice else "",
+        outside_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in outside),
+        outside_fingerprint=digest(*(by_caption[caption].content for caption in outside)) if outside else "",
         preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in shown),
         few_step_preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in few_step_shown),
         negative_prompt=make.prompt(negative, by_caption[negative]) if negative else None,

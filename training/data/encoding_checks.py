@@ -51,8 +51,8 @@ def texts_without_encoder(config: DataConfig, where: str) -> Iterator[str]:
             "phrase cannot be put in front of them. Connect clip and captions instead of conditioning, or leave "
             "few_step_phrase empty and tell the few-step sampler by few_step_guidance."
         )
-    texts = {"practice_prompts": "are texts", "preview_prompts": "are texts", "negative_prompt": "is a text"}
-    for name, what in texts.items():
+    names = ("practice_prompts", "outside_prompts", "preview_prompts", "negative_prompt")
+    for name, what in zip(names, ("are texts", "are texts", "are texts", "is a text"), strict=True):
         if getattr(config, name).strip():
             yield (
                 f"{where}: {name} {what}, and conditioning holds prompts that are encoded already. Connect clip and "

@@ -90,7 +90,7 @@ class RealLatents:
     length, and ``few_step_empty_prompt`` is the phrase alone. Without one they are empty and ``None``.
 
     ``practice_prompts`` have no pictures. Stage 1 does not look at them: they have a ``practice_fingerprint`` of their
-    own, empty without any.
+    own, empty without any. ``outside_prompts`` likewise.
 
     ``preview_prompts`` are for pictures to look at, and no training notices them: no fingerprint has them. With a
     phrase, ``few_step_preview_prompts`` are the same with it at their front.
@@ -109,6 +109,8 @@ class RealLatents:
     few_step_phrase: str = ""
     practice_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     practice_fingerprint: str = ""
+    outside_prompts: tuple[Prompt | StoredPrompt, ...] = ()
+    outside_fingerprint: str = ""
     preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     few_step_preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     negative_prompt: Prompt | StoredPrompt | None = None
@@ -143,17 +145,17 @@ class RealLatents:
         return float(square.clamp_min(1e-12).sqrt())
 
     @functools.cached_property
-    def practice_groups(self) -> tuple[tuple[int, ...], ...]:
-        """``practice_prompts`` (indices) in groups of one length: those that can share a batch."""
-        groups: dict[int, list[int]] = {}
-        for index, prompt in enumerate(self.practice_prompts):
-            groups.setdefault(prompt.length, []).append(index)
-        return tuple(tuple(groups[length]) for length in sorted(groups))
-
-    @functools.cached_property
     def training_groups(self) -> tuple[tuple[int, ...], ...]:
         """``training`` in groups of one latent size and one prompt length: those that can share a batch."""
         return group_by_shape(self, self.training)
+
+
+def in_lengths(prompts: Sequence[Prompt | StoredPrompt]) -> tuple[tuple[int, ...], ...]:
+    """``prompts`` (indices) in groups of one length: those that can share a batch."""
+    groups: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt.length, []).append(index)
+    return tuple(tuple(groups[length]) for length in sorted(groups))
 
 
 def group_by_shape(data: RealLatents, samples: Sequence[int]) -> tuple[tuple[int, ...], ...]:

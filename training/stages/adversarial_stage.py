@@ -30,6 +30,7 @@ from .gradient_watch import GradientWatch
 from .judges import Judges, Logits, Shown, on_cpu, sample_logits, share_of_base
 from .monitor import Monitor
 from .optimiser import Optimiser
+from .outside import Outside
 from .overfitting import Overfitting
 from .plan import Plan
 from .practice import Practice
@@ -120,10 +121,12 @@ class AdversarialStage(Stage):
         if self.wrong_captions and self.wrong_captions.remark:
             self.remarks.append(self.wrong_captions.remark)
         self.replay = Replay(data, discriminator.replay_share, config.seed)
+        self.outside = Outside(data, config)
         self.practice = Practice(data, config, in_step=ranks.shard and ranks.count > 1)
         self.remarks.extend(self.practice.remarks(discriminator, config))
         hybrid = config.objective == "hybrid"
-        self.holds_to_start = hybrid and config.anchor == "start"
+        # What is drawn from noise has no picture to hold to.
+        self.holds_to_start = hybrid and (config.anchor == "start" or config.target == "distilled")
         wanted = self.holds_to_start or (hybrid and self.practice.share > 0)
         self.anchor = adapter.beside(self.base, start.tensors) if wanted else None
         if hybrid and not self.holds_to_start and config.guidance != 1 and self.base.guidance_embeds:
@@ -131,6 +134,8 @@ class AdversarialStage(Stage):
                 f"guidance is {config.guidance:g} and anchor is pictures: the flow loss then teaches the LoRA to answer"
                 f" {config.guidance:g} as it answers 1. Set anchor to start, or guidance to 1."
             )
+        nothing = {name: torch.zeros_like(tensor) for name, tensor in start.tensors.items()}
+        self.nothing = adapter.beside(self.base, nothing) if self.outside.share else None
         self.taught = 0
         self.monitor = Monitor()
         self.watch = StageWatch(self, config, self.monitor)
@@ -208,6 +213,8 @@ class AdversarialStage(Stage):
             verdicts.append(told)
             sigmas.append(prediction.levels.sigma)
         means = check_finite(batches, losses, self.ranks)
+        if self.outside.due(draw):
+            means |= self.hold_outside(self.outside.batches(batches, draw), draw)
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.apply(self.optimiser, self.monitor.lora)
         measured = gradient_statistics(gradients, self.ranks)
@@ -226,6 +233,17 @@ class AdversarialStage(Stage):
             **(self.teach_discriminator(verdicts, samples, draw) if teach else {}),
             "images_seen": float((update + 1) * self.images_per_update),
         }
+
+    def hold_outside(self, batches: list[Batch], draw: int) -> dict[str, float]:
+        """Where the LoRA is not for, it is to answer as the base without it. Adds the gradient; returns the loss."""
+        losses = []
+        for batch in batches:
+            prediction = self.predict(batch, draw)
+            with torch.no_grad(), adapter.replaced(self.base, self.nothing):
+                own = self.velocity(prediction.x_t, prediction.levels.sigma, batch)
+            losses.append(flow.velocity_error(prediction.velocity, own).mean())
+            (self.config.outside_weight * losses[-1] / len(batches)).backward()
+        return check_finite(batches, {"outside_loss": losses}, self.ranks)
 
     def update_discriminator(self, draw: int) -> dict[str, float]:
         """Learn to tell encoded images from the generator's fakes, which are held fixed."""
@@ -333,7 +351,7 @@ class AdversarialStage(Stage):
         config, positions = self.config, batch.positions
         noise = draws.normals(config.seed, draw, positions, "noise", batch.x0.shape[1:]).to(batch.x0)
         levels = self.levels(batch, draw)
-        if batch.practice:
+        if self.from_noise(batch):
             starts = self.base.seen_sigma(sampler_levels(config, self.base.shift(*noise.shape[-2:]))).to(batch.x0)
             x_t = self.practice.rolled_out(lambda x, s: self.velocity(x, s, batch), noise, levels.sigma, starts)
         else:
@@ -347,7 +365,7 @@ class AdversarialStage(Stage):
         learnt a style from a few pictures answers with the style, not with those pictures. Where there is no picture of
         the prompt there is no other.
         """
-        if not (self.holds_to_start or batch.practice):
+        if not (self.holds_to_start or self.from_noise(batch)):
             return flow.velocity_target(batch.x0, prediction.noise)
         if self.anchor is None:
             # The adversarial loss alone: nothing is held.
@@ -358,8 +376,12 @@ class AdversarialStage(Stage):
     def levels(self, batch: Batch, draw: int) -> Levels:
         """Drawn noise levels of a batch, as the transformer sees them."""
         shift = self.base.shift(*batch.x0.shape[-2:])
-        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), shift, batch.practice)
+        drawn = draw_levels(self.config, draw, batch.positions, self.few_step(batch), shift, self.from_noise(batch))
         return Levels(*(self.base.seen_sigma(level).to(batch.x0) for level in drawn))
+
+    def from_noise(self, batch: Batch) -> bool:
+        """Whether the generator draws these samples from noise, in place of restoring noised pictures."""
+        return batch.practice or self.config.target == "distilled"
 
     def few_step(self, batch: Batch) -> tuple[bool, ...]:
         """Which samples are judged as x0: all or none, where there is one sampler."""
@@ -507,7 +529,8 @@ class AdversarialStage(Stage):
         more = max(0, self.config.discriminator_updates - 1) * self._evaluations_of_discriminator
         looks = share_of_base(self.judge, self.base) * (2 + self._backward)
         held = 1 if self.holds_to_start else self.practice.share * (self.anchor is not None)
-        return super().evaluations_per_picture + looks + more + held + self._roll_out
+        outside = self.outside.share * (2 + self._backward + self._whole_roll_out)
+        return super().evaluations_per_picture + looks + more + held + self._roll_out + outside
 
     def training_evaluations(self, first: int) -> float:
         warmup = max(0, self.config.discriminator_warmup - first)
@@ -520,9 +543,14 @@ class AdversarialStage(Stage):
 
     @property
     def _roll_out(self) -> float:
+        share = 1.0 if self.config.target == "distilled" else self.practice.share
+        return share * self._whole_roll_out
+
+    @property
+    def _whole_roll_out(self) -> float:
         """On the way to the last of the sampler's levels it ends at any of them; on ranks in step it is made whole."""
         steps = min(self.config.target_steps, FEW_STEPS)
-        return self.practice.share * (steps if self.judges.in_step else (steps - 1) / 2)
+        return steps if self.judges.in_step else (steps - 1) / 2
 
     @property
     def scored_by(self) -> str:

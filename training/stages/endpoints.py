@@ -37,6 +37,8 @@ def judged_endpoints(config: AdversarialStageConfig) -> tuple[str, ...]:
     """Which endpoints this stage judges: ``x0``, ``jump``, or both."""
     if config.target == "two_samplers":
         return ("x0", "jump")
+    if config.target == "distilled":
+        return ("x0",)
     if config.target == "target_steps":
         return ("x0",) if config.target_steps <= FEW_STEPS else ("jump",)
     return (config.target,)
@@ -54,15 +56,15 @@ def draw_levels(
     positions: Sequence[int],
     few_step: Sequence[bool],
     shift: Shift,
-    practice: bool = False,
+    from_noise: bool = False,
 ) -> Levels:
     """The levels of the samples at ``positions``, fp32; ``few_step`` chooses x0 (True) or jump for each.
 
-    For ``practice`` the generator starts where the sampler does.
+    ``from_noise``: the generator starts where the sampler does.
     """
     normal = draws.normals(config.seed, draw, positions, "sigma")
     uniform = draws.uniforms(config.seed, draw, positions, "sigma")
-    if practice:
+    if from_noise:
         starts = sampler_levels(config, shift)[:-1]
         sigma = starts[(uniform * len(starts)).long()]
     else:

@@ -8,7 +8,6 @@ of another subject, and both are shown without a caption, so that it judges how 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -20,6 +19,7 @@ from .. import draws, flow
 from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.batches import Batch
 from ..data.real_latents import RealLatents
+from .drawn_prompts import DrawnPrompts
 
 
 class Practice:
@@ -28,6 +28,7 @@ class Practice:
     def __init__(self, data: RealLatents, config: AdversarialStageConfig, in_step: bool = False) -> None:
         """``in_step``: the ranks hold parts of the base, so that each has to evaluate it as often as the others."""
         self._data, self._seed, self._in_step = data, config.seed, in_step
+        self._prompts = DrawnPrompts(data.practice_prompts, config.seed, "practice")
         self.share = config.practice_share if data.practice_prompts else 0.0
 
     def remarks(self, judge: DiscriminatorConfig, config: AdversarialStageConfig) -> list[str]:
@@ -51,29 +52,7 @@ class Practice:
 
     def batches(self, batches: Sequence[Batch], draw: int) -> list[Batch]:
         """The same pictures with practice prompts of one length in their captions' place."""
-        groups = self._data.practice_groups
-        place = draws.uniforms(self._seed, draw, [0], "practice length").item() * len(self._data.practice_prompts)
-        # A prompt is as likely whatever its length.
-        group = next(g for i, g in enumerate(groups) if place < sum(map(len, groups[: i + 1])))
-        found = []
-        for batch in batches:
-            drawn = draws.uniforms(self._seed, draw, batch.positions, "practice prompt")
-            prompts = [self._data.practice_prompts[group[int(part * len(group))]] for part in drawn.tolist()]
-            embeds = torch.stack([prompt.prompt_embeds for prompt in prompts])
-            pooled = torch.stack([prompt.pooled_prompt_embeds for prompt in prompts])
-            found.append(
-                dataclasses.replace(
-                    batch,
-                    prompt_embeds=embeds.to(batch.prompt_embeds),
-                    pooled_prompt_embeds=pooled.to(batch.pooled_prompt_embeds),
-                    names=tuple(
-                        f"{name} with practice prompt '{prompt.caption[:60]}'"
-                        for name, prompt in zip(batch.names, prompts, strict=True)
-                    ),
-                    practice=True,
-                )
-            )
-        return found
+        return self._prompts.batches(batches, draw)
 
     @torch.no_grad()
     def rolled_out(

@@ -37,16 +37,20 @@ class Setting(NamedTuple):
         return f"{self.solver}/{self.steps}/g{self.guidance:g}/s{self.strength:g}"
 
 
-@functools.lru_cache(maxsize=1)
-def _base() -> tuple[FluxBase, dict[str, Tensor]]:
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str) -> tuple[FluxBase, dict[str, Tensor]]:
     """The base in bf16, in which a core is nearly twice as fast, and its own weights in fp32."""
-    base = load_base(BaseReference(TINY_BASE, "fp32"), "cpu")
+    base = load_base(BaseReference(path, "fp32"), "cpu")
     own = {name: weight.detach().clone() for name, weight in base.transformer.named_parameters()}
-    return load_base(BaseReference(TINY_BASE, "bf16"), "cpu"), own
+    return load_base(BaseReference(path, "bf16"), "cpu"), own
+
+
+def _base_of(lora: FluxLoRA | None) -> tuple[FluxBase, dict[str, Tensor]]:
+    return _loaded(lora.base.path if lora else TINY_BASE)
 
 
 def _wear(lora: FluxLoRA | None, strength: float) -> FluxBase:
-    base, own = _base()
+    base, own = _base_of(lora)
     weights = dict(base.transformer.named_parameters())
     with torch.no_grad():
         for name in module_names(lora.tensors) if lora else ():
@@ -57,7 +61,7 @@ def _wear(lora: FluxLoRA | None, strength: float) -> FluxBase:
 
 
 def _undress(lora: FluxLoRA | None) -> None:
-    base, own = _base()
+    base, own = _base_of(lora)
     weights = dict(base.transformer.named_parameters())
     with torch.no_grad():
         for name in module_names(lora.tensors) if lora else ():
@@ -66,7 +70,7 @@ def _undress(lora: FluxLoRA | None) -> None:
 
 @torch.no_grad()
 def latents(lora: FluxLoRA | None, captions: Sequence[str], setting: Setting, first_seed: int = 0) -> Tensor:
-    """One sample a caption, (n, 16, 16, 16) in fp32; the i-th from noise ``first_seed + i``."""
+    """One sample a caption, (n, 16, 16, 16) in fp32, on the LoRA's base; the i-th from noise ``first_seed + i``."""
     base = _wear(lora, setting.strength)
     prompts = [subjects.prompt(text) for text in captions]
     sigmas = flow.sampling_sigmas(setting.steps, flow.resolution_mu(FLUX_1.num_tokens(PLACES, PLACES))).float()

@@ -302,11 +302,9 @@ def wide(data: RealLatents) -> RealLatents:
         )
 
     samples = tuple(dataclasses.replace(s, mean=s.mean.double(), std=s.std.double()) for s in data.samples)
-    few, plain, practice = map(prompts, (data.few_step_prompts, data.prompts, data.practice_prompts))
-    return dataclasses.replace(
-        data, samples=samples, prompts=plain, few_step_prompts=few, practice_prompts=practice,
-        empty_prompt=prompts([data.empty_prompt])[0],
-    )  # fmt: skip
+    kinds = ("few_step_prompts", "prompts", "practice_prompts", "outside_prompts")
+    widened = {kind: prompts(getattr(data, kind)) for kind in kinds}
+    return dataclasses.replace(data, samples=samples, empty_prompt=prompts([data.empty_prompt])[0], **widened)
 
 
 def wide_stage(start, judge: DiscriminatorConfig, **changes: Any) -> AdversarialStage:

@@ -70,15 +70,16 @@ class Sides:
 
 
 class Reference:
-    """``velocity``, ``anchor`` (that of the LoRA at the start) and ``networks`` are functions of one sample; ``lecam``:
-    running means of real and fake, by kind."""
+    """``velocity``, ``anchor`` (that of the LoRA at the start), ``bare`` (without one) and ``networks`` are functions
+    of one sample; ``lecam``: running means of real and fake, by kind."""
 
     def __init__(
         self, velocity: Any, networks: Any, data: RealLatents, judge: DiscriminatorConfig,
-        config: AdversarialStageConfig, lecam: dict[str, tuple[float, float]], anchor: Any, family: str,
+        config: AdversarialStageConfig, lecam: dict[str, tuple[float, float]], anchor: Any, bare: Any,
+        family: str,
     ) -> None:  # fmt: skip
         self.velocity, self.networks, self.data, self.judge, self.config = velocity, networks, data, judge, config
-        self.lecam, self.anchor = lecam, anchor
+        self.lecam, self.anchor, self.bare = lecam, anchor, bare
         self.mu, self.patch = MU[family], PATCH[family]
         self.kept: list[Kept] = []
         latents = torch.stack([data.samples[i].mean for i in data.training]).transpose(0, 1).flatten(1)
@@ -103,7 +104,7 @@ class Reference:
         e = math.exp(self.mu(tokens, 50))
         u = sigmoid(config.timestep_mean + config.timestep_std * self.normal(draw, position, "sigma"))
         sigma = min(max(e * u / (1 + (e - 1) * u), 1e-3), 1 - 1e-3)
-        if self.practises(draw):
+        if self.from_noise(draw):
             starts = self.sampler_levels(tokens)[:-1]
             sigma = starts[int(self.uniform(draw, position, "sigma") * len(starts))]
 
@@ -130,12 +131,17 @@ class Reference:
     def practises(self, draw: int) -> bool:
         return bool(self.data.practice_prompts) and self.uniform(draw, 0, "practice") < self.config.practice_share
 
-    def practice_prompt(self, draw: int, position: int) -> Any:
+    def from_noise(self, draw: int) -> bool:
+        return self.config.target == "distilled" or self.practises(draw)
+
+    def drawn_prompt(self, draw: int, position: int, kind: str) -> Conditioning:
         """The prompts of the drawn one's length, one of which each sample draws for itself."""
-        prompts = sorted(self.data.practice_prompts, key=lambda prompt: len(prompt.prompt_embeds))
-        first = prompts[int(self.uniform(draw, 0, "practice length") * len(prompts))]
-        alike = [p for p in self.data.practice_prompts if len(p.prompt_embeds) == len(first.prompt_embeds)]
-        return alike[int(self.uniform(draw, position, "practice prompt") * len(alike))]
+        given = {"practice": self.data.practice_prompts, "outside": self.data.outside_prompts}[kind]
+        prompts = sorted(given, key=lambda prompt: len(prompt.prompt_embeds))
+        first = prompts[int(self.uniform(draw, 0, f"{kind} length") * len(prompts))]
+        alike = [p for p in given if len(p.prompt_embeds) == len(first.prompt_embeds)]
+        drawn = alike[int(self.uniform(draw, position, f"{kind} prompt") * len(alike))]
+        return Conditioning(drawn.prompt_embeds[None], drawn.pooled_prompt_embeds[None])
 
     def sampler_levels(self, tokens: int) -> list[float]:
         steps = min(self.config.target_steps, 8)
@@ -287,8 +293,8 @@ class Reference:
             x_t = (1 - sigma) * x0 + sigma * noise
             practises = self.practises(draw)
             if practises:
-                drawn = self.practice_prompt(draw, position)
-                prompts = Conditioning(drawn.prompt_embeds[None], drawn.pooled_prompt_embeds[None])
+                prompts = self.drawn_prompt(draw, position, "practice")
+            if self.from_noise(draw):
                 x_t = self.rolled_out(noise, sigma, prompts, tokens)
             predicted = self.velocity(x_t, torch.tensor([sigma]).double(), prompts, guidance or config.guidance)
             v = predicted.detach().requires_grad_()
@@ -313,9 +319,9 @@ class Reference:
             f = self.told(kind, sides.fake, sides.level, sides.fake_prompts)
             adversarial_loss = self.generator_loss([m.detach() for m in r], f, mask) / count
             held_to = noise - x0
-            if config.anchor == "start" or practises:
+            if config.anchor == "start" or self.from_noise(draw):
                 held_to = self.anchor(x_t, torch.tensor([sigma]).double(), prompts, guidance or config.guidance)
-            if practises and config.objective == "pure":
+            if self.from_noise(draw) and config.objective == "pure":
                 held_to = v
             error = (v - held_to.detach()) ** 2
             flow = error.mean() if mask is None else (error.mean(1, keepdim=True) * mask).sum() / mask.sum()
@@ -347,6 +353,18 @@ class Reference:
             got = torch.autograd.grad(loss / count, judges, allow_unused=True)
             trained = [a if b is None else a + b for a, b in zip(trained, got, strict=True)]
             out["discriminator_loss"] += loss.item() / count
+
+            # Outside: levels of the sampler, and what the base answers without the adapter.
+            if self.data.outside_prompts and self.uniform(draw, 0, "outside") < config.outside_share:
+                prompts = self.drawn_prompt(draw, position, "outside")
+                starts = self.sampler_levels(tokens)[:-1]
+                sigma = starts[int(self.uniform(draw, position, "sigma") * len(starts))]
+                x_t, at = self.rolled_out(noise, sigma, prompts, tokens), torch.tensor([sigma]).double()
+                own = self.bare(x_t, at, prompts, config.guidance)
+                error = (self.velocity(x_t, at, prompts, config.guidance) - own.detach()).square().mean()
+                got = torch.autograd.grad(config.outside_weight * error / count, parameters)
+                lora = [a + b for a, b in zip(lora, got, strict=True)]
+                out["outside_loss"] = out.get("outside_loss", 0.0) + error.item() / count
         self.kept += made
         flow_norm, adversarial_norm = math.sqrt(norms["flow"]), math.sqrt(norms["adversarial"])
         return out | {
@@ -381,4 +399,4 @@ class Reference:
     def only_few(self) -> bool:
         """Whether the one sampler that there is judges estimates of the data."""
         config = self.config
-        return config.target == "x0" or (config.target == "target_steps" and config.target_steps <= 8)
+        return config.target in ("x0", "distilled") or (config.target == "target_steps" and config.target_steps <= 8)

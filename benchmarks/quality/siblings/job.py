@@ -1,0 +1,120 @@
+"""One job: a LoRA of a style for the distilled sibling, trained in one of the ways, and measured at its four steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from fluxduel.benchmarks import pictograms
+from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig, LoRAConfig
+from fluxduel.training.data.real_latents import RealLatents
+from fluxduel.training.lora import adapter
+from fluxduel.training.lora.adapter import FluxLoRA
+from fluxduel.training.runs.stage_loop import run as run_stage
+from fluxduel.training.runs.train_stages import train_diffusion_stage
+from fluxduel.training.stages.adversarial_stage import AdversarialStage
+
+from ..styles import arms, subjects
+from ..styles import job as styles
+from ..styles.drawing import Setting
+from ..textures.job import Quiet
+from . import distilled
+
+OWN = Setting("euler", distilled.STEPS, distilled.GUIDANCE)
+# What the LoRA may practise on outside: styles of the base, without the one that it is measured in.
+OUTSIDE_STYLES = tuple(style.word for style in pictograms.BASE_STYLES if style.word != subjects.OLD_STYLE)
+OUTSIDE = 60
+STAGE_2: dict[str, Any] = {
+    **arms.SCALE, "target": "distilled", "target_steps": distilled.STEPS, "guidance": distilled.GUIDANCE,
+    "steps": arms.GENERATOR_STEPS, "validate_every": arms.VALIDATE_EVERY, "learning_rate": arms.LORA_RATE,
+    "adversarial_weight": 3.0,
+}  # fmt: skip
+
+
+class Job(NamedTuple):
+    """``arm``: see ``ARMS``."""
+
+    style: str
+    seed: int
+    images: int
+    arm: str
+
+    @property
+    def name(self) -> str:
+        return f"sibling-{self.style}-{self.images}-{self.seed}-{self.arm}"
+
+
+# Arm -> title, and stage 2's settings beside the common ones; ``None`` where there is no stage 2.
+ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "none": ("no LoRA", None),
+    "base": ("trained on the base", None),
+    "flow": ("trained on the distilled model by flow loss", None),
+    "stage2": ("stage 2 on the distilled model", {}),
+    "unheld": ("stage 2, not held outside", {"outside_share": 0.0}),
+}
+
+
+def outside(data: RealLatents, seed: int) -> RealLatents:
+    """The same data with outside prompts: subjects in the base's own styles."""
+    names = subjects.taught()
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    captions = [subjects.caption(OUTSIDE_STYLES[i % len(OUTSIDE_STYLES)], names[k]) for i, k in enumerate(order)]
+    prompts = tuple(subjects.prompt(text) for text in captions[:OUTSIDE])
+    return dataclasses.replace(data, outside_prompts=prompts, outside_fingerprint=" ".join(captions[:OUTSIDE]))
+
+
+def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> FluxLoRA:
+    """The job's LoRA on the sibling, trained or from ``folder``."""
+    kept = folder / f"{job.name}.safetensors"
+    config = LoRAConfig(rank=arms.RANK, alpha=float(arms.RANK), targets="all", seed=job.seed)
+    start = adapter.create(sibling, config)
+    if job.arm == "none":
+        return start
+    if job.arm == "base":
+        first = styles.trained(styles.Job(*job._replace(arm="stage1")), folder, reporter)
+        return dataclasses.replace(first, base=sibling)
+    if kept.exists():
+        return dataclasses.replace(start, tensors=load_file(kept))
+    data = subjects.dataset(job.style, job.images, job.seed, styles.HELD_OUT_SHARE)
+    if job.arm == "flow":
+        settings = {**arms.SCALE, **arms.STAGE_1, "steps": arms.STAGE_1_STEPS[job.images], "seed": job.seed}
+        found = train_diffusion_stage(
+            start, data, DiffusionStageConfig(**settings), device="cpu", reporter=reporter
+        ).lora
+    else:
+        changes = ARMS[job.arm][1]
+        assert changes is not None
+        data = outside(subjects.practising(data, job.style, job.images, job.seed), job.seed)
+        settings = AdversarialStageConfig(**{**STAGE_2, "seed": job.seed, **changes})
+        judge = DiscriminatorConfig(learning_rate=arms.DISCRIMINATOR_RATE, seed=job.seed)
+        first = trained(job._replace(arm="base"), folder, sibling, reporter)
+        found = run_stage(AdversarialStage(first, data, judge, settings, device="cpu"), reporter).lora
+    save_file(dict(found.tensors), kept)
+    return found
+
+
+def measured(lora: FluxLoRA, job: Job) -> dict[str, Any]:
+    """On the sibling at its own steps: unseen subjects in the style, and old captions in a style of the base."""
+    view = styles.View(lora, styles.Job(*job))
+    return {"whole": view.whole(OWN), "old": view.old_style(OWN)}
+
+
+def run(job: Job, folder: Path, sibling: BaseReference) -> dict[str, Any]:
+    """Train and measure; the result is also written into ``folder``, and taken from there the next time."""
+    file = folder / f"{job.name}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    torch.set_num_threads(1)
+    started, reporter = time.perf_counter(), Quiet()
+    lora = trained(job, folder, sibling, reporter)
+    seconds = time.perf_counter() - started
+    result = {**job._asdict(), **measured(lora, job), "train_seconds": seconds, "notes": reporter.notes}
+    file.write_text(json.dumps(result))
+    return result
