@@ -328,7 +328,7 @@ def _stage_text(stage: Mapping[str, Any]) -> str:
         names += ("anchor", "guidance")
         texts += _settings(config, names)
         texts += [f"discriminator {text}" for text in _settings(judge, ("architecture", "loss", "r1", "r2"))]
-    texts += _settings(stage, ("resolution", "few_step_phrase", "practice_prompts"))
+    texts += _settings(stage, ("resolution", "few_step_phrase", "practice_prompts", "outside_prompts"))
     if UNCHANGED.items() <= stage.items():
         texts.append("delivered the weights that it started from")
     return ", ".join(texts)

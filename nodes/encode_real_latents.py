@@ -26,6 +26,7 @@ from .widgets import configuration, supported, widgets
 
 NODE = "Encode Real Latents"
 FIRST = ("resolution", "flip", "held_out_share", "seed", "bucket_step", "few_step_phrase", "practice_prompts")
+LATER = ("preview_prompts", "negative_prompt", "outside_prompts")
 FOLDED = ("seed", "bucket_step", "few_step_phrase", "practice_prompts")
 
 
@@ -80,7 +81,7 @@ class EncodeRealLatents(io.ComfyNode):
                     tooltip="The pictures' names, for messages. From Load Dataset Images.",
                 ),
                 *widgets(DataConfig, FIRST, folded=FOLDED),
-                *widgets(DataConfig, ["preview_prompts", "negative_prompt"], folded=["negative_prompt"], optional=True),
+                *widgets(DataConfig, LATER, folded=LATER[1:], optional=True),
             ],
             outputs=[
                 RealLatentsSocket.Output(
@@ -149,6 +150,7 @@ class EncodeRealLatents(io.ComfyNode):
                 space=space,
                 few_step_phrase=config.few_step_phrase,
                 practice_prompts=config.practice_prompts,
+                outside_prompts=config.outside_prompts,
                 preview_prompts=config.preview_prompts,
                 negative_prompt=config.negative_prompt,
                 report=progress.update_or_stop,

@@ -46,6 +46,9 @@ def describe_dataset(
     if data.practice_prompts:
         example = quoted(data.practice_prompts[0].caption)
         lines.append(f"Practice prompts: {len(data.practice_prompts)}, such as {example}.")
+    if data.outside_prompts:
+        example = quoted(data.outside_prompts[0].caption)
+        lines.append(f"Outside prompts: {len(data.outside_prompts)}, such as {example}.")
     if data.preview_prompts:
         example = quoted(data.preview_prompts[0].caption)
         lines.append(f"Preview prompts: {len(data.preview_prompts)}, such as {example}.")

@@ -27,6 +27,7 @@ _WORDS = {
     "precision": "the base's precision",
     "data": "the training data",
     "practice": "the practice prompts",
+    "outside": "the outside prompts",
     "sampling_base": "the base that the watch samples with",
     "negative": "the negative prompt",
     "lora": "the LoRA it starts from",

@@ -149,6 +149,8 @@ class AdversarialStage(Stage):
         told: dict[str, Any] = {"few_step_phrase": self.data.few_step_phrase} if len(self.endpoints) > 1 else {}
         if self.practice.share:
             told["practice_prompts"] = len(self.data.practice_prompts)
+        if self.outside.share:
+            told["outside_prompts"] = len(self.data.outside_prompts)
         return super().provenance() | {"discriminator": asdict(self.judge)} | told
 
     def step(self, step: int) -> dict[str, float]:

@@ -101,14 +101,15 @@ def asked(precision: str, config: StageConfig) -> Asked:
 def largest(data: RealLatents) -> tuple[tuple[int, int], int]:
     """Height and width in latent pixels of the largest picture, and tokens of the longest prompt."""
     height, width = max((sample.shape[-2:] for sample in data.samples), key=lambda side: side[0] * side[1])
-    return (height, width), max(prompt.length for prompt in data.prompts)
+    prompts = (*data.prompts, *data.practice_prompts, *data.outside_prompts)
+    return (height, width), max(prompt.length for prompt in prompts)
 
 
 def demand_of(start: FluxLoRA, data: RealLatents, config: StageConfig, judge: DiscriminatorConfig | None) -> Demand:
     """What a stage with these inputs asks for, at its largest picture and longest prompt."""
     side, tokens = largest(data)
-    # The start that stage 2 is held to lies beside the LoRA, and so does the running average.
-    copies = int(config.ema_decay > 0) + int(judge is not None)
+    # The start that stage 2 is held to lies beside the LoRA, and so do the running average and, outside, no LoRA.
+    copies = int(config.ema_decay > 0) + int(judge is not None) + int(bool(judge is not None and data.outside_prompts))
     space = space_of(data.samples[0].shape[0])
     return Demand(side, tokens, config.batch_size, CHECKPOINTING[-1], judge, copies, space.factor)
 

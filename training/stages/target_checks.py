@@ -11,6 +11,7 @@ from ..config import AdversarialStageConfig, DiscriminatorConfig
 from ..data.data_error import DataError
 from ..data.real_latents import RealLatents
 from ..lora.adapter import FluxLoRA
+from ..lora.sampling_advice import FEW_STEPS
 
 
 class DataFacts(NamedTuple):
@@ -67,6 +68,23 @@ def target_faults(
                 "mismatched_share to 0, or choose flux_features."
             ),
         )
+    if config.target == "distilled":
+        if config.target_steps > FEW_STEPS:
+            yield Fault(
+                ("target_steps", "target"),
+                ValueError(
+                    f"target is distilled, and target_steps is {config.target_steps}: what is drawn from noise takes "
+                    f"{FEW_STEPS} steps at most. Set target_steps to what the distilled model takes, such as 4."
+                ),
+            )
+        if data.masked:
+            yield Fault(
+                ("target",),
+                DataError(
+                    f"'{data.masked}' has a mask, and target is distilled: what the LoRA draws from noise is compared "
+                    "with whole pictures. Choose another target, or leave the masks away."
+                ),
+            )
     if data.practice_prompts and config.practice_share:
         if config.target == "two_samplers":
             yield Fault(
@@ -88,6 +106,7 @@ def target_faults(
     if config.balance == "gradient_ratio" and config.objective == "hybrid":
         causes = {
             ("anchor is start", ("balance", "objective", "anchor")): config.anchor == "start",
+            ("target is distilled", ("balance", "objective", "target")): config.target == "distilled",
             ("practice_share is 1", ("balance", "objective", "practice_share", "practice_prompts")): (
                 config.practice_share == 1 and data.practice_prompts
             ),

@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 STAGE_1 = DiffusionStageConfig(**SMALL)
 STAGE_2 = AdversarialStageConfig(
-    **SMALL, discriminator_warmup=1, discriminator_ratio="fixed", watch=False, practice_share=0.0
+    **SMALL, discriminator_warmup=1, discriminator_ratio="fixed", watch=False, practice_share=0.0, outside_share=0.0
 )
 JUDGE = DiscriminatorConfig(width=8, depth=2, learning_rate=1e-2, augmentation="off")
 
@@ -86,6 +86,8 @@ STAGE_2_ALONE: Cases = {
     "step_share": ({"target": "x0"}, 0.0, 1.0),
     "anchor": ({"steps": 3}, "pictures", "start"),
     "practice_share": ({}, 0.0, 1.0),
+    "outside_share": ({}, 0.0, 1.0),
+    "outside_weight": ({"outside_share": 1.0}, 1.0, 9.0),
 }  # fmt: skip
 OF_THE_JUDGE: Cases = {
     "architecture": ({}, "cnn", "patch_cnn"),
@@ -121,7 +123,8 @@ NO_RESULT = {
 
 @pytest.fixture
 def data():
-    return dataclasses.replace(with_phrase(make_data()), practice_prompts=practice_prompts())
+    prompts = {"practice_prompts": practice_prompts(), "outside_prompts": practice_prompts(seed=6)}
+    return dataclasses.replace(with_phrase(make_data()), **prompts)
 
 
 def configured(case: dict[str, Any], of_judge: bool) -> tuple[AdversarialStageConfig, DiscriminatorConfig]:

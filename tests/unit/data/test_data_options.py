@@ -25,6 +25,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "bucket_step": (64, lambda data: {sample.shape for sample in data.samples}),
     "few_step_phrase": ("fast", lambda data: len(data.few_step_prompts)),
     "practice_prompts": ("a cat\na dog", lambda data: len(data.practice_prompts)),
+    "outside_prompts": ("a cat\na dog", lambda data: len(data.outside_prompts)),
     "preview_prompts": ("a cat\na dog", lambda data: len(data.preview_prompts)),
     "negative_prompt": ("blurred", lambda data: data.negative[0].sum()),
 }
@@ -45,13 +46,14 @@ def test_every_option_changes_the_dataset_and_tells_it_apart(option: str) -> Non
     value, seen = CASES[option]
     one, other = encoded(SMALL), encoded(dataclasses.replace(SMALL, **{option: value}))
     assert seen(one) != seen(other)
-    # Stage 1 does not look at practice prompts, and need not be trained anew for them.
+    # Stage 1 does not look at practice and outside prompts, and need not be trained anew for them.
     # Nor has any stage to be trained anew for other preview prompts, and for another negative prompt only where the
     # watch is led by it.
-    unnoticed = ("practice_prompts", "preview_prompts", "negative_prompt")
+    unnoticed = ("practice_prompts", "outside_prompts", "preview_prompts", "negative_prompt")
     assert (one.fingerprint != other.fingerprint) == (option not in unnoticed)
     assert (one.negative_fingerprint != other.negative_fingerprint) == (option == "negative_prompt")
     assert (one.practice_fingerprint != other.practice_fingerprint) == (option == "practice_prompts")
+    assert (one.outside_fingerprint != other.outside_fingerprint) == (option == "outside_prompts")
     again = encoded(SMALL)
     assert again.fingerprint == one.fingerprint and seen(again) == seen(one)
 
@@ -79,7 +81,6 @@ def test_practice_prompts_are_lines(tmp_path: Path, in_memory: bool) -> None:
     assert "Practice prompts: 3, such as 'a cat'." in report
     other, _ = run(images, practice_prompts="a dog\na cat\ncaption 1")
     assert other.practice_fingerprint not in ("", data.practice_fingerprint)
-    assert data.practice_groups == ((0, 1, 2),)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -25,7 +25,7 @@ from fluxduel.training.runs.fingerprints import Fingerprint, fingerprint
 
 CONFIGS = {"diffusion": DiffusionStageConfig(), "adversarial": AdversarialStageConfig()}
 JUDGE = DiscriminatorConfig()
-PRACTISING = dataclasses.replace(make_data(), practice_fingerprint="practice")
+PRACTISING = dataclasses.replace(make_data(), practice_fingerprint="practice", outside_fingerprint="outside")
 # Options that are not compared one by one, and what stands for them.
 NOT_BY_NAME = {"steps", "batch_size", "gradient_accumulation"}
 
@@ -89,7 +89,8 @@ def test_every_input_tells_runs_apart_and_is_named(start, tmp_path: Path) -> Non
         "alpha (was 16.0, now 8.0)": {
             "lora": dataclasses.replace(start, config=dataclasses.replace(start.config, alpha=8.0))
         },
-        "the practice prompts": {"data": dataclasses.replace(make_data(), practice_fingerprint="another")},
+        "the practice prompts": {"data": dataclasses.replace(PRACTISING, practice_fingerprint="another")},
+        "the outside prompts": {"data": dataclasses.replace(PRACTISING, outside_fingerprint="another")},
         "the training data": {"data": dataclasses.replace(PRACTISING, fingerprint="another")},
         "the discriminator it goes on with": {"discriminator_weights": weights},
         "images_per_update (was 1, now 3)": {"ranks": 3},
@@ -111,6 +112,17 @@ def test_practice_prompts_leave_stage_1_as_it_is(start) -> None:
     assert not {"practice", "practice_share"} & set(without.parts)
     idle = dataclasses.replace(CONFIGS["adversarial"], practice_share=0.0)
     assert of(start, data=others, config=idle) == without == of(start, data=make_data(), config=idle)
+
+
+def test_outside_prompts_leave_stage_1_as_it_is(start) -> None:
+    """As practice prompts do; with a weight of 0 they decide as little as without a share."""
+    others = dataclasses.replace(make_data(), outside_fingerprint="another")
+    assert of(start, "diffusion", data=others) == of(start, "diffusion", data=make_data())
+    without = of(start, data=make_data())
+    assert not {"outside", "outside_share", "outside_weight"} & set(without.parts)
+    for idle in ({"outside_share": 0.0}, {"outside_weight": 0.0}):
+        config = dataclasses.replace(CONFIGS["adversarial"], **idle)
+        assert of(start, data=others, config=config) == without == of(start, data=make_data(), config=config)
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "adversarial"])
