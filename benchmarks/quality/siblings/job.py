@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from ..styles import job as styles
 from ..styles.drawing import Setting
 from ..textures.job import Quiet
 from . import distilled
+from .taught import TaughtStage
 
 OWN = Setting("euler", distilled.STEPS, distilled.GUIDANCE)
 # What the LoRA may practise on outside: styles of the base, without the one that it is measured in.
@@ -51,13 +53,27 @@ class Job(NamedTuple):
         return f"sibling-{self.style}-{self.images}-{self.seed}-{self.arm}"
 
 
-# Arm -> title, and stage 2's settings beside the common ones; ``None`` where there is no stage 2.
-ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
-    "none": ("no LoRA", None),
-    "base": ("trained on the base", None),
-    "flow": ("trained on the distilled model by flow loss", None),
-    "stage2": ("stage 2 on the distilled model", {}),
-    "unheld": ("stage 2, not held outside", {"outside_share": 0.0}),
+@dataclass(frozen=True)
+class Arm:
+    """``changes``: of stage 2's settings, ``None`` where there is no stage 2; ``start``: the arm it begins from."""
+
+    title: str
+    changes: dict[str, Any] | None = None
+    start: str = "base"
+    stage: type[AdversarialStage] = AdversarialStage
+
+
+ARMS = {
+    "none": Arm("no LoRA"),
+    "base": Arm("trained on the base"),
+    "flow": Arm("trained on the distilled model by flow loss"),
+    "stage2": Arm("stage 2 on the distilled model", {}),
+    "long": Arm("stage 2, twice as long", {"steps": 300}),
+    "pure": Arm("stage 2, the adversarial loss alone", {"objective": "pure"}),
+    "fromflow": Arm("stage 2 after flow loss on the distilled model", {}, start="flow"),
+    "taught": Arm("stage 2, held to the base with the LoRA", {}, stage=TaughtStage),
+    "taughtonly": Arm("the same without the adversarial loss", {"adversarial_weight": 0.0}, stage=TaughtStage),
+    "unheld": Arm("stage 2, not held outside", {"outside_share": 0.0}),
 }
 
 
@@ -89,13 +105,13 @@ def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> 
             start, data, DiffusionStageConfig(**settings), device="cpu", reporter=reporter
         ).lora
     else:
-        changes = ARMS[job.arm][1]
-        assert changes is not None
+        arm = ARMS[job.arm]
+        assert arm.changes is not None
         data = outside(subjects.practising(data, job.style, job.images, job.seed), job.seed)
-        settings = AdversarialStageConfig(**{**STAGE_2, "seed": job.seed, **changes})
+        settings = AdversarialStageConfig(**{**STAGE_2, "seed": job.seed, **arm.changes})
         judge = DiscriminatorConfig(learning_rate=arms.DISCRIMINATOR_RATE, seed=job.seed)
-        first = trained(job._replace(arm="base"), folder, sibling, reporter)
-        found = run_stage(AdversarialStage(first, data, judge, settings, device="cpu"), reporter).lora
+        first = trained(job._replace(arm=arm.start), folder, sibling, reporter)
+        found = run_stage(arm.stage(first, data, judge, settings, device="cpu"), reporter).lora
     save_file(dict(found.tensors), kept)
     return found
 

@@ -103,7 +103,9 @@ def type_number(editor: Editor, kind: str, name: str, number: float) -> None:
     else:
         editor.page.mouse.dblclick(*editor.page.evaluate(_PLACE, [kind, name]))
         field = editor.page.locator(".graphdialog input.value")
-    field.fill(str(number))
+    # By keys: frontend 1.32's field in Nodes 2.0 takes no others.
+    field.press("Control+a")
+    editor.page.keyboard.type(str(number))
     field.press("Enter")
     until(editor, lambda: value(editor, kind, name) == number, 10)
 

@@ -1,0 +1,60 @@
+"""LoRAs of a base on its distilled sibling: trained on the base, on the sibling by flow loss, and by stage 2.
+
+``python -m fluxduel.benchmarks.quality.siblings`` (an hour of two cores; it needs the pictures of
+``benchmarks.pictograms``) makes the sibling, trains and measures, and writes the section of docs/EXPERIMENTS.md. What
+is done is taken from ``--folder``. Prints one JSON line last: medians of distance over the better of the two LoRAs
+without stage 2, and of the distance outside over that without a LoRA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from ..run import FIRST_SEED, ROOT
+from ..statistics import median_and_interval
+from ..styles import subjects
+from . import distilled, job, report
+
+IMAGES = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / ".bench" / "siblings")
+    parser.add_argument("--report", type=Path, default=ROOT / "docs" / "EXPERIMENTS.md")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--done", action="store_true", help="report the jobs that are done, and train nothing")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    sibling = distilled.sibling(options.folder)
+    seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
+    # An arm after the one that it starts from.
+    rounds = [
+        [job.Job(style, seed, IMAGES, arm) for seed in seeds for style in subjects.STYLES for arm in arms]
+        for arms in (("none", "base", "flow"), tuple(arm for arm in job.ARMS if arm not in ("none", "base", "flow")))
+    ]
+    results = []
+    with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for jobs in rounds:
+            wanted = [one for one in jobs if not options.done or (options.folder / f"{one.name}.json").exists()]
+            for result in pool.map(job.run, wanted, [options.folder] * len(wanted), [sibling] * len(wanted)):
+                results.append(result)
+                print(f"{result['style']}, seed {result['seed']}, {result['arm']}: {result['whole']['paired']:.3f}, "
+                      f"outside {result['old']['paired']:.3f}", flush=True)
+    report.write(results, options.report)
+    told = {}
+    for arm in job.ARMS:
+        if ratios := report.best_of_two(results, arm):
+            drift = report._ratios(results, arm, "none", "old", "paired")
+            told[arm] = [round(median_and_interval(each)[0], 4) for each in (ratios, drift)]
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

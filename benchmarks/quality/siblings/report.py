@@ -1,0 +1,97 @@
+"""The comparison on the distilled sibling as a section of docs/EXPERIMENTS.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..statistics import told
+from ..styles import subjects
+from . import distilled, job
+
+Result = dict[str, Any]
+TITLE = "## On the distilled sibling"
+
+
+def _of(results: Sequence[Result], arm: str) -> dict[tuple[str, int], Result]:
+    return {(r["style"], r["seed"]): r for r in results if r["arm"] == arm}
+
+
+def _ratios(results: Sequence[Result], arm: str, other: str, part: str, name: str) -> list[float]:
+    ours, theirs = _of(results, arm), _of(results, other)
+    return [ours[cell][part][name] / theirs[cell][part][name] for cell in ours if cell in theirs]
+
+
+def best_of_two(results: Sequence[Result], arm: str) -> list[float]:
+    """Distance of ``arm`` over the better of the two without stage 2, LoRA by LoRA."""
+    ours, base, flow = (_of(results, each) for each in (arm, "base", "flow"))
+    return [
+        found["whole"]["paired"] / min(base[cell]["whole"]["paired"], flow[cell]["whole"]["paired"])
+        for cell, found in ours.items()
+        if cell in base and cell in flow
+    ]
+
+
+def section(results: Sequence[Result]) -> list[str]:
+    """Lines of Markdown, the title first."""
+    arms = [arm for arm in job.ARMS if _of(results, arm)]
+    styles = [style for style in subjects.STYLES if any(r["style"] == style for r in results)]
+    seeds = sorted({r["seed"] for r in results})
+    lines = [
+        TITLE,
+        "",
+        f"A sibling of the built-in base that draws in {distilled.STEPS} steps what the base draws in "
+        f"{distilled.STEPS * distilled.SUB_STEPS} at its guidance, made by `benchmarks/quality/siblings/distilled.py` "
+        "without a picture. LoRAs of "
+        f"{len(styles)} styles from {results[0]['images']} pictures, seeds {', '.join(map(str, seeds))}, all of them "
+        f"sampled on the sibling with Euler in {distilled.STEPS} steps. *Distance* to the true pictures of unseen "
+        "subjects; *subject*: the share whose nearest true picture is the one asked for; *style*: the share that a "
+        "classifier takes for it; *sharpness* over the true pictures'. *Outside*: captions in a style that the base "
+        "knows and that no LoRA was trained or held on: distance over that without a LoRA, and subject.",
+        "",
+        "| style | LoRA | distance | subject | style | sharpness | outside, distance | outside, subject |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    bare = _of(results, "none")
+    for style in styles:
+        for arm in arms:
+            rows = [(cell, r) for cell, r in _of(results, arm).items() if cell[0] == style]
+            if not rows:
+                continue
+            whole = {
+                name: sum(r["whole"][name] for _, r in rows) / len(rows)
+                for name in ("paired", "retrieval", "style", "sharpness")
+            }
+            drift = sum(r["old"]["paired"] / bare[cell]["old"]["paired"] for cell, r in rows) / len(rows)
+            kept = sum(r["old"]["retrieval"] for _, r in rows) / len(rows)
+            lines.append(
+                f"| {style} | {job.ARMS[arm].title} | {whole['paired']:.3f} | {whole['retrieval']:.2f} | "
+                f"{whole['style']:.2f} | {whole['sharpness']:.2f} | {drift:.3f} | {kept:.2f} |"
+            )
+    lines += ["", "Medians over LoRAs, with 95 % intervals:", ""]
+    for arm in arms:
+        if arm in ("none", "base", "flow"):
+            continue
+        drift = _ratios(results, arm, "none", "old", "paired")
+        lines.append(
+            f"- {job.ARMS[arm].title}: distance over the better of the two LoRAs without stage 2 "
+            f"{told(best_of_two(results, arm))}, over the one trained on the base "
+            f"{told(_ratios(results, arm, 'base', 'whole', 'paired'))}; outside {told(drift)} of the distance without "
+            "a LoRA."
+        )
+    return [*lines, ""]
+
+
+def write(results: Sequence[Result], report: Path) -> None:
+    """Put the section in the place of the one that ``report`` has, or before its last one."""
+    page = report.read_text(encoding="utf-8")
+    text = "\n".join(section(results)) + "\n"
+    old = re.search(rf"^{re.escape(TITLE)}\n.*?(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    if old:
+        page = page[: old.start()] + text + page[old.end() :]
+    else:
+        last = page.rindex("\n## ") + 1
+        page = page[:last] + text + page[last:]
+    report.write_text(page, encoding="utf-8")
