@@ -741,13 +741,8 @@ class AdversarialStageConfig(StageConfig):
     outside_share: float = option(
         0.5,
         "Share of the updates in which the LoRA also draws outside_prompts (of Encode Real Latents), and is held there "
-        "to the base without it. Without such prompts: none.",
+        "to the base without it, by the flow loss. Without such prompts: none.",
         low=0.0, high=1.0, step=0.05, advanced=True,
-    )
-    outside_weight: float = option(
-        1.0,
-        "Weight of the flow loss at outside_prompts, in either objective.",
-        low=0.0, high=1e4, step=0.1, advanced=True,
     )
     watch_cfg: float = option(
         1.0,

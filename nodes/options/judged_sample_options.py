@@ -24,7 +24,7 @@ class JudgedSampleOptions(io.ComfyNode):
             description="Stage 2: which samples of the LoRA the discriminator judges, and at which noise level it "
             "sees them.",
             inputs=[
-                *widgets(AdversarialStageConfig, THEMES["judged_sample"], optional=True),
+                *widgets(AdversarialStageConfig, THEMES["judged_sample"], folded=["outside_share"], optional=True),
                 before(),
             ],
             outputs=[joined()],

@@ -68,6 +68,7 @@ TEXTS = {
     "target_regex": ["", "(", "nothing", r"transformer_blocks\.0\..*to_q"],
     "few_step_phrase": ["", "quick"],
     "practice_prompts": ["", "a cat\na dog"],
+    "outside_prompts": ["", "a cat\na dog"],
     "negative_prompt": ["", "blurred"],
     "preview_prompts": ["", "a cat", "\n".join(map(str, range(17)))],
     "taps": ["", "d0", "d99", "s0, d1", "x"],

@@ -101,11 +101,11 @@ def fingerprint(
         else:
             # It decides nothing, and an earlier version's run does not have it.
             del parts["practice_share"]
-        if data.outside_fingerprint and parts["outside_share"] and parts["outside_weight"]:
+        if data.outside_fingerprint and parts["outside_share"]:
             parts["outside"] = data.outside_fingerprint
         else:
             # As above.
-            del parts["outside_share"], parts["outside_weight"]
+            del parts["outside_share"]
         if parts["watch_cfg"] == 1 or not parts["watch"]:
             # As above.
             del parts["watch_cfg"]

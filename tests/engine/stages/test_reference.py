@@ -44,7 +44,7 @@ CONFIGURATIONS = [
     ({"loss": "hinge", "replay_share": 1.0}, {"target": "x0", "step_share": 0.0, "practice_share": 0.6}, "practice"),
     ({"architecture": "patch_cnn", "loss": "relativistic"}, {"objective": "pure", "practice_share": 1.0}, "practice"),
     ({"loss": "relativistic", "mismatched_share": 0.5}, {"target": "distilled", "target_steps": 3}, "none"),
-    ({"loss": "bce", "replay_share": 0.7}, {"target": "distilled", "outside_weight": 0.6, "guidance": 3.0}, "outside"),
+    ({"loss": "bce", "replay_share": 0.7}, {"target": "distilled", "guidance": 3.0}, "outside"),
     ({"loss": "hinge"}, {"target": "distilled", "objective": "pure", "practice_share": 0.5}, "practice, outside"),
     ({"architecture": "patch_cnn", "loss": "relativistic"}, {"target": "two_samplers"}, "outside"),
 ]
