@@ -20,11 +20,17 @@ LONG = 100_000
 def is_whole(visit: Editor, before: int) -> bool:
     """Whether the chart of the run that is going on has all steps up to ``before``, where it was when the page opened.
 
-    Step 0 is a measurement before the first update. Of later ones the server sends five in a second.
+    Step 0 is a measurement before the first update. Of later ones the server sends five in a second, and the first may
+    be here before what was asked for.
     """
-    until(visit, lambda: curve(visit, "diffusion").get("step", 0) > before + 2)
+
+    def went_on() -> bool:
+        shown = curve(visit, "diffusion")
+        return shown.get("step", 0) > before + 2 and shown["whole"]
+
+    until(visit, went_on)
     shown = curve(visit, "diffusion")
-    return shown["state"] == "running" and shown["whole"] and shown["steps"][: before + 1] == list(range(before + 1))
+    return shown["state"] == "running" and shown["steps"][: before + 1] == list(range(before + 1))
 
 
 @pytest.mark.parametrize("cell", DARK, ids=str)
