@@ -28,6 +28,7 @@ class StageWatch:
 
     def __init__(self, stage: Stage, config: AdversarialStageConfig, monitor: Monitor) -> None:
         self._stage, self._watches, self.monitor = stage, config.watch, monitor
+        self._distilled = config.target == "distilled"
         self._examiner = Examiner(stage.data, config)
         if self.samples and self._examiner.masked:
             stage.remarks.append(
@@ -98,7 +99,8 @@ class StageWatch:
         """By measurement, how many pictures the base is evaluated for at each validation."""
         if not self.samples:
             return {}
-        seen = {DRIFT: len(HELD_OUT_SIGMAS) * len(self._seen())} if self._stage.data.held_out else {}
+        drifts = self._stage.data.held_out and not self._distilled
+        seen = {DRIFT: len(HELD_OUT_SIGMAS) * len(self._seen())} if drifts else {}
         return seen | {SAMPLES: self._examiner.evaluations}
 
     def conclude(self) -> None:
@@ -140,9 +142,10 @@ class StageWatch:
         """The held-out flow loss as far as the adversarial loss may be to blame for it.
 
         Where the flow loss on training pictures has risen by less, or has even fallen, the LoRA overfits, for which a
-        lower adversarial weight is no cure: then the rise on training pictures counts.
+        lower adversarial weight is no cure: then the rise on training pictures counts. What a distilled base makes of
+        a noised picture is no flow, and says nothing of how it draws.
         """
-        if "held_out_loss" not in values:
+        if "held_out_loss" not in values or self._distilled:
             return None
         loss = self._stage.flow_loss(DRIFT, replace(self._stage.data, held_out=self._seen()), after_step)
         if loss is None:

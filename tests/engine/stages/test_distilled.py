@@ -83,6 +83,17 @@ def test_four_batches_of_one_are_one_batch_of_four(start, data):
         torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(("target", "measured"), [("distilled", False), ("x0", True)])
+def test_a_distilled_base_has_no_flow_to_be_held_by(start, data, target, measured):
+    """Its answers to noised pictures do not tell how it draws: the watch does not count them."""
+    data = dataclasses.replace(data, held_out=(0, 1, 2, 3))
+    stage = make(start, data, target=target, target_steps=2, watch=True, watch_pictures=4, validate_every=1)
+    assert ("flow loss on training pictures" in stage.evaluations(stage.total)) == measured
+    values = stage.validate(lambda: None)
+    drift = stage.watch._flow_drift(values, lambda: None)
+    assert (drift is not None) == measured and values["held_out_loss"] > 0
+
+
 def test_what_does_not_go_together_is_named(start, data):
     masked = dataclasses.replace(data.samples[3], mask=torch.ones(1, 4, 4))
     some_masked = dataclasses.replace(data, samples=(*data.samples[:3], masked, *data.samples[4:]))
