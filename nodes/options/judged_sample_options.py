@@ -13,6 +13,8 @@ from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
 
+FOLDED = ("jump_renoise_mean", "outside_share")
+
 
 class JudgedSampleOptions(io.ComfyNode):
     @classmethod
@@ -24,7 +26,7 @@ class JudgedSampleOptions(io.ComfyNode):
             description="Stage 2: which samples of the LoRA the discriminator judges, and at which noise level it "
             "sees them.",
             inputs=[
-                *widgets(AdversarialStageConfig, THEMES["judged_sample"], folded=["outside_share"], optional=True),
+                *widgets(AdversarialStageConfig, THEMES["judged_sample"], folded=FOLDED, optional=True),
                 before(),
             ],
             outputs=[joined()],

@@ -152,6 +152,18 @@ def test_warnings_stand_apart_and_notes_can_be_opened(editor: Editor) -> None:
     assert "Went back" not in text and "notes" not in text
 
 
+def test_a_long_warning_leaves_the_curves_their_room(editor: Editor) -> None:
+    """Two lines of it, and the whole of it where the mouse stays; what is spare is drawn where there is room alone."""
+    (node,) = editor.add("adversarial")
+    editor.train(node, "adversarial", records("adversarial", 5), total=9)
+    long = "Pair accuracy averages 0.544 (limit 0.55): the discriminator lags. " * 4
+    editor.state(node, "adversarial", notes=[[4, long, True]], notes_before=0, records=5)
+    warning = editor.panel("adversarial").get_by_text("⚠ update 4")
+    box = warning.bounding_box()
+    assert box is not None and box["height"] <= 31
+    assert long.strip() in warning.get_attribute("title")
+
+
 def scored(score: float, **more: float) -> dict[str, float]:
     return {"score": score, "diversity": 40.0, "high_frequency": 1.1, "held_out_loss": 1.5, **more}
 

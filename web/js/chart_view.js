@@ -42,6 +42,9 @@ export function buildView(minHeight) {
   tools.style.flexWrap = "wrap";
   const message = textBlock();
   const warning = textBlock();
+  // The curves need the room; all of it is among the notes.
+  warning.dataset.shown = "-webkit-box";
+  warning.style.cssText += "-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;";
   const list = textBlock();
   // Others put their buttons here; without any it takes no room.
   const slot = make("div", "flex:none;display:flex;flex-wrap:wrap;gap:6px;padding:0 6px;");
@@ -67,7 +70,7 @@ export function setText(element, text, title = text) {
 /** @param {HTMLElement} element @param {string} text without one it takes no room */
 export function setBlock(element, text) {
   setText(element, text);
-  element.style.display = text ? "" : "none";
+  element.style.display = text ? (element.dataset.shown ?? "") : "none";
 }
 
 /** @param {HTMLButtonElement} button @param {boolean} pressed */

@@ -6,7 +6,7 @@ import { MARGIN, Panel } from "./panel.js";
 import { disc, drawText, line } from "./pen.js";
 import { valueAt } from "./run_record.js";
 import { say } from "./say.js";
-import { PANELS } from "./series.js";
+import { PANELS, withoutSpare } from "./series.js";
 
 /** @typedef {import("./comfy").Stage} Stage */
 /** @typedef {import("./panel.js").Box} Box */
@@ -16,6 +16,8 @@ import { PANELS } from "./series.js";
 
 const ROW = 15;
 const GAP = 4;
+/** Of the lowest panel; below it what is spare makes room. */
+const LEAST_HEIGHT = 40;
 
 /**
  * Draw a run that has at least one step.
@@ -31,13 +33,9 @@ const GAP = 4;
 export function drawPlot(pen, size, theme, stage, record, view) {
   const first = record.steps[0];
   const last = Math.max(record.steps[record.steps.length - 1], first + 1);
-  const made = PANELS[stage].map((plan) => new Panel(record, plan));
-  // The losses always have a place; what is not measured in this run has none.
-  const panels = made.filter((panel) => panel.plan.losses || panel.series.length > 0);
-  const legends = panels.map((panel) => panel.layOutLegend(pen, size.width - 12));
-  const free = size.height - MARGIN.bottom - legends.reduce((sum, { height }) => sum + height + 2 * GAP, 0);
-  const weights = panels.reduce((sum, panel) => sum + panel.plan.weight, 0);
-  const heights = panels.map((panel) => Math.max(1, (free * panel.plan.weight) / weights));
+  let laid = layOut(pen, size, record, PANELS[stage]);
+  if (Math.min(...laid.heights) < LEAST_HEIGHT) laid = layOut(pen, size, record, PANELS[stage].map(withoutSpare));
+  const { panels, legends, heights } = laid;
   panels.forEach((panel, i) => {
     panel.fitRange(view.logarithmic && panel.plan.losses === true, Math.max(3, Math.round(heights[i] / 32)));
   });
@@ -57,6 +55,22 @@ export function drawPlot(pen, size, theme, stage, record, view) {
   for (const panel of panels) panel.drawLabels(pen, theme, panel === losses ? warmup : []);
   if (view.cursor !== undefined) drawReadout(pen, theme, panels, view.cursor);
   return losses;
+}
+
+/**
+ * The panels that the run has something for, with their legends, and how high each is.
+ * @param {CanvasRenderingContext2D} pen @param {{width: number, height: number}} size @param {RunRecord} record
+ * @param {import("./series.js").PanelPlan[]} plans
+ */
+function layOut(pen, size, record, plans) {
+  const made = plans.map((plan) => new Panel(record, plan));
+  // The losses always have a place; what is not measured in this run has none.
+  const panels = made.filter((panel) => panel.plan.losses || panel.series.length > 0);
+  const legends = panels.map((panel) => panel.layOutLegend(pen, size.width - 12));
+  const free = size.height - MARGIN.bottom - legends.reduce((sum, { height }) => sum + height + 2 * GAP, 0);
+  const weights = panels.reduce((sum, panel) => sum + panel.plan.weight, 0);
+  const heights = panels.map((panel) => Math.max(1, (free * panel.plan.weight) / weights));
+  return { panels, legends, heights };
 }
 
 /**

@@ -12,6 +12,7 @@ import { GLOSSARY } from "./glossary.js";
  * @property {boolean} [dashed]
  * @property {boolean} [markers] measured now and then, and drawn as it is
  * @property {boolean} [relative] drawn as a share of its first value
+ * @property {boolean} [spare] left out where there is little room
  */
 /**
  * @typedef {object} PanelPlan
@@ -49,7 +50,7 @@ export const PANELS = {
       level: 1,
     },
     {
-      series: [series("real_accuracy"), series("fake_accuracy", { dashed: true }), series("pair_accuracy")],
+      series: [series("real_accuracy", { spare: true }), series("fake_accuracy", { dashed: true, spare: true }), series("pair_accuracy")],
       weight: 1.6,
       level: 0.5,
       range: [-0.03, 1.03],
@@ -57,6 +58,11 @@ export const PANELS = {
     },
   ],
 };
+
+/** @param {PanelPlan} plan @returns {PanelPlan} */
+export function withoutSpare(plan) {
+  return { ...plan, series: plan.series.filter(({ spare }) => !spare) };
+}
 
 /** @param {Stage} stage @returns {Series[]} */
 export function seriesOf(stage) {

@@ -201,8 +201,8 @@ CONFIGS = {
 )
 def test_every_option_that_shapes_the_result_makes_another_run(inputs, section: str, name: str) -> None:
     start, data = inputs
-    # Without practice prompts their share decides nothing.
-    data = dataclasses.replace(data, practice_fingerprint="practice")
+    # Without practice and outside prompts their shares decide nothing.
+    data = dataclasses.replace(data, practice_fingerprint="practice", outside_fingerprint="outside")
     field = next(f for f in dataclasses.fields(CONFIGS[section]) if f.name == name)
     made = {each: config() for each, config in CONFIGS.items()}
     other = made | {section: dataclasses.replace(made[section], **{name: changed(field)})}
