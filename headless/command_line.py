@@ -139,8 +139,10 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{side}", type=_number(16, 4096), help="in pixels, a multiple of 16 (default: data.resolution)"
         )
     parser.add_argument(
-        "--steps", type=_step_counts, help="sampling steps, such as 4 or 4,25 (default: what the LoRA was trained for)"
-    )
+        "--steps", type=_step_counts,
+        help="sampling steps, such as 4 or 4,25 (default: what stage 2 trained the LoRA for, else the 4 of a base that "
+        "is distilled for few, else 25)",
+    )  # fmt: skip
     parser.add_argument("--count", type=_number(1, 4096), default=1, help="pictures for each prompt (default: 1)")
     parser.add_argument(
         "--negative_prompt", default="", metavar="TEXT", help="what pictures are led away from where cfg is not 1"

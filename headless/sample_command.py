@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..training.base import variants
 from ..training.config import AdversarialStageConfig
 from ..training.data.encoders import load_encoders
 from ..training.data.fits import check_prompt_fits
@@ -116,8 +117,8 @@ def sample_pictures(
 
 
 def trained_steps(lora: FluxLoRA) -> int:
-    """The number of sampling steps that stage 2 trained ``lora`` for; 25 where there was no stage 2."""
+    """The sampling steps that stage 2 trained ``lora`` for; without stage 2 those of its distilled base, else 25."""
     last = lora.provenance[-1] if lora.provenance else {}
     if last.get("stage") != "adversarial":
-        return ORDINARY_STEPS
+        return variants.usual_steps(lora.base.path) or ORDINARY_STEPS
     return int(last.get("config", {}).get("target_steps", AdversarialStageConfig().target_steps))

@@ -30,7 +30,8 @@ def sampler_input() -> io.Input:
         options=list(SAMPLERS),
         default=TRAINED_SAMPLER,
         tooltip="The sampler, by the host's name. A LoRA of stage 2 is trained for euler; one of stage 1 for any. heun "
-        "takes two evaluations a step. Levels are those of scheduler simple with ModelSamplingFlux for the size.",
+        "takes two evaluations a step. Levels are those of scheduler simple with ModelSamplingFlux for the size, of "
+        "FLUX.2 those of Flux2Scheduler.",
     )
 
 

@@ -351,10 +351,10 @@ class StageConfig(Config):
         low=-1, high=1_000_000, shapes_result=False,
     )
     preview_steps: int = option(
-        8,
+        0,
         "Sampling steps of a preview in stage 1. Stage 2 shows what it trains for, target_steps with euler; of two "
-        "samplers the ordinary one takes these steps.",
-        low=1, high=100, advanced=True, shapes_result=False,
+        "samplers the ordinary one takes these steps. 0: the 4 of a model that is distilled for few, else 8.",
+        low=0, high=100, advanced=True, shapes_result=False,
     )
     validate_every: int = option(
         100,

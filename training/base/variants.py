@@ -32,6 +32,13 @@ def usual_cfg(path: str) -> float:
     return family.usual_cfg(family.variant(config, _told(path)))
 
 
+def usual_steps(path: str) -> int:
+    """The sampling steps that the checkpoint at ``path`` was distilled for, as far as ``variant`` tells; 0: none."""
+    config = read_transformer_config(path)
+    family = family_of(config)
+    return family.usual_steps(family.variant(config, _told(path)))
+
+
 def _told(path: str) -> str:
     if path == TINY_BASE:
         return ""

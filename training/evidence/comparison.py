@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..base.classifier_free import Prompt
 from ..data.real_latents import RealLatents, with_phrase
 from ..lora.adapter import FluxLoRA
-from ..lora.sampling_advice import FEW_STEPS, TRAINED_SAMPLER, advice_of, departures
+from ..lora.sampling_advice import FEW_STEPS, TRAINED_SAMPLER, departures, trigger_phrase
 from ..lora.usual_cfg import cfg_at
 from ..lora.value import base_family
 from ..step_counts import steps_text
@@ -181,7 +181,7 @@ def asked_of(lora: FluxLoRA, prompts: Sequence[str], book: PromptBook) -> tuple[
     if config.get("few_step_guidance"):
         guidance = float(config["few_step_guidance"])
         return Asked(lora=lora, prompts=plain, few_step_guidance=guidance), f"guidance {guidance:g}"
-    _, phrase = advice_of(lora.provenance)
+    phrase = trigger_phrase(lora.provenance)
     few = [book.few_step(phrase, text) for text in prompts] if phrase else [None]
     known = [prompt for prompt in few if prompt is not None]
     if len(known) < len(few):

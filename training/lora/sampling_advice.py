@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..base.families import family_of
 from ..config import AdversarialStageConfig
 
 # Up to so many steps the LoRA is trained on one-step estimates, beyond on single steps of a sampler.
@@ -13,8 +14,8 @@ FEW_STEPS = 8
 ORDINARY_STEPS = 25
 # What FLUX.1-dev is sampled at, where a LoRA was not trained for another value.
 USUAL_GUIDANCE = 3.5
-# Stage 2 trains steps as Euler takes them, between the levels of FLUX's schedule; both by ComfyUI's names.
-TRAINED_SAMPLER, TRAINED_SCHEDULER = "euler", "simple"
+# Stage 2 trains steps as Euler takes them, between the levels of the family's schedule; by ComfyUI's name.
+TRAINED_SAMPLER = "euler"
 
 # What a stage says of itself that delivered the LoRA it started from.
 UNCHANGED = {"delivered": "start"}
@@ -23,16 +24,15 @@ STAGE_1_ADVICE = (
     "Sample as with the base alone: any sampler, scheduler, number of steps and guidance. Strength 1.0 is what was "
     "trained."
 )
-# The host shifts its levels as for 1024 x 1024 whatever the size, and FLUX.1-schnell's not at all.
-SCHEDULE_ADVICE = (
-    "In a graph with KSampler put ModelSamplingFlux before it (max_shift 1.15, base_shift 0.5, the picture's width and "
-    "height): scheduler simple is the trained schedule without that only for FLUX.1-dev at 1024 x 1024."
-)
 
 
-def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -> str:
-    """A few sentences. ``few_step_phrase`` is the dataset's, for ``two_samplers`` without a guidance value."""
-    settings = f"sampler {TRAINED_SAMPLER}, scheduler {TRAINED_SCHEDULER}, strength 1.0"
+def sampling_advice(
+    config: AdversarialStageConfig, transformer: Mapping[str, Any], few_step_phrase: str = ""
+) -> str:
+    """A few sentences. ``transformer``: diffusers' configuration of the base. ``few_step_phrase`` is the dataset's, for
+    ``two_samplers`` without a guidance value."""
+    family = family_of(transformer)
+    settings = f"sampler {TRAINED_SAMPLER}, scheduler {family.scheduler}, strength 1.0"
     if config.target != "two_samplers":
         use, also = f"Sample with {_steps(config.target_steps)}, {settings}", ", numbers of steps"
     else:
@@ -43,10 +43,13 @@ def sampling_advice(config: AdversarialStageConfig, few_step_phrase: str = "") -
             told, otherwise = f"begin the prompt with '{few_step_phrase}, '", "leave that out"
         use = f"With {_steps(few)}: {told}. With {ORDINARY_STEPS} steps or so: {otherwise}. Both: {settings}"
         also = ""
-    too = ", and is for that" if _guided(config) else ""
+    guidance = ""
+    if family.guidance_embeds(transformer):
+        too = ", and is for that" if _guided(config) else ""
+        guidance = f" It was trained at guidance {config.guidance:g}{too}."
     return (
-        f"{use}. It was trained at guidance {config.guidance:g}{too}. Other samplers, schedulers{also} and strengths "
-        f"are not what it was trained for. {SCHEDULE_ADVICE}"
+        f"{use}.{guidance} Other samplers, schedulers{also} and strengths are not what it was trained for. "
+        f"{family.schedule_advice}"
     )
 
 
@@ -64,20 +67,35 @@ def sampled_guidance(trained: float) -> float:
     return USUAL_GUIDANCE if trained == 1 else trained
 
 
-def advice_of(provenance: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The advice for a LoRA and its trigger phrase, from what it says of its stages; empty where there is none."""
-    provenance = _effective(provenance)
-    early = _early_ends(provenance)
-    if provenance and all(entry.get("stage") == "diffusion" for entry in provenance):
+def advice_of(provenance: Sequence[Mapping[str, Any]], transformer: Mapping[str, Any]) -> tuple[str, str]:
+    """The advice for a LoRA and its trigger phrase, from what it says of its stages; empty where there is none.
+
+    ``transformer``: diffusers' configuration of the base.
+    """
+    early = _early_ends(_effective(provenance))
+    if of_stage_1(provenance):
         return STAGE_1_ADVICE + early, ""
+    config, phrase = _last_stage_2(provenance), trigger_phrase(provenance)
+    if config is None or (_told_by_phrase(config) and not phrase):
+        return "", ""
+    return sampling_advice(config, transformer, phrase) + early, phrase
+
+
+def of_stage_1(provenance: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether stage 1 alone has trained the LoRA."""
+    stages = _effective(provenance)
+    return bool(stages) and all(entry.get("stage") == "diffusion" for entry in stages)
+
+
+def trigger_phrase(provenance: Sequence[Mapping[str, Any]]) -> str:
+    """What begins a prompt that the few-step sampler of two is told by; empty where there is none."""
     config = _last_stage_2(provenance)
-    if config is None:
-        return "", ""
-    phrase = str(provenance[-1].get("few_step_phrase", ""))
-    told_by_phrase = config.target == "two_samplers" and not config.few_step_guidance
-    if told_by_phrase and not phrase:
-        return "", ""
-    return sampling_advice(config, phrase) + early, phrase if told_by_phrase else ""
+    told = config is not None and _told_by_phrase(config)
+    return str(_effective(provenance)[-1].get("few_step_phrase", "")) if told else ""
+
+
+def _told_by_phrase(config: AdversarialStageConfig) -> bool:
+    return config.target == "two_samplers" and not config.few_step_guidance
 
 
 def _early_ends(provenance: Sequence[Mapping[str, Any]]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..base import variants
-from ..base.checkpoint_files import read_transformer_config
 from ..base.errors import BaseModelError
 from ..base.families import family_of
-from .sampling_advice import FEW_STEPS, advice_of, few_step_trained
+from .sampling_advice import FEW_STEPS, advice_of, few_step_trained, of_stage_1, trigger_phrase
 from .value import FluxLoRA
 
 # In place of a value: what the LoRA and its base are for.
@@ -32,21 +31,32 @@ def guided(lora: FluxLoRA, step_counts: Iterable[int], cfg: float) -> bool:
 
 
 def advice_for(lora: FluxLoRA) -> tuple[str, str]:
-    """``advice_of`` the LoRA, with its ``cfg`` for a base without a guidance embedding, and its trigger phrase."""
-    advice, phrase = advice_of(lora.provenance)
+    """``advice_of`` the LoRA, with its ``cfg`` for a base without a guidance embedding, and its trigger phrase.
+
+    No advice where the base is gone and was never read.
+    """
+    try:
+        advice, phrase = advice_of(lora.provenance, lora.base.config)
+    except BaseModelError:
+        return "", trigger_phrase(lora.provenance)
     return advice + (_cfg_words(lora) if advice else ""), phrase
 
 
 def _cfg_words(lora: FluxLoRA) -> str:
+    config, family = lora.base.config, family_of(lora.base.config)
     try:
-        config = read_transformer_config(lora.base.path)
-        usual = variants.usual_cfg(lora.base.path)
+        variant = variants.variant(lora.base.path)
     except BaseModelError:
         # A LoRA can be saved whose base is gone.
         return ""
-    if family_of(config).guidance_embeds(config):
+    if family.guidance_embeds(config):
         return ""
     few, many = (cfg_at(lora, steps, AS_USUAL) for steps in (FEW_STEPS, FEW_STEPS + 1))
-    if few == many:
-        return f" Set cfg to {usual:g}{' or so' if usual != 1 else ''}, as for {lora.base.name} alone."
-    return f" With up to {FEW_STEPS} steps set cfg to {few:g}, as trained; with more to {many:g} or so."
+    if few != many:
+        return f" With up to {FEW_STEPS} steps set cfg to {few:g}, as trained; with more to {many:g} or so."
+    words = f" Set cfg to {many:g}{' or so' if many != 1 else ''}, as for {lora.base.name} alone."
+    sibling = family.distilled(variant)
+    if of_stage_1(lora.provenance) and sibling:
+        steps, cfg = family.usual_steps(sibling), family.usual_cfg(sibling)
+        words += f" On {family.name} {sibling}, its distilled sibling: {steps} steps, cfg {cfg:g}."
+    return words

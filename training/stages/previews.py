@@ -24,6 +24,8 @@ from .stage import Stage
 # ``preview_every`` of the stage's own choice: the share of the training's time, and the number of previews at most.
 AUTOMATIC = -1
 SHARE, MOST = 0.02, 10
+# Of a model that is not distilled for fewer.
+ORDINARY_STEPS = 8
 # So many pictures where the user has given no prompts.
 PICTURES = 2
 
@@ -51,15 +53,19 @@ class Drawing(NamedTuple):
     sampling: Sampling
 
 
-def samplings(config: StageConfig, base_cfg: float = 1.0) -> list[Sampling]:
+def samplings(config: StageConfig, base_cfg: float = 1.0, base_steps: int = 0) -> list[Sampling]:
     """How a LoRA of this stage is to be sampled with: in stage 2 as it is trained, which for two samplers is two ways.
 
     Stage 1 leaves the sampler open; ``preview_steps`` and ``preview_sampler`` choose one. ``base_cfg``: what the base
     is sampled at where ``preview_cfg`` leaves that open; a sampler of few steps that stage 2 trains for takes none.
+    ``base_steps``: what the base was distilled for, which counts where ``preview_steps`` leaves it open; 0: it was not.
     """
     guidance = config.preview_guidance or sampled_guidance(config.guidance)
     ordinary = Sampling(
-        config.preview_steps, config.preview_sampler, guidance, cfg=config.preview_cfg or base_cfg
+        config.preview_steps or base_steps or ORDINARY_STEPS,
+        config.preview_sampler,
+        guidance,
+        cfg=config.preview_cfg or base_cfg,
     )
     if not isinstance(config, AdversarialStageConfig):
         return [ordinary]
@@ -70,11 +76,13 @@ def samplings(config: StageConfig, base_cfg: float = 1.0) -> list[Sampling]:
     return [Sampling(config.target_steps, TRAINED_SAMPLER, guidance, cfg=config.preview_cfg or usual)]
 
 
-def drawings(data: RealLatents, config: StageConfig, base_cfg: float = 1.0) -> list[Drawing]:
+def drawings(
+    data: RealLatents, config: StageConfig, base_cfg: float = 1.0, base_steps: int = 0
+) -> list[Drawing]:
     """The pictures of a preview, from the top of a sheet down. The same at each step.
 
     Of each of ``preview_prompts`` one; without any, of two captions, held-out pictures' first, or of one caption from
-    two noises. ``base_cfg``: see ``samplings``.
+    two noises. ``base_cfg``, ``base_steps``: see ``samplings``.
     """
     plain, few = list(data.preview_prompts), list(data.few_step_preview_prompts)
     count = len(plain)
@@ -88,12 +96,13 @@ def drawings(data: RealLatents, config: StageConfig, base_cfg: float = 1.0) -> l
         Drawing((few if sampling.few and few else plain)[place % len(plain)], seed, sampling)
         for place in range(count)
         for seed in [config.preview_seed + place // len(plain)]
-        for sampling in samplings(config, base_cfg)
+        for sampling in samplings(config, base_cfg, base_steps)
     ]
 
 
 def _of(stage: Stage) -> list[Drawing]:
-    return drawings(stage.data, stage.config, variants.usual_cfg((stage.sampling_base or stage.start.base).path))
+    path = (stage.sampling_base or stage.start.base).path
+    return drawings(stage.data, stage.config, variants.usual_cfg(path), variants.usual_steps(path))
 
 
 def rows_of(stage: Stage) -> tuple[Row, ...]:

@@ -1,7 +1,7 @@
 // @ts-check
 /** Graphs saved with version 0.1, whose training nodes had a widget for every option, made into those of today. */
 
-import { SAVED_ORDER } from "./saved_order.js";
+import { SAVED_DEFAULTS, SAVED_ORDER } from "./saved_order.js";
 
 /** @typedef {import("./saved_graph").NodeDef} NodeDef */
 /** @typedef {import("./saved_graph").SavedGraph} SavedGraph */
@@ -73,7 +73,7 @@ function convertNode(graph, node, defs, ids) {
     if (!def) continue;
     const widgets = widgetsOf(def);
     const own = widgets.filter(([name]) => values.has(name));
-    if (own.every(([name, value]) => values.get(name) === value && !linked.has(name))) continue;
+    if (own.every(([name, value]) => isDefault(name, values.get(name), value) && !linked.has(name))) continue;
     /** @type {SavedNode} */
     const options = {
       id: ids.node(),
@@ -103,6 +103,11 @@ function convertNode(graph, node, defs, ids) {
   node.size = [position(node.size)[0], STAGE_HEIGHT];
   if (last) connect(graph, last, node, ids);
   return added;
+}
+
+/** @param {string} name @param {unknown} saved @param {unknown} now the default of this version */
+function isDefault(name, saved, now) {
+  return saved === now || saved === SAVED_DEFAULTS[name];
 }
 
 /** Name and default of each widget, in the order in which its values are saved. @param {NodeDef} def @returns {[string, unknown][]} */

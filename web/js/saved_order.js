@@ -22,3 +22,6 @@ export const SAVED_ORDER = Object.freeze({
     "watch_sampler", "anchor", "practice_share", "streamed_share", "compile_blocks", "memory_limit_gb",
   ],
 });
+
+/** What was the default in version 0.1 and is another now, which comes to the same. @type {Readonly<Record<string, unknown>>} */
+export const SAVED_DEFAULTS = Object.freeze({ preview_steps: 8 });

@@ -30,7 +30,7 @@ from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.data.tiny_text import TinyTextEncoder
 from fluxduel.training.evidence import metrics
 from fluxduel.training.lora import adapter as lora
-from fluxduel.training.lora.sampling_advice import advice_of
+from fluxduel.training.lora.usual_cfg import advice_for
 from fluxduel.training.runs.train_stages import train_adversarial_stage, train_diffusion_stage
 
 SIDE = 96
@@ -195,7 +195,7 @@ def test_stage_2_trains_to_its_end_without_diverging(stage1, data, objective):
     moved = any(not torch.equal(result.lora.tensors[key], stage1.lora.tensors[key]) for key in stage1.lora.tensors)
     assert moved == ("is delivered: score" in result.log.notes[-1][1])
     assert moved != ("stage 1's weights are delivered" in result.log.notes[-1][1])
-    advice, _ = advice_of(result.lora.provenance)
+    advice, _ = advice_for(result.lora)
     assert advice.startswith("Sample with 4 steps" if moved else "Sample as with the base alone")
 
 

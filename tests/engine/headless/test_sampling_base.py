@@ -40,7 +40,7 @@ def config(bases: Path) -> Path:
         "lora": {"rank": 2, "alpha": 2.0},
         "images": {"folder": str(bases / "pictures")},
         "data": {"resolution": SIDE, "held_out_share": 0.3},
-        "diffusion": {"steps": 2, "learning_rate": 1e-2, "preview_every": 2, "preview_steps": 2},
+        "diffusion": {"steps": 2, "learning_rate": 1e-2, "preview_every": 2},
         "discriminator": {"width": 8},
         "adversarial": {"steps": 2, "discriminator_warmup": 1, "watch_pictures": 4, "validate_every": 2},
     }  # fmt: skip
@@ -66,14 +66,14 @@ def test_previews_are_drawn_on_the_sibling_and_the_lora_is_the_same(config: Path
     assert lora.keys() == of_own.keys() and all(torch.equal(lora[name], of_own[name]) for name in lora)
     (seen, said), (seen_of_own, said_of_own) = preview(there), preview(own)
     assert not np.array_equal(seen, seen_of_own)
-    assert "cfg 4" in said_of_own.how and "cfg" not in said.how
+    assert said_of_own.how.startswith("8 steps, euler, cfg 4") and said.how.startswith("4 steps, euler, seed")
     file = str(there / "fluxduel-stage1.safetensors")
     drawn = [
-        "sample", str(config), "--lora", file, "--prompt", said.prompt, "--steps=2", f"--width={SIDE}",
+        "sample", str(config), "--lora", file, "--prompt", said.prompt, f"--width={SIDE}",
         f"--height={SIDE}", "--out", str(tmp_path / "drawn"),
     ]  # fmt: skip
     assert main(drawn) == 0
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn" / "01-steps2-seed0.png")), seen)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn" / "01-steps4-seed0.png")), seen)
 
 
 def test_evaluate_samples_on_the_sibling(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from fluxduel.tests.engine.small import each_family
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig
 from fluxduel.training.evidence.note_kinds import is_warning
 from fluxduel.training.lora import adapter
-from fluxduel.training.lora.sampling_advice import UNCHANGED, advice_of
+from fluxduel.training.lora.sampling_advice import UNCHANGED
+from fluxduel.training.lora.usual_cfg import advice_for
 from fluxduel.training.runs import run_directory
 from fluxduel.training.runs.fingerprints import Fingerprint, fingerprint
 from fluxduel.training.runs.requests import Request, Requests
@@ -101,7 +102,7 @@ def test_a_run_that_is_finished_early_is_the_run_of_so_many_steps(start, data, t
     said = f" Stage {number} was finished early, after update {step} of {total}."
     # Where the watch found the start to be the best there is nothing to advise on.
     moved = not UNCHANGED.items() <= early.lora.provenance[-1].items()
-    assert (said in advice_of(early.lora.provenance)[0]) == moved and (moved or kind != "diffusion")
+    assert (said in advice_for(early.lora)[0]) == moved and (moved or kind != "diffusion")
     # The line about what is delivered stays the last one.
     assert kind == "diffusion" or "delivered" in early.log.notes[-1][1]
 

@@ -96,6 +96,14 @@ def test_a_base_that_needs_cfg_has_it_but_for_the_few_steps_of_stage_2(
     assert [each.cfg for each in previews.samplings(config, base_cfg)] == cfgs
 
 
+def test_steps_that_are_left_open_are_those_of_a_distilled_base() -> None:
+    left = dataclasses.replace(STAGE_1, preview_steps=0)
+    both = dataclasses.replace(STAGE_2, target="two_samplers")
+    steps = [[each.steps for each in previews.samplings(c, base_steps=b)] for c in (left, both) for b in (0, 4)]
+    assert steps == [[8], [4], [4, 8], [4, 4]]
+    assert [each.steps for each in previews.samplings(STAGE_1, base_steps=4)] == [3]
+
+
 def test_previews_are_led_from_the_negative_prompt_and_cost_twice_as_much(start, data) -> None:
     led = dataclasses.replace(STAGE_1, preview_cfg=2.0)
     one, other = (dataclasses.replace(data, negative_prompt=prompt) for prompt in (None, data.prompts[3]))

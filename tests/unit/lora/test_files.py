@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.config import AdversarialStageConfig, LoRAConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.lora.adapter import FluxLoRA, LoRAError
 from fluxduel.training.lora.files import file_metadata
-from fluxduel.training.lora.sampling_advice import SCHEDULE_ADVICE, sampling_advice
+from fluxduel.training.lora.sampling_advice import sampling_advice
 
 PROVENANCE = (
     {"stage": "diffusion", "config": {"steps": 30}, "steps_done": 30, "data": "d1", "resolution": 512},
@@ -177,8 +178,8 @@ def test_metadata_says_how_to_sample(
     some = dataclasses.replace(trained(narrow), provenance=(PROVENANCE[0], last))
     metadata = file_metadata(some, "title")
     said = metadata["modelspec.usage_hint"]
-    assert said == sampling_advice(stage_2, phrase) and said.startswith(hint)
-    assert "sampler euler, scheduler simple, strength 1.0" in said and SCHEDULE_ADVICE in said
+    assert said == sampling_advice(stage_2, narrow.config, phrase) and said.startswith(hint)
+    assert "sampler euler, scheduler simple, strength 1.0" in said and FLUX1.schedule_advice in said
     assert metadata.get("modelspec.trigger_phrase") == trigger
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fluxduel.training.base.base_model import BaseReference
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.base.families.flux2 import FLUX2
 from fluxduel.training.base.families.flux3 import FLUX3
 from fluxduel.training.config import TINY_BASE, AdversarialStageConfig, LoRAConfig
@@ -42,6 +43,13 @@ def test_variants_have_the_cfg_of_their_makers() -> None:
     assert FLUX3.usual_cfg(FLUX3.variant({}, "")) == 4.0
 
 
+def test_distilled_variants_have_the_steps_of_their_makers() -> None:
+    told = {name: FLUX2.usual_steps(FLUX2.variant(CONFIG, name)) for name in ("klein-base-4b", "klein-4b")}
+    assert told == {"klein-base-4b": 0, "klein-4b": 4}
+    assert FLUX2.usual_steps("dev") == FLUX3.usual_steps("klein base") == 0
+    assert [FLUX1.usual_steps(FLUX1.variant({"guidance_embeds": dev}, "")) for dev in (True, False)] == [0, 4]
+
+
 @pytest.mark.parametrize(
     ("provenance", "at_4", "at_20"),
     [
@@ -68,16 +76,25 @@ def test_flux_1_and_distilled_models_are_not_guided(tmp_path: Path) -> None:
 
 def test_advice_names_the_cfg_of_a_base_without_a_guidance_embedding(tmp_path: Path) -> None:
     base, distilled = tmp_path / "klein-base", tmp_path / "klein"
-    assert advice_for(klein(base, STAGE_1)) == (f"{STAGE_1_ADVICE} Set cfg to 4 or so, as for klein-base alone.", "")
+    assert advice_for(klein(base, STAGE_1)) == (
+        f"{STAGE_1_ADVICE} Set cfg to 4 or so, as for klein-base alone. On FLUX.2 klein, its distilled sibling: 4 "
+        "steps, cfg 1.", "",
+    )  # fmt: skip
     assert advice_for(klein(distilled, STAGE_1))[0].endswith(" Set cfg to 1, as for klein alone.")
+    judged = klein(base, STAGE_1, stage_2(target_steps=20))
+    assert advice_for(judged)[0].endswith(" Set cfg to 4 or so, as for klein-base alone.")
     few = klein(base, STAGE_1, stage_2())
     assert advice_for(few)[0] == (
-        advice_of(few.provenance)[0] + " With up to 8 steps set cfg to 1, as trained; with more to 4 or so."
+        advice_of(few.provenance, few.base.config)[0]
+        + " With up to 8 steps set cfg to 1, as trained; with more to 4 or so."
     )
     assert "cfg" not in advice_for(klein(tmp_path / "dev", STAGE_1, guidance_embeds=True))[0]
     assert advice_for(klein(base)) == ("", "")
     gone = dataclasses.replace(few, base=BaseReference(str(tmp_path / "gone")))
-    assert advice_for(gone) == advice_of(few.provenance)
+    assert advice_for(gone) == ("", "")
+    for file in base.iterdir():
+        file.unlink()
+    assert advice_for(few) == advice_of(few.provenance, few.base.config), "the family was told before"
 
 
 def test_another_cfg_at_the_few_steps_of_stage_2_is_doubted() -> None:

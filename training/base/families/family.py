@@ -74,7 +74,8 @@ class Family(ABC):
     of the layers that a LoRA adapts. ``tap_depths``: where a discriminator taps the base by default, as shares of its
     depth. ``model``, ``text``: a base and text encoders of this family in words for people, ``loader``: the host's node
     that loads the latter, ``text_parts``: their folders in diffusers' layout; ``architecture``: its name in the notes
-    of files. ``published``: configurations of its models, by name, as far as ``modules`` reads them. ``lora_layouts``:
+    of files. ``scheduler``: the host's name of its levels, ``schedule_advice``: how a graph comes to them, in words.
+    ``published``: configurations of its models, by name, as far as ``modules`` reads them. ``lora_layouts``:
     by option, how its LoRA files are written.
     """
 
@@ -90,6 +91,8 @@ class Family(ABC):
     loader: str
     text_parts: tuple[str, ...]
     architecture: str
+    scheduler: str
+    schedule_advice: str
     published: Mapping[str, Mapping[str, Any]]
     lora_layouts: Mapping[str, LoRALayout]
 
@@ -126,6 +129,14 @@ class Family(ABC):
     def usual_cfg(self, variant: str) -> float:
         """The classifier-free guidance that its makers sample this ``variant`` at; 1: none."""
         return 1.0
+
+    def usual_steps(self, variant: str) -> int:
+        """The sampling steps that this ``variant`` was distilled for; 0: it was not, or that is not known of it."""
+        return 0
+
+    def distilled(self, variant: str) -> str:
+        """The distilled variant that a LoRA of this ``variant`` is also used on; empty where there is none."""
+        return ""
 
     @abstractmethod
     def notes(self, config: Mapping[str, Any]) -> dict[str, str]:

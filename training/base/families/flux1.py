@@ -19,6 +19,8 @@ from .shapes import Layout, shapes_of
 
 # As of the rotary embedding, whose parts add up to a head.
 AXES = (16, 56, 56)
+# What schnell was made for.
+DISTILLED_STEPS = 4
 
 _BLOCK = r"(?:single_)?transformer_blocks\.\d+\."
 _ATTENTION = r"attn\.(?:to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
@@ -62,6 +64,12 @@ class Flux1(Family):
     loader = "DualCLIPLoader of type flux"
     text_parts = ("text_encoder", "text_encoder_2")
     architecture = "flux-1"
+    scheduler = "simple"
+    # The host shifts its levels as for 1024 x 1024 whatever the size, and FLUX.1-schnell's not at all.
+    schedule_advice = (
+        "In a graph with KSampler put ModelSamplingFlux before it (max_shift 1.15, base_shift 0.5, the picture's width "
+        "and height): scheduler simple is the trained schedule without that only for FLUX.1-dev at 1024 x 1024."
+    )
     published = {
         "FLUX.1": {
             "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
@@ -88,6 +96,9 @@ class Flux1(Family):
         if not config["guidance_embeds"]:
             return "schnell"
         return next((name for name in ("Kontext", "Krea") if name.lower() in told.lower()), "dev")
+
+    def usual_steps(self, variant: str) -> int:
+        return DISTILLED_STEPS if variant == "schnell" else 0
 
     def notes(self, config: Mapping[str, Any]) -> dict[str, str]:
         return {

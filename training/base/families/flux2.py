@@ -26,6 +26,8 @@ USUAL_STEPS = 50
 MOST_TOKENS_BY_STEPS = 4300
 # What diffusers' pipeline and ComfyUI's template sample a base at is 4 and 5.
 BASE_CFG = 4.0
+# What distilled klein was made for.
+DISTILLED_STEPS = 4
 
 _DOUBLE = r"transformer_blocks\.\d+\."
 _SINGLE = r"single_transformer_blocks\.\d+\."
@@ -82,6 +84,12 @@ class Flux2(Family):
     loader = "CLIPLoader of type flux2"
     text_parts = ("text_encoder",)
     architecture = "flux-2"
+    scheduler = "Flux2Scheduler"
+    # The host's samplers with a scheduler of their own shift by one constant.
+    schedule_advice = (
+        "In a graph give the sigmas of Flux2Scheduler (the steps, the picture's width and height) to SamplerCustom: "
+        "KSampler's are the same for all sizes and numbers of steps."
+    )
     published = {
         "FLUX.2 klein 4B": _published(5, 20, 24, 7680),
         "FLUX.2 klein 9B": _published(8, 24, 32, 12288),
@@ -131,6 +139,12 @@ class Flux2(Family):
     def usual_cfg(self, variant: str) -> float:
         """A base was never distilled to answer as if it were guided."""
         return BASE_CFG if variant.endswith("base") else 1.0
+
+    def usual_steps(self, variant: str) -> int:
+        return DISTILLED_STEPS if variant.startswith("klein") and not variant.endswith("base") else 0
+
+    def distilled(self, variant: str) -> str:
+        return variant.removesuffix(" base") if variant.endswith(" base") else ""
 
     def recognises(self, layout: Layout) -> bool:
         return any(layout.has(module) for module in _OWN)

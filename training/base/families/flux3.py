@@ -69,6 +69,8 @@ class Flux3(Family):
     loader = "CLIPLoader of type flux3"
     text_parts = ("text_encoder",)
     architecture = "flux-3"
+    scheduler = "simple"
+    schedule_advice = f"The levels it was trained for are shifted by {SHIFT}, whatever the size and number of steps."
     published = {
         "FLUX.3 Image Klein": {
             "in_channels": 128, "num_layers": 5, "num_single_layers": 28, "attention_head_dim": 128,
