@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page
 
 from fluxduel.tests.comfy_host import PACK_NAME, ComfyHost
 
@@ -63,6 +63,10 @@ _COLOURED_COLUMNS = """(canvas, colour) => {
 }"""
 
 
+def _accept(dialog: Dialog) -> None:
+    dialog.accept()
+
+
 class Editor:
     """One page with the editor in it. ``problems`` collects what the console says of this pack's scripts.
 
@@ -114,7 +118,12 @@ class Editor:
         self.page.wait_for_function("() => app.extensionManager.workflow?.activeWorkflow != null")
 
     def reload(self) -> None:
+        """Also where the editor holds unsaved changes, of which the browser asks: unanswered, the page would stay."""
+        self.page.evaluate("() => { window.before = true }")
+        self.page.on("dialog", _accept)
         self.page.reload()
+        self.page.remove_listener("dialog", _accept)
+        assert not self.page.evaluate("() => window.before"), "the page was not loaded anew"
         self.wait_until_ready()
 
     def add(self, *stages: str) -> list[str]:

@@ -73,6 +73,7 @@ ARMS = {
     "fromflow": Arm("stage 2 after flow loss on the distilled model", {}, start="flow"),
     "taught": Arm("stage 2, held to the base with the LoRA", {}, stage=TaughtStage),
     "taughtonly": Arm("the same without the adversarial loss", {"adversarial_weight": 0.0}, stage=TaughtStage),
+    "firm": Arm("stage 2, held outside at every update, twice the rate", {"outside_share": 1.0, "learning_rate": 4e-4}),
     "unheld": Arm("stage 2, not held outside", {"outside_share": 0.0}),
 }
 
