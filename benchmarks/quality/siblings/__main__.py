@@ -34,11 +34,12 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     sibling = distilled.sibling(options.folder)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
-    # An arm after the one that it starts from.
-    rounds = [
-        [job.Job(style, seed, IMAGES, arm) for seed in seeds for style in subjects.STYLES for arm in arms]
-        for arms in (("none", "base", "flow"), tuple(arm for arm in job.ARMS if arm not in ("none", "base", "flow")))
-    ]
+    # Stage 2 after what it starts from.
+    first, then = ("none", "many", "base", "flow"), ("stage2",)
+    once = [job.Job(subjects.STYLES[0], FIRST_SEED, IMAGES, arm) for arm in job.SHOWN_ONCE]
+    places = [(style, seed) for seed in seeds for style in subjects.STYLES]
+    rounds = [[job.Job(style, seed, IMAGES, arm) for style, seed in places for arm in arms] for arms in (first, then)]
+    rounds[1] += once
     results = []
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for jobs in rounds:
@@ -48,12 +49,8 @@ def main() -> None:
                 print(f"{result['style']}, seed {result['seed']}, {result['arm']}: {result['whole']['paired']:.3f}, "
                       f"outside {result['old']['paired']:.3f}", flush=True)
     report.write(results, options.report)
-    told = {}
-    for arm in job.ARMS:
-        if ratios := report.best_of_two(results, arm):
-            drift = report._ratios(results, arm, "none", "old", "paired")
-            told[arm] = [round(median_and_interval(each)[0], 4) for each in (ratios, drift)]
-    print(json.dumps(told))
+    told = {"over_best": report.best_of_two(results, "stage2"), "outside": report.drift(results, "stage2")}
+    print(json.dumps({name: round(median_and_interval(ratios)[0], 4) for name, ratios in told.items()}))
 
 
 if __name__ == "__main__":

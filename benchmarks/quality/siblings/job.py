@@ -30,6 +30,8 @@ from . import distilled
 from .taught import TaughtStage
 
 OWN = Setting("euler", distilled.STEPS, distilled.GUIDANCE)
+# Of the base itself.
+MANY = Setting("euler", styles.MANY, arms.GUIDANCE)
 # What the LoRA may practise on outside: styles of the base, without the one that it is measured in.
 OUTSIDE_STYLES = tuple(style.word for style in pictograms.BASE_STYLES if style.word != subjects.OLD_STYLE)
 OUTSIDE = 60
@@ -52,29 +54,28 @@ class Job(NamedTuple):
     def name(self) -> str:
         return f"sibling-{self.style}-{self.images}-{self.seed}-{self.arm}"
 
+# What shows a part's worth, for the first seed of the first style alone.
+SHOWN_ONCE = ("unheld", "pure", "taught")
+
 
 @dataclass(frozen=True)
 class Arm:
-    """``changes``: of stage 2's settings, ``None`` where there is no stage 2; ``start``: the arm it begins from."""
+    """``changes``: of stage 2's settings, ``None`` where there is no stage 2; it begins from the arm ``base``."""
 
     title: str
     changes: dict[str, Any] | None = None
-    start: str = "base"
     stage: type[AdversarialStage] = AdversarialStage
 
 
 ARMS = {
     "none": Arm("no LoRA"),
+    "many": Arm("trained on the base, sampled there"),
     "base": Arm("trained on the base"),
     "flow": Arm("trained on the distilled model by flow loss"),
     "stage2": Arm("stage 2 on the distilled model", {}),
-    "long": Arm("stage 2, twice as long", {"steps": 300}),
-    "pure": Arm("stage 2, the adversarial loss alone", {"objective": "pure"}),
-    "fromflow": Arm("stage 2 after flow loss on the distilled model", {}, start="flow"),
-    "taught": Arm("stage 2, held to the base with the LoRA", {}, stage=TaughtStage),
-    "taughtonly": Arm("the same without the adversarial loss", {"adversarial_weight": 0.0}, stage=TaughtStage),
-    "firm": Arm("stage 2, held outside at every update, twice the rate", {"outside_share": 1.0, "learning_rate": 4e-4}),
     "unheld": Arm("stage 2, not held outside", {"outside_share": 0.0}),
+    "pure": Arm("stage 2, the adversarial loss alone", {"objective": "pure"}),
+    "taught": Arm("stage 2, held to the base with the LoRA", {}, stage=TaughtStage),
 }
 
 
@@ -94,9 +95,9 @@ def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> 
     start = adapter.create(sibling, config)
     if job.arm == "none":
         return start
-    if job.arm == "base":
+    if job.arm in ("base", "many"):
         first = styles.trained(styles.Job(*job._replace(arm="stage1")), folder, reporter)
-        return dataclasses.replace(first, base=sibling)
+        return first if job.arm == "many" else dataclasses.replace(first, base=sibling)
     if kept.exists():
         return dataclasses.replace(start, tensors=load_file(kept))
     data = subjects.dataset(job.style, job.images, job.seed, styles.HELD_OUT_SHARE)
@@ -111,16 +112,16 @@ def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> 
         data = outside(subjects.practising(data, job.style, job.images, job.seed), job.seed)
         settings = AdversarialStageConfig(**{**STAGE_2, "seed": job.seed, **arm.changes})
         judge = DiscriminatorConfig(learning_rate=arms.DISCRIMINATOR_RATE, seed=job.seed)
-        first = trained(job._replace(arm=arm.start), folder, sibling, reporter)
+        first = trained(job._replace(arm="base"), folder, sibling, reporter)
         found = run_stage(arm.stage(first, data, judge, settings, device="cpu"), reporter).lora
     save_file(dict(found.tensors), kept)
     return found
 
 
 def measured(lora: FluxLoRA, job: Job) -> dict[str, Any]:
-    """On the sibling at its own steps: unseen subjects in the style, and old captions in a style of the base."""
-    view = styles.View(lora, styles.Job(*job))
-    return {"whole": view.whole(OWN), "old": view.old_style(OWN)}
+    """Unseen subjects in the style, and old captions in a style of the base, on the sibling at its own steps."""
+    view, setting = styles.View(lora, styles.Job(*job)), MANY if job.arm == "many" else OWN
+    return {"whole": view.whole(setting), "old": view.old_style(setting)}
 
 
 def run(job: Job, folder: Path, sibling: BaseReference) -> dict[str, Any]:

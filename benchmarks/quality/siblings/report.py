@@ -34,6 +34,11 @@ def best_of_two(results: Sequence[Result], arm: str) -> list[float]:
     ]
 
 
+def drift(results: Sequence[Result], arm: str) -> list[float]:
+    """Distance outside over that without a LoRA, LoRA by LoRA."""
+    return _ratios(results, arm, "none", "old", "paired")
+
+
 def section(results: Sequence[Result]) -> list[str]:
     """Lines of Markdown, the title first."""
     arms = [arm for arm in job.ARMS if _of(results, arm)]
@@ -44,15 +49,16 @@ def section(results: Sequence[Result]) -> list[str]:
         "",
         f"A sibling of the built-in base that draws in {distilled.STEPS} steps what the base draws in "
         f"{distilled.STEPS * distilled.SUB_STEPS} at its guidance, made by `benchmarks/quality/siblings/distilled.py` "
-        "without a picture. LoRAs of "
-        f"{len(styles)} styles from {results[0]['images']} pictures, seeds {', '.join(map(str, seeds))}, all of them "
-        f"sampled on the sibling with Euler in {distilled.STEPS} steps. *Distance* to the true pictures of unseen "
-        "subjects; *subject*: the share whose nearest true picture is the one asked for; *style*: the share that a "
-        "classifier takes for it; *sharpness* over the true pictures'. *Outside*: captions in a style that the base "
-        "knows and that no LoRA was trained or held on: distance over that without a LoRA, and subject.",
+        f"without a picture. LoRAs of {len(styles)} styles from {results[0]['images']} pictures, seeds "
+        f"{', '.join(map(str, seeds))}, sampled on the sibling with Euler in {distilled.STEPS} steps; those *sampled "
+        f"there* on the base in its own {job.MANY.steps}. *Distance* to the true pictures of unseen subjects; *FD*: "
+        "Fréchet distance to them; *subject*: the share whose nearest true picture is the one asked for; *style*: the "
+        "share that a classifier takes for it; *sharpness* over the true pictures'. *Outside*: captions in a style "
+        "that the base knows and that no LoRA was trained or held on: distance over that without a LoRA on the "
+        "sibling, and subject.",
         "",
-        "| style | LoRA | distance | subject | style | sharpness | outside, distance | outside, subject |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| style | LoRA | distance | FD | subject | style | sharpness | outside, distance | outside, subject |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     bare = _of(results, "none")
     for style in styles:
@@ -62,25 +68,25 @@ def section(results: Sequence[Result]) -> list[str]:
                 continue
             whole = {
                 name: sum(r["whole"][name] for _, r in rows) / len(rows)
-                for name in ("paired", "retrieval", "style", "sharpness")
+                for name in ("paired", "frechet", "retrieval", "style", "sharpness")
             }
-            drift = sum(r["old"]["paired"] / bare[cell]["old"]["paired"] for cell, r in rows) / len(rows)
+            moved = sum(r["old"]["paired"] / bare[cell]["old"]["paired"] for cell, r in rows) / len(rows)
             kept = sum(r["old"]["retrieval"] for _, r in rows) / len(rows)
             lines.append(
-                f"| {style} | {job.ARMS[arm].title} | {whole['paired']:.3f} | {whole['retrieval']:.2f} | "
-                f"{whole['style']:.2f} | {whole['sharpness']:.2f} | {drift:.3f} | {kept:.2f} |"
+                f"| {style} | {job.ARMS[arm].title} | {whole['paired']:.3f} | {whole['frechet']:.1f} | "
+                f"{whole['retrieval']:.2f} | "
+                f"{whole['style']:.2f} | {whole['sharpness']:.2f} | {moved:.3f} | {kept:.2f} |"
             )
-    lines += ["", "Medians over LoRAs, with 95 % intervals:", ""]
-    for arm in arms:
-        if arm in ("none", "base", "flow"):
-            continue
-        drift = _ratios(results, arm, "none", "old", "paired")
-        lines.append(
-            f"- {job.ARMS[arm].title}: distance over the better of the two LoRAs without stage 2 "
-            f"{told(best_of_two(results, arm))}, over the one trained on the base "
-            f"{told(_ratios(results, arm, 'base', 'whole', 'paired'))}; outside {told(drift)} of the distance without "
-            "a LoRA."
-        )
+    frechet = _ratios(results, "stage2", "base", "whole", "frechet")
+    lines += [
+        "",
+        f"Stage 2, medians over {len(_of(results, 'stage2'))} LoRAs with 95 % intervals: distance over the better of "
+        f"the two LoRAs without it {told(best_of_two(results, 'stage2'))} (asked: 0.5), over the one trained on the base "
+        f"{told(_ratios(results, 'stage2', 'base', 'whole', 'paired'))}, FD over that {told(frechet)}; outside "
+        f"{told(drift(results, 'stage2'))} of the distance without a LoRA (asked: 1.05), where the LoRA trained on the "
+        f"base has {told(drift(results, 'base'))} and the one trained on the distilled model "
+        f"{told(drift(results, 'flow'))}.",
+    ]
     return [*lines, ""]
 
 
