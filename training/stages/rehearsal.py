@@ -49,8 +49,10 @@ def weights(start: FluxLoRA, precision: str, demand: Demand) -> Counted:
     depth, few, judge = _shortened(start, demand)
     base = _empty(start, precision, few)
     here = [weight_bytes(block) for block in base.blocks]
-    # All of a kind are alike.
-    blocks = (*here[: few.double][:1] * depth.double, *here[few.double :][:1] * depth.single)
+    # All of a kind are alike. A double one may be two, for prompt and picture.
+    first_single = len(here) - few.single
+    own = [size for size in here[: first_single : max(1, few.double)] for _ in range(depth.double)]
+    blocks = (*own, *here[first_single:][:1] * depth.single)
     adapted = sum(tensor.nbytes for tensor in start.tensors.values())
     trained = (TRAINED_COPIES + demand.copies) * adapted
     if judge is not None:
