@@ -21,6 +21,7 @@ from ...training.data.demo_pictures import DEMO_LABEL
 from . import sizes
 from .blueprint import TWO_STAGES, write_blueprint
 from .flux import flux_templates
+from .flux2 import klein
 from .layout import lay_out
 from .spec import Template
 from .tiny import tiny
@@ -32,7 +33,7 @@ TINY_BASE_LABEL = "tiny base (built in)"
 
 
 def templates() -> tuple[Template, ...]:
-    return (tiny(DEMO_LABEL, TINY_BASE_LABEL), *flux_templates())
+    return (tiny(DEMO_LABEL, TINY_BASE_LABEL), *flux_templates(), klein())
 
 
 def written(object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:

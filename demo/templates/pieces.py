@@ -1,8 +1,9 @@
-"""What several templates are made of: the real FLUX's files, the data, saving, comparing."""
+"""What several templates are made of: FLUX's files, the data, saving, comparing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .spec import Node
@@ -28,9 +29,15 @@ VAE = {
     "url": f"{HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors",
     "directory": "vae",
 }
-FILES = "Files, in **ComfyUI/models/**: " + ", ".join(
-    f"**{model['directory']}/** [{model['name']}]({model['url']})" for model in (TRANSFORMER, CLIP_L, T5, VAE)
-)
+
+
+def files(*models: Mapping[str, str]) -> str:
+    """Where the user finds these models, and where they go."""
+    listed = (f"**{model['directory']}/** [{model['name']}]({model['url']})" for model in models)
+    return "Files, in **ComfyUI/models/**: " + ", ".join(listed)
+
+
+FILES = files(TRANSFORMER, CLIP_L, T5, VAE)
 STAGE_1 = {"steps": 1000, "learning_rate": 1e-4, "batch_size": 1}
 OWN_LORA = "my_lora.safetensors"
 OWN_PICTURES = "my_pictures"
@@ -48,10 +55,10 @@ def flux_encoders() -> dict[str, Node]:
     }
 
 
-def load_lora(**values: Any) -> Node:
-    """FLUX.1-dev with a LoRA on it."""
-    usual = {"checkpoint": TRANSFORMER["name"], "targets": "attention+mlp"}
-    return Node("FluxDuelLoadFluxLoRA", usual | values, models=(TRANSFORMER,))
+def load_lora(model: Mapping[str, str] = TRANSFORMER, **values: Any) -> Node:
+    """A base, FLUX.1-dev where no other is named, with a LoRA on it."""
+    usual = {"checkpoint": model["name"], "targets": "attention+mlp"}
+    return Node("FluxDuelLoadFluxLoRA", usual | values, models=(model,))
 
 
 def data(folder: str, encoders: tuple[tuple[str, str], tuple[str, str]], **encode: Any) -> dict[str, Node]:
@@ -74,15 +81,15 @@ def train(values: Mapping[str, Any], options: str = "") -> Node:
 
 
 def judge() -> Node:
-    """The discriminator of stage 2 on FLUX.1."""
+    """The discriminator of stage 2 on a real FLUX."""
     return Node("FluxDuelLatentDiscriminator", {"learning_rate": 2e-4}, folded=True)
 
 
-def refine(options: str, start: str = "stage 1") -> Node:
-    """Stage 2 on FLUX.1 from the LoRA of ``start``."""
+def refine(options: str, start: str = "stage 1", target_steps: int = 25) -> Node:
+    """Stage 2 on a real FLUX from the LoRA of ``start``."""
     return Node(
         "FluxDuelTrainAdversarialStage",
-        {"target_steps": 25, "steps": 300, "learning_rate": 2e-5, "batch_size": 1},
+        {"target_steps": target_steps, "steps": 300, "learning_rate": 2e-5, "batch_size": 1},
         {
             "flux_lora": (start, "flux_lora"), "real_latents": ("encode", "real_latents"),
             "discriminator": ("discriminator", "discriminator"), **chained(options),
@@ -93,6 +100,11 @@ def refine(options: str, start: str = "stage 1") -> Node:
 def accumulated() -> Node:
     """Four pictures for each update, one at a time."""
     return Node("FluxDuelOptimiserOptions", {"gradient_accumulation": 4}, folded=True)
+
+
+def drawn_on(sibling: str, node: Node) -> Node:
+    """The node, sampling on the base of the node ``sibling``."""
+    return replace(node, wires={**node.wires, "sampling_base": (sibling, "flux_lora")})
 
 
 def chained(options: str) -> dict[str, tuple[str, str]]:

@@ -236,7 +236,9 @@ def test_no_workflow_holds_a_path_of_the_machine_it_was_made_on() -> None:
         assert re.search(r'"(/[a-z]|[A-Z]:\\)', path.read_text()) is None, name_of(path)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart/FLUX.md", "docs/OPTIONS.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/quickstart/FLUX.md", "docs/quickstart/KLEIN.md", "docs/OPTIONS.md"]
+)
 def test_the_commands_in_the_documents_are_understood(page: str) -> None:
     """Each ``python -m fluxduel ...``, also under ``accelerate launch``: its command, its flags, their values."""
     text = (ROOT / page).read_text().replace("\\\n", " ")

@@ -30,7 +30,7 @@ The runs are of the tiny graph, with few steps and fixed seeds.
 A dash: not gone through since the pack was changed.
 
 - *Title*: height of the smallest title's line as a template opens from the list of templates, in pixels; the least of
-  eight templates and both themes. *Misplaced*: nodes that lie over another or reach out of the window then.
+  all templates and both themes. *Misplaced*: nodes that lie over another or reach out of the window then.
 - *Run*: the tiny graph by the Run button, charts that move while it trains and hold the whole run at its end; in both
   themes. *Overlaps*: nodes that lie over another after the run. *Contrast*: the least of the pack's own texts against
   their ground.
