@@ -21,7 +21,7 @@ from ...training.data.demo_pictures import DEMO_LABEL
 from . import sizes
 from .blueprint import TWO_STAGES, write_blueprint
 from .flux import flux_templates
-from .flux2 import klein
+from .flux2 import klein, klein_distilled
 from .layout import lay_out
 from .spec import Template
 from .tiny import tiny
@@ -33,7 +33,7 @@ TINY_BASE_LABEL = "tiny base (built in)"
 
 
 def templates() -> tuple[Template, ...]:
-    return (tiny(DEMO_LABEL, TINY_BASE_LABEL), *flux_templates(), klein())
+    return (tiny(DEMO_LABEL, TINY_BASE_LABEL), *flux_templates(), klein(), klein_distilled())
 
 
 def written(object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:

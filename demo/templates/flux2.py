@@ -1,4 +1,5 @@
-"""A graph on FLUX.2: klein base is trained in two stages, and looked at on the distilled klein that it is used on."""
+"""Graphs on FLUX.2: klein base is trained in two stages, and looked at on the distilled klein that it is used on; or
+stage 2 trains on distilled klein itself."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from dataclasses import replace
 
 from .pieces import (
     HUB,
+    OWN_LORA,
     OWN_PICTURES,
     STAGE_1,
     accumulated,
@@ -92,5 +94,63 @@ def klein() -> Template:
             Group("2 Stage 1", (("stage 1",),), 290, under_note=True),
             Group("3 Stage 2", (("discriminator", "stage 2"),), 300),
             Group("4 Result", (("compare", "save"),), 310),
+        ),
+    )
+
+
+# Of all kinds, and none of them of what a LoRA is likely to be for.
+OUTSIDE = """a photo of a red bicycle against a brick wall
+a bowl of ramen on a wooden table, seen from above
+an oil painting of a harbour at dusk
+a portrait of an old man with a grey beard, studio light
+a line drawing of a cat asleep on a chair
+a mountain lake in the morning, mist over the water
+a shop sign that says OPEN in neon letters
+a 3d render of a small robot in a greenhouse
+a busy street in the rain at night
+a bouquet of tulips in a glass vase, watercolour
+the inside of a library with tall windows
+a bird of prey in flight, long lens"""
+DISTILLED_NOTE = f"""## FLUX.2 klein 4B, distilled
+
+Choose a LoRA of klein base in *Load FLUX LoRA*, **lora**, such as stage 1's of *FLUX.2 klein LoRA, 12 GB*, and its \
+pictures. Stage 2 trains it on distilled klein: with **target** distilled each sample is drawn from noise in {STEPS} \
+steps, and judged.
+
+**outside_prompts**, in *Encode Real Latents*, are of what the LoRA is not for: there it is held to klein without it. \
+Put in others, far from your subject.
+
+What this gains on klein was not measured. On a small model it helped one style of three and cost one: the sheet \
+shows before and after, and the watch delivers the start where no state is better.
+
+Needs ComfyUI 0.9.2. For 12 GB: bf16 at {SIDE} px; counted, not measured. Sample as in training: *SamplerCustom*, \
+**euler**, *Flux2Scheduler* with {STEPS} steps, cfg 1, strength 1.0.
+
+{files(DISTILLED, QWEN3, VAE)}. Distilled klein 4B is under the Apache 2.0 licence.
+"""
+
+
+def klein_distilled() -> Template:
+    stage = refine("optimiser", "lora", target_steps=STEPS)
+    return Template(
+        name="FLUX.2 klein LoRA, distilled",
+        label="klein 4B distilled",
+        note=DISTILLED_NOTE,
+        note_height=600,
+        nodes={
+            "lora": load_lora(DISTILLED, lora=OWN_LORA),
+            "clip": Node("CLIPLoader", {"clip_name": QWEN3["name"], "type": "flux2"}, models=(QWEN3,)),
+            "vae": Node("VAELoader", {"vae_name": VAE["name"]}, models=(VAE,)),
+            **data(OWN_PICTURES, ENCODERS, resolution=SIDE, outside_prompts=OUTSIDE),
+            "optimiser": accumulated(),
+            "discriminator": judge(),
+            "stage 2": replace(stage, values={**stage.values, "target": "distilled"}),
+            "save": save("stage 2", "loras/fluxduel_klein_distilled"),
+            "compare": compare(("lora", "stage 2"), ENCODERS[1], names="before, after", step_counts=str(STEPS)),
+        },
+        groups=(
+            Group("1 Data", (("lora", "pictures"), ("clip", "vae", "optimiser", "encode")), 250),
+            Group("2 Stage 2", (("discriminator", "stage 2"),), 300),
+            Group("3 Result", (("compare", "save"),), 310),
         ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,8 @@ class TemplateError(ValueError):
 
 
 def write(template: Template, layout: Layout, object_info: Mapping[str, Any]) -> dict[str, Any]:
-    """The graph as the editor would save it, in format 0.4.
+    """The graph as the editor would save it, in format 0.4, but without an id: each graph that it is opened as gets
+    one of its own, and so shows runs of its own.
 
     ``object_info``: the host's description of its nodes, by id. Raises ``TemplateError`` for a node, widget, socket
     or output that the host does not have.
@@ -42,7 +42,6 @@ def write(template: Template, layout: Layout, object_info: Mapping[str, Any]) ->
         left, top, width, height = layout.nodes[key]
         node |= {"id": numbers[key], "pos": [left, top], "size": [width, height], "order": order}
     return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"fluxduel/{template.name}")),
         "revision": 0,
         "last_node_id": len(nodes),
         "last_link_id": len(links),

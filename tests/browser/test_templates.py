@@ -1,7 +1,6 @@
 """The templates as they open: nothing missing, nothing over another, all of it in the window, titles that can be read.
 
-``FLUXDUEL_THUMBNAILS=1`` has them write the pictures that the list of templates shows, and the README's picture of the
-two-stage graph.
+``FLUXDUEL_THUMBNAILS=1`` has them write the pictures that the list of templates shows.
 """
 
 from __future__ import annotations
@@ -74,8 +73,6 @@ def write_thumbnail(editor: Editor, nodes: list[Drawn], path: Path) -> None:
     left, top = (min(node.box[side] for node in nodes) - 8 for side in (0, 1))
     right, bottom = (max(node.box[side] for node in nodes) + 8 for side in (2, 3))
     picture = picture.crop((round(left), round(top) - 18, round(right), round(bottom)))
-    if path.stem == "A first run on the tiny base":
-        picture.save(ROOT / "docs" / "two_stage_graph.png", optimize=True)
     height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
     small = picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
     (label,) = [template.label for template in templates() if template.name == path.stem]

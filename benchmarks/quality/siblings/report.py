@@ -80,8 +80,9 @@ def section(results: Sequence[Result]) -> list[str]:
     frechet = _ratios(results, "stage2", "base", "whole", "frechet")
     lines += [
         "",
-        f"Stage 2, medians over {len(_of(results, 'stage2'))} LoRAs with 95 % intervals: distance over the better of "
-        f"the two LoRAs without it {told(best_of_two(results, 'stage2'))} (asked: 0.5), over the one trained on the base "
+        f"Stage 2, medians over {len(_of(results, 'stage2'))} LoRAs with 95 % intervals: distance over the "
+        f"better of the two LoRAs without it {told(best_of_two(results, 'stage2'))} (asked: 0.5), over the one "
+        "trained on the base "
         f"{told(_ratios(results, 'stage2', 'base', 'whole', 'paired'))}, FD over that {told(frechet)}; outside "
         f"{told(drift(results, 'stage2'))} of the distance without a LoRA (asked: 1.05), where the LoRA trained on the "
         f"base has {told(drift(results, 'base'))} and the one trained on the distilled model "

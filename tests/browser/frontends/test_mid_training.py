@@ -39,6 +39,7 @@ def test_reload_second_tab_and_finish(cell: Cell, visit: Editor, figures: Figure
     visit.set_widgets(SHORT)
     visit.set_widgets({TRAINING_NODES["diffusion"]: {"steps": LONG, "seed": cell.seed + 1}})
     account = press_run(visit)
+    until(visit, lambda: curve(visit, "diffusion").get("state") == "running")
     until(visit, lambda: len(curve(visit, "diffusion")["steps"]) > 10)
 
     whole = 0
