@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-durability test-frontends test-install test-mutation demo lint lint-web bench-step bench-quality bench-robust bench-ranks bench-memory bench-page bench-gpu host clean
+.PHONY: help test test-durability test-frontends test-install test-mutation demo lint lint-web bench-step bench-quality bench-siblings bench-robust bench-ranks bench-memory bench-page bench-gpu host clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,6 +50,9 @@ bench-step: .venv/installed ## time of a training step against a plain diffusers
 
 bench-quality: .venv/installed ## does stage 2 win, and over what (an hour; QUICK=1: minutes); writes docs/EXPERIMENTS.md
 	$(PY) -m fluxduel.benchmarks.quality.run $(ARGS)
+
+bench-siblings: .venv/installed ## LoRAs on a distilled sibling of the tiny base (an hour); writes its part of docs/EXPERIMENTS.md
+	$(PY) -m fluxduel.benchmarks.quality.siblings $(ARGS)
 
 bench-robust: .venv/installed ## twenty seeds of stage 2, and twenty with a discriminator that runs away
 	$(PY) -m fluxduel.benchmarks.robustness $(ARGS)

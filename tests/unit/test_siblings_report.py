@@ -1,0 +1,43 @@
+"""The comparison on the distilled sibling: its ratios, and its place in the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fluxduel.benchmarks.quality.siblings import report
+
+NUMBERS = {"frechet": 2.0, "retrieval": 0.5, "style": 0.5, "sharpness": 1.0}
+
+
+def result(style: str, seed: int, arm: str, paired: float, old: float) -> report.Result:
+    whole = {"paired": paired, **NUMBERS}
+    return {"style": style, "seed": seed, "images": 24, "arm": arm, "whole": whole, "old": {"paired": old, **NUMBERS}}
+
+
+RESULTS = [
+    result("3d", 1, "none", 2.0, 0.5), result("3d", 1, "base", 1.0, 1.0), result("3d", 1, "flow", 0.8, 0.6),
+    result("3d", 1, "stage2", 0.6, 0.55),
+    result("outline", 1, "none", 3.0, 0.4), result("outline", 1, "base", 1.0, 0.8),
+    result("outline", 1, "flow", 2.0, 0.6), result("outline", 1, "stage2", 1.1, 0.4),
+]  # fmt: skip
+
+
+def test_each_lora_is_compared_with_the_better_of_two_of_its_own_style_and_seed() -> None:
+    assert report.best_of_two(RESULTS, "stage2") == pytest.approx([0.6 / 0.8, 1.1 / 1.0])
+    assert report.drift(RESULTS, "stage2") == pytest.approx([1.1, 1.0])
+    rows = [line for line in report.section(RESULTS) if line.startswith("| 3d | stage 2 on")]
+    assert len(rows) == 1 and "| 0.600 | 2.0 | 0.50 | 0.50 | 1.00 | 1.100 | 0.50 |" in rows[0]
+
+
+def test_the_page_keeps_what_others_wrote(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Experiments\n\n## Styles\n\ntext\n\n## What did it before\n\nmore\n")
+    report.write(RESULTS, page)
+    once = page.read_text()
+    assert once.index("## Styles") < once.index(report.TITLE) < once.index("## What did it before")
+    report.write(RESULTS, page)
+    assert page.read_text() == once
+    report.write(RESULTS[:4], page)
+    assert "outline" not in page.read_text() and page.read_text().endswith("## What did it before\n\nmore\n")
