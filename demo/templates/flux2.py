@@ -120,7 +120,7 @@ steps, and judged.
 **outside_prompts**, in *Encode Real Latents*, are of what the LoRA is not for: there it is held to klein without it. \
 Put in others, far from your subject.
 
-What this gains on klein was not measured. On a small model it helped one style of three and cost one: the sheet \
+What this gains on klein was not measured. On a small model it helped two LoRAs of six and cost two: the sheet \
 shows before and after, and the watch delivers the start where no state is better.
 
 Needs ComfyUI 0.9.2. For 12 GB: bf16 at {SIDE} px; counted, not measured. Sample as in training: *SamplerCustom*, \

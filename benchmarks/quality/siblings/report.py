@@ -72,8 +72,9 @@ def section(results: Sequence[Result]) -> list[str]:
             }
             moved = sum(r["old"]["paired"] / bare[cell]["old"]["paired"] for cell, r in rows) / len(rows)
             kept = sum(r["old"]["retrieval"] for _, r in rows) / len(rows)
+            alone = f" (seed {rows[0][0][1]})" if len(rows) < len(seeds) else ""
             lines.append(
-                f"| {style} | {job.ARMS[arm].title} | {whole['paired']:.3f} | {whole['frechet']:.1f} | "
+                f"| {style} | {job.ARMS[arm].title}{alone} | {whole['paired']:.3f} | {whole['frechet']:.1f} | "
                 f"{whole['retrieval']:.2f} | "
                 f"{whole['style']:.2f} | {whole['sharpness']:.2f} | {moved:.3f} | {kept:.2f} |"
             )
@@ -86,7 +87,9 @@ def section(results: Sequence[Result]) -> list[str]:
         f"{told(_ratios(results, 'stage2', 'base', 'whole', 'paired'))}, FD over that {told(frechet)}; outside "
         f"{told(drift(results, 'stage2'))} of the distance without a LoRA (asked: 1.05), where the LoRA trained on the "
         f"base has {told(drift(results, 'base'))} and the one trained on the distilled model "
-        f"{told(drift(results, 'flow'))}.",
+        f"{told(drift(results, 'flow'))}. The LoRA trained on the base is on the sibling at "
+        f"{told(_ratios(results, 'base', 'many', 'whole', 'paired'))} of its distance on the base: what it lacks it "
+        "lacks there, too.",
     ]
     return [*lines, ""]
 
