@@ -43,7 +43,7 @@ def main() -> None:
     results = []
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for jobs in rounds:
-            wanted = [one for one in jobs if not options.done or (options.folder / f"{one.name}.json").exists()]
+            wanted = [one for one in jobs if not options.done or job.result_file(one, options.folder).exists()]
             for result in pool.map(job.run, wanted, [options.folder] * len(wanted), [sibling] * len(wanted)):
                 results.append(result)
                 print(f"{result['style']}, seed {result['seed']}, {result['arm']}: {result['whole']['paired']:.3f}, "

@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,6 +25,7 @@ from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from ..styles import arms, subjects
 from ..styles import job as styles
 from ..styles.drawing import Setting
+from ..styles.job import Job
 from ..textures.job import Quiet
 from . import distilled
 from .taught import TaughtStage
@@ -41,18 +42,6 @@ STAGE_2: dict[str, Any] = {
     "adversarial_weight": 3.0,
 }  # fmt: skip
 
-
-class Job(NamedTuple):
-    """``arm``: see ``ARMS``."""
-
-    style: str
-    seed: int
-    images: int
-    arm: str
-
-    @property
-    def name(self) -> str:
-        return f"sibling-{self.style}-{self.images}-{self.seed}-{self.arm}"
 
 # What shows a part's worth, for the first seed of the first style alone.
 SHOWN_ONCE = ("unheld", "pure", "taught")
@@ -90,13 +79,13 @@ def outside(data: RealLatents, seed: int) -> RealLatents:
 
 def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> FluxLoRA:
     """The job's LoRA on the sibling, trained or from ``folder``."""
-    kept = folder / f"{job.name}.safetensors"
+    kept = folder / f"sibling-{job.name}.safetensors"
     config = LoRAConfig(rank=arms.RANK, alpha=float(arms.RANK), targets="all", seed=job.seed)
     start = adapter.create(sibling, config)
     if job.arm == "none":
         return start
     if job.arm in ("base", "many"):
-        first = styles.trained(styles.Job(*job._replace(arm="stage1")), folder, reporter)
+        first = styles.trained(job._replace(arm="stage1"), folder, reporter)
         return first if job.arm == "many" else dataclasses.replace(first, base=sibling)
     if kept.exists():
         return dataclasses.replace(start, tensors=load_file(kept))
@@ -120,13 +109,18 @@ def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> 
 
 def measured(lora: FluxLoRA, job: Job) -> dict[str, Any]:
     """Unseen subjects in the style, and old captions in a style of the base, on the sibling at its own steps."""
-    view, setting = styles.View(lora, styles.Job(*job)), MANY if job.arm == "many" else OWN
+    view, setting = styles.View(lora, job), MANY if job.arm == "many" else OWN
     return {"whole": view.whole(setting), "old": view.old_style(setting)}
+
+
+def result_file(job: Job, folder: Path) -> Path:
+    """Where the result of a job is kept, whose ``arm`` is one of ``ARMS``."""
+    return folder / f"sibling-{job.name}.json"
 
 
 def run(job: Job, folder: Path, sibling: BaseReference) -> dict[str, Any]:
     """Train and measure; the result is also written into ``folder``, and taken from there the next time."""
-    file = folder / f"{job.name}.json"
+    file = result_file(job, folder)
     if file.exists():
         return json.loads(file.read_text())
     torch.set_num_threads(1)

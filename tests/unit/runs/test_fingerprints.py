@@ -104,23 +104,14 @@ def test_every_input_tells_runs_apart_and_is_named(start, tmp_path: Path) -> Non
     assert told == [["the LoRA it starts from"], ["the discriminator it goes on with"]]
 
 
-def test_practice_prompts_leave_stage_1_as_it_is(start) -> None:
+@pytest.mark.parametrize("kind", ["practice", "outside"])
+def test_prompts_without_pictures_leave_stage_1_as_it_is(start, kind: str) -> None:
     """So that a change of them trains stage 2 alone; without a share they decide nothing there, nor a share alone."""
-    others = dataclasses.replace(make_data(), practice_fingerprint="another")
+    others = dataclasses.replace(make_data(), **{f"{kind}_fingerprint": "another"})
     assert of(start, "diffusion", data=others) == of(start, "diffusion", data=make_data())
     without = of(start, data=make_data())
-    assert not {"practice", "practice_share"} & set(without.parts)
-    idle = dataclasses.replace(CONFIGS["adversarial"], practice_share=0.0)
-    assert of(start, data=others, config=idle) == without == of(start, data=make_data(), config=idle)
-
-
-def test_outside_prompts_leave_stage_1_as_it_is(start) -> None:
-    """As practice prompts do."""
-    others = dataclasses.replace(make_data(), outside_fingerprint="another")
-    assert of(start, "diffusion", data=others) == of(start, "diffusion", data=make_data())
-    without = of(start, data=make_data())
-    assert not {"outside", "outside_share"} & set(without.parts)
-    idle = dataclasses.replace(CONFIGS["adversarial"], outside_share=0.0)
+    assert not {kind, f"{kind}_share"} & set(without.parts)
+    idle = dataclasses.replace(CONFIGS["adversarial"], **{f"{kind}_share": 0.0})
     assert of(start, data=others, config=idle) == without == of(start, data=make_data(), config=idle)
 
 
