@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -32,7 +33,10 @@ ENDLESS = 1_000_000
 
 def records(host: ComfyHost) -> list[dict[str, Any]]:
     """Those of the run so far; none before its first step."""
-    return (host.get(f"/fluxduel/history?node={STAGE_1}&columns=all") or {"records": []})["records"]
+    try:
+        return host.get(f"/fluxduel/history?node={STAGE_1}&columns=all")["records"]
+    except json.JSONDecodeError:  # no content: it has not begun
+        return []
 
 
 def turn_to(editor: Editor, kind: str, graph: dict[str, Any]) -> None:

@@ -106,10 +106,9 @@ class ComfyHost:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str) -> Any:
-        """The JSON answer (or ``None``) to ``GET path``. Raises ``urllib.error.HTTPError`` for a status from 400 on."""
+        """The JSON answer to ``GET path``. Raises ``urllib.error.HTTPError`` for a status from 400 on."""
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+            return json.load(answer)
 
     def post(self, path: str, body: Any) -> Any:
         """The JSON answer (or ``None``) to ``POST path`` with a JSON body; errors as in ``get``."""

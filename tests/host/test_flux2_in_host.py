@@ -41,7 +41,7 @@ from fluxduel.tests.host.two_stage_graph import (
 from fluxduel.training.config import EncodersConfig
 from fluxduel.training.data.flux2_encoders import Flux2Encoders
 
-VAE = "20"
+VAE, NEGATIVE = "20", "21"
 CONTEXT = 3 * small_klein.SIZES["hidden_size"]
 
 
@@ -193,6 +193,9 @@ def klein_graph(from_host: FromHost) -> Graph:
     graph[ENCODERS] = node("FluxDuelTestSmallKlein", {"folder": str(from_host.base / "klein")})
     graph[VAE] = node("VAELoader", {"vae_name": "flux2-vae.safetensors"})
     graph[LATENTS]["inputs"]["vae"] = [VAE, 0]
+    # Klein base is sampled with guidance away from something.
+    graph[NEGATIVE] = {**graph[PROMPT], "inputs": {**graph[PROMPT]["inputs"], "text": ""}}
+    graph[SAMPLE]["inputs"]["negative"] = [NEGATIVE, 0]
     return graph
 
 
