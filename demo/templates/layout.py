@@ -14,6 +14,7 @@ TITLE = 30  # above a node's position
 GROUP_TITLE = 44
 MARGIN = 12  # between a box and its nodes
 GAP = 14
+LINE = 34  # below a title
 COLUMN_GAP = 22
 GROUP_GAP = 20
 NOTE_WIDTH = 300
@@ -79,7 +80,9 @@ def place(
     for column, width in zip(group.columns, _column_widths(group, nodes, size_of), strict=True):
         y = top + GROUP_TITLE
         for key in column:
-            height = 0 if nodes[key].folded else size_of(nodes[key])[1]
+            # A folded node whose model is not there yet has a line that says so.
+            line = LINE if nodes[key].models else 0
+            height = line if nodes[key].folded else size_of(nodes[key])[1]
             placed[key] = (x, y + TITLE, width, size_of(nodes[key])[1])
             y += TITLE + height + GAP
         bottom = max(bottom, y - GAP)

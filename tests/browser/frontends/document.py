@@ -38,7 +38,8 @@ A dash: not gone through since the pack was changed.
   beside it; *finish now*, pressed in the one and seen in the other, after which the graph goes on to its end;
   *cancel* by the editor's own button at random moments, previews after every step, told as a cancel and never as a
   failure; a *change* of stage 2's steps, which runs stage 2 again and leaves stage 1; *undo* of a moved node, of a
-  deleted one and of that change, charts and pictures kept.
+  deleted one and of that change, charts and pictures kept. (In Nodes 2.0, 1.32.9 and 1.45.21 do not count a typed
+  number as a step to undo, and 1.32.9 does not draw a moved node where it was: these are left out there.)
 
 ## Titles of each template
 

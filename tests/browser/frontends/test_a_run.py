@@ -82,8 +82,8 @@ def test_a_change_runs_what_it_concerns_and_undo_loses_nothing(cell: Cell, visit
     assert after["diffusion"] == before["diffusion"] and len(after["adversarial"]["steps"]) > steps
     figures.note(stage_1_kept=True)
 
-    # Undo takes back what was done last, first: a node that was moved, one that was deleted, the number. Older editors
-    # take number and place back at once, and the oldest does not draw the node where it was, in Nodes 2.0.
+    # Undo takes back what was done last, first: a node that was moved, one that was deleted, the number. In Nodes 2.0
+    # older editors do not count a number that is typed, and the oldest does not draw the node where it was.
     page = visit.page
     x, y = title(visit, DIFFUSION)
     place = box(visit, DIFFUSION)
@@ -100,9 +100,9 @@ def test_a_change_runs_what_it_concerns_and_undo_loses_nothing(cell: Cell, visit
     until(visit, lambda: not curve(visit, "diffusion").get("run"), 10)
     undo(visit)
     until(visit, lambda: curve(visit, "diffusion").get("run"), 10)
-    if value(visit, ADVERSARIAL, "steps") != steps:
+    if not cell.nodes2 or cell.frontend == VERSIONS[-1]:
         undo(visit)
-    until(visit, lambda: value(visit, ADVERSARIAL, "steps") == steps, 10)
+        until(visit, lambda: value(visit, ADVERSARIAL, "steps") == steps, 10)
     wait_until_still(visit)
     assert {stage: curve(visit, stage) for stage in TRAINING_NODES} == after
     assert box(visit, ADVERSARIAL) == places
