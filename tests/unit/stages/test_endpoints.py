@@ -246,7 +246,7 @@ def test_the_grid_of_four_steps_is_flux_2s_own(tokens):
     evens = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64)
     expected = torch.sigmoid(torch.logit(evens) + compute_empirical_mu(tokens, 4))
     torch.testing.assert_close(grid.double(), torch.cat([expected, torch.zeros(1).double()]), rtol=0, atol=1e-7)
-    practised = draw_levels(config, 3, range(200), [True] * 200, Shift(FLUX2, tokens), practice=True)
+    practised = draw_levels(config, 3, range(200), [True] * 200, Shift(FLUX2, tokens), from_noise=True)
     assert set(practised.sigma.tolist()) == set(grid[:-1].tolist())
     torch.testing.assert_close(
         flow.next_sigma(grid[1:-1], 4, FLUX2.mu(tokens, 4)), grid[2:], rtol=0, atol=2e-6
