@@ -55,10 +55,13 @@ def running(classic: Editor, comfy_host: ComfyHost, request: pytest.FixtureReque
     folder = write_pictures(comfy_host.base / "input" / request.node.name.strip("]").replace("[", "-"))
     (node,) = classic.add("diffusion")
     prompt = comfy_host.queue(graph_of(folder, node, steps=100_000, seed=3))
-    records(comfy_host, node, 30)
-    yield node, folder
-    comfy_host.interrupt()
-    comfy_host.wait(prompt)
+    try:
+        records(comfy_host, node, 30)
+        yield node, folder
+    finally:
+        # Left running, it would hold up every test after it.
+        comfy_host.interrupt()
+        comfy_host.wait(prompt)
 
 
 def test_every_reload_shows_the_whole_curve(classic: Editor, comfy_host: ComfyHost, running: tuple[str, Path]) -> None:

@@ -134,8 +134,10 @@ class AdversarialStage(Stage):
                 f"guidance is {config.guidance:g} and anchor is pictures: the flow loss then teaches the LoRA to answer"
                 f" {config.guidance:g} as it answers 1. Set anchor to start, or guidance to 1."
             )
-        nothing = {name: torch.zeros_like(tensor) for name, tensor in start.tensors.items()}
-        self.nothing = adapter.beside(self.base, nothing) if self.outside.share else None
+        self.nothing: dict[str, Tensor] | None = None
+        if self.outside.share:
+            nothing = {name: torch.zeros_like(tensor) for name, tensor in start.tensors.items()}
+            self.nothing = adapter.beside(self.base, nothing)
         self.taught = 0
         self.monitor = Monitor()
         self.watch = StageWatch(self, config, self.monitor)
