@@ -296,8 +296,8 @@ def test_the_chart_fills_a_node_that_is_enlarged(editor: Editor) -> None:
     after = editor.chart("diffusion").bounding_box()
     assert before is not None and after is not None
     assert after["width"] == pytest.approx(before["width"] + 150, abs=15)
-    # The previews below it grow, too.
-    assert before["height"] + 40 < after["height"] < before["height"] + 135
+    # The previews and the buttons below it grow, too: a third of 120, and a drag may miss a grid line of 10.
+    assert before["height"] + 25 < after["height"] < before["height"] + 135
 
 
 def test_a_removed_node_takes_its_chart_along(editor: Editor) -> None:
