@@ -206,6 +206,34 @@ def test_what_is_made_anew_does_not_draw_back(classic: Editor) -> None:
     assert found == {"steps": [4], "whole": [True, True, False], "told": ["running"]}
 
 
+def test_what_is_spare_is_left_out_of_a_low_chart(classic: Editor) -> None:
+    """Three panels of a run in little height: of the accuracies only the one that says most is drawn."""
+    told = classic.page.evaluate(
+        """async ([record_path, plot_path]) => {
+            const { RunRecord } = await import(record_path);
+            const { drawPlot } = await import(plot_path);
+            const record = new RunRecord("r", 1);
+            for (let step = 1; step <= 9; step++) {
+                const scalars = { diffusion_loss: 1, adversarial_loss: 1, score: 1,
+                    real_accuracy: 0.9, fake_accuracy: 0.8, pair_accuracy: 0.7 };
+                record.addStep({ step, total: 9, scalars, seconds_per_step: 1, facts: { images: step } });
+            }
+            const theme = { text: "#ddd", muted: "#999", grid: "#444", background: "#333", ground: "#222" };
+            const view = { logarithmic: false, cursor: undefined, density: 1 };
+            return [500, 200].map(height => {
+                const pen = new OffscreenCanvas(420, height).getContext("2d");
+                const words = [], write = pen.fillText.bind(pen);
+                pen.fillText = (text, ...at) => { words.push(text); write(text, ...at); };
+                drawPlot(pen, { width: 420, height }, theme, "adversarial", record, view);
+                return words;
+            });
+        }""",
+        [f"{SCRIPTS}/run_record.js", f"{SCRIPTS}/plot.js"],
+    )
+    named = [{word for word in words if "accuracy" in word} for words in told]
+    assert named == [{"accuracy on real", "accuracy on fake", "pair accuracy"}, {"pair accuracy"}]
+
+
 def test_a_hundred_thousand_points_do_not_slow_the_page(classic: Editor, capsys: pytest.CaptureFixture[str]) -> None:
     """What an event of a long run costs: its step is kept, and the chart drawn anew."""
     costs = classic.page.evaluate(
