@@ -34,7 +34,7 @@ from .folders import (
 )
 
 # The host answers nothing else meanwhile.
-MOST_SECONDS = 4.0
+MOST_SECONDS = 10.0
 # Class -> the input that its ``validate_inputs`` names, and what to give where a graph may leave it out: hosts tell the
 # answer at inputs that are named and given. Of a widget that is named they check nothing; ``problems`` does.
 SHOWN_AT: dict[str, tuple[str, Any]] = {
