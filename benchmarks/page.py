@@ -39,6 +39,15 @@ def records(host: ComfyHost) -> list[dict[str, Any]]:
         return []
 
 
+def next_step(file: Path) -> tuple[int, float]:
+    """Wait for the end of a step: its number, and when that was."""
+    size = file.stat().st_size
+    while file.stat().st_size == size:
+        time.sleep(0.005)
+    ended = time.perf_counter()
+    return file.read_bytes().count(b"\n"), ended
+
+
 def turn_to(editor: Editor, kind: str, graph: dict[str, Any]) -> None:
     """Show what the kind has."""
     editor.page.goto("about:blank" if kind == "none" else editor.host.url)
@@ -58,6 +67,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)))
+    means: list[dict[str, float]] = []
     with (
         tempfile.TemporaryDirectory() as base,
         ComfyHost(Path(base)) as host,
@@ -72,22 +82,20 @@ def main() -> None:
         host.queue(graph)
         while not records(host):
             time.sleep(1)
-        order, spans = random.Random(0), []
+        (file,) = (host.base / "output" / "fluxduel").glob("*/stats.jsonl")
+        order = random.Random(0)
         for _ in range(arguments.rounds):
-            spans.append({})
+            means.append({})
             for kind in order.sample(KINDS, len(KINDS)):
                 turn_to(editor, kind, graph)
                 time.sleep(SETTLING)
-                first = records(host)[-1]["step"] + 1
+                first, began = next_step(file)
                 time.sleep(arguments.seconds)
-                spans[-1][kind] = (first, records(host)[-1]["step"])
+                last, ended = next_step(file)
+                means[-1][kind] = (ended - began) / (last - first)
                 if kind == "chart" and f"of {ENDLESS}" not in editor.label("diffusion"):
                     raise RuntimeError("the page does not show the run")
-        seconds = {each["step"]: each["seconds_per_step"] for each in records(host) if each.get("seconds_per_step")}
         host.interrupt()
-    means = [
-        {kind: statistics.mean(seconds[step] for step in range(*span)) for kind, span in each.items()} for each in spans
-    ]
     for kind in KINDS:
         print(f"{kind}: {1000 * statistics.mean(each[kind] for each in means):.1f} ms/step")
     for kind in KINDS[1:]:
