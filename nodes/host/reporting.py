@@ -26,7 +26,8 @@ from .progress import Progress
 
 log = logging.getLogger(__name__)
 
-EVENTS_A_SECOND = 5
+# Each of them has the page draw the graph anew, on a machine that trains.
+EVENTS_A_SECOND = 2
 # A line about the progress in the log now and then, for those who see nothing else.
 FIRST_LINE_AFTER, LINE_EVERY = 10.0, 60.0
 
@@ -95,10 +96,10 @@ class HostReporter:
             "scalars": {name: finite[name] for name in CURVES if name in finite},
             "seconds_per_step": finite.get("seconds_per_step", 0.0),
         }
-        self._progress.update(step, total)
         now = time.monotonic()
         # A measurement comes too seldom to be left to chance.
         if now - self._sent_at >= 1 / EVENTS_A_SECOND or step >= total or any(name in values for name in MEASURED):
+            self._progress.update(step, total)
             self._send()
         if now >= self._line_at and step < total:
             self._line_at = now + LINE_EVERY

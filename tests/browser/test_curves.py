@@ -272,7 +272,7 @@ def test_a_hundred_thousand_points_do_not_slow_the_page(classic: Editor, capsys:
     with capsys.disabled():
         print(f"\nAt 100 000 updates an event costs {costs['kept'] + costs['drawn']:.2f} ms "
               f"({costs['kept']:.3f} ms to keep it, {costs['drawn']:.2f} ms to draw).")  # fmt: skip
-    # Five of them a second; a frame has 16 ms.
+    # Two of them a second; a frame has 16 ms.
     assert costs["kept"] + costs["drawn"] < 25
     # The curve is whole: from the first step to the last, without a gap that a pixel would show, and every measurement.
     assert (costs["first"], costs["last"], costs["scores"]) == (1, 100_000, 200)

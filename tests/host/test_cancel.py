@@ -34,6 +34,7 @@ def test_no_cancel_is_a_failure(comfy_host: ComfyHost, folder: Path) -> None:
     """Both stages preview each step, so that much of their time is the host's own VAE."""
     print_ = random.Random(SEED)
     ended: Counter[str] = Counter()
+    before = len(comfy_host.log)
     for moment in range(MOMENTS):
         # In turn while pictures are encoded and models loaded, in stage 1 and in stage 2.
         within = (None, STAGE_1, STAGE_2)[moment % 3]
@@ -64,4 +65,4 @@ def test_no_cancel_is_a_failure(comfy_host: ComfyHost, folder: Path) -> None:
             told = state(comfy_host, stage)
             assert told["state"] in ("none", "finished", "stopped"), f"moment {moment}: {told}"
     print(dict(ended))
-    assert "Exception during processing" not in comfy_host.log
+    assert "Exception during processing" not in comfy_host.log[before:]

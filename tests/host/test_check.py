@@ -39,6 +39,12 @@ def folder(comfy_host: ComfyHost) -> str:
     return "check-test"
 
 
+def own_graph(folder: str) -> Graph:
+    """A graph of these tests alone: of a run that another file's tests have finished in this host no memory is
+    asked."""
+    return changed(two_stage_graph(folder), LORA, rank=3)
+
+
 def refusal(host: ComfyHost, graph: Graph, **body: Any) -> dict[str, Any]:
     """The host's answer to a graph that it refuses as a whole."""
     with pytest.raises(urllib.error.HTTPError) as error:
@@ -59,7 +65,7 @@ def waiting(host: ComfyHost) -> int:
 
 
 def test_all_problems_at_once_each_at_its_node(comfy_host: ComfyHost, folder: str) -> None:
-    graph = two_stage_graph(folder)
+    graph = own_graph(folder)
     for key, (inputs, _) in FAULTY.items():
         graph = changed(graph, key, **inputs)
     texts = told(refusal(comfy_host, graph))
@@ -70,14 +76,14 @@ def test_all_problems_at_once_each_at_its_node(comfy_host: ComfyHost, folder: st
 
 
 def test_nothing_trains_for_an_output_that_has_no_problem_of_its_own(comfy_host: ComfyHost, folder: str) -> None:
-    graph = changed(two_stage_graph(folder), DISCRIMINATOR, taps="d99")
+    graph = changed(own_graph(folder), DISCRIMINATOR, taps="d99")
     graph["30"] = save_node([STAGE_1, 0], "loras/check-stage1")
     assert set(told(refusal(comfy_host, graph))) == {DISCRIMINATOR}
     assert waiting(comfy_host) == 0
 
 
 def test_a_problem_of_what_does_not_run_stops_nothing(comfy_host: ComfyHost, folder: str) -> None:
-    graph = changed(two_stage_graph(folder), DISCRIMINATOR, taps="d99")
+    graph = changed(own_graph(folder), DISCRIMINATOR, taps="d99")
     graph |= {"30": save_node([LORA, 0], "loras/check-untrained")}
     answer = comfy_host.post("/prompt", {"prompt": graph, "partial_execution_targets": ["30"]})
     assert answer["node_errors"] == {}
@@ -85,27 +91,27 @@ def test_a_problem_of_what_does_not_run_stops_nothing(comfy_host: ComfyHost, fol
 
 
 def test_on_option_nodes(comfy_host: ComfyHost, folder: str) -> None:
-    graph = two_stage_graph(folder)
+    graph = own_graph(folder)
     for name in ("gradient_checkpointing", "streamed_share", "memory_limit_gb", "compile_blocks"):
         del graph[STAGE_1]["inputs"][name]
     graph["30"] = node("FluxDuelMemoryOptions", {"gradient_checkpointing": False, "streamed_share": 0.5})
     assert set(told(refusal(comfy_host, changed(graph, STAGE_1, options=["30", 0])))) == {"30"}
     # Options at a training node, as version 0.1 had them, come to an option node that no page shows.
-    old = changed(two_stage_graph(folder), STAGE_1, gradient_checkpointing=False, streamed_share=0.5)
+    old = changed(own_graph(folder), STAGE_1, gradient_checkpointing=False, streamed_share=0.5)
     (text,) = told(refusal(comfy_host, old)).values()
     assert "Turn gradient_checkpointing on" in text
 
 
 def test_an_input_that_may_be_left_out_is_told_of(comfy_host: ComfyHost, folder: str) -> None:
-    graph = changed(two_stage_graph(folder), DISCRIMINATOR, taps="d99")
+    graph = changed(own_graph(folder), DISCRIMINATOR, taps="d99")
     del graph[DISCRIMINATOR]["inputs"]["continue_from"]
     assert set(told(refusal(comfy_host, graph))) == {DISCRIMINATOR}
 
 
 def test_the_hosts_own_checks_are_left(comfy_host: ComfyHost, folder: str) -> None:
-    texts = told(refusal(comfy_host, changed(two_stage_graph(folder), LORA, rank=-1, targets="regex")))
+    texts = told(refusal(comfy_host, changed(own_graph(folder), LORA, rank=-1, targets="regex")))
     assert "rank" in texts[LORA] and "target_regex is empty" in texts[LORA]
-    graph = changed(two_stage_graph(folder), STAGE_2, target_steps=0)
+    graph = changed(own_graph(folder), STAGE_2, target_steps=0)
     assert "target_steps" in told(refusal(comfy_host, graph))[STAGE_2]
     del graph[LATENTS]["inputs"]["vae"]
     assert "vae" in told(refusal(comfy_host, graph))[LATENTS]
@@ -114,7 +120,7 @@ def test_the_hosts_own_checks_are_left(comfy_host: ComfyHost, folder: str) -> No
 def test_requests_at_one_time_do_not_mix(comfy_host: ComfyHost, folder: str) -> None:
     """Each of many graphs is told its own fault, though all name the same nodes."""
     graphs = {
-        words: changed(two_stage_graph(folder), key, **inputs) for key, (inputs, words) in FAULTY.items()
+        words: changed(own_graph(folder), key, **inputs) for key, (inputs, words) in FAULTY.items()
     }
     answers: list[tuple[str, str]] = []
 
@@ -132,7 +138,7 @@ def test_requests_at_one_time_do_not_mix(comfy_host: ComfyHost, folder: str) -> 
 
 
 def test_a_card_that_is_too_small(comfy_host: ComfyHost, folder: str) -> None:
-    texts = told(refusal(comfy_host, changed(two_stage_graph(folder), STAGE_2, memory_limit_gb=0.001)))
+    texts = told(refusal(comfy_host, changed(own_graph(folder), STAGE_2, memory_limit_gb=0.001)))
     assert "Stage 2 does not fit" in "".join(texts.values())
 
 

@@ -20,7 +20,7 @@ LONG = 100_000
 def is_whole(visit: Editor, before: int) -> bool:
     """Whether the chart of the run that is going on has all steps up to ``before``, where it was when the page opened.
 
-    Step 0 is a measurement before the first update. Of later ones the server sends five in a second, and the first may
+    Step 0 is a measurement before the first update. Of later ones the server sends two in a second, and the first may
     be here before what was asked for.
     """
 
