@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -33,12 +32,6 @@ def host_folder() -> Path:
         advice = "Point COMFYUI_PATH at a ComfyUI checkout." if named else "Run `make host`, or set COMFYUI_PATH."
         raise HostError(f"{folder} holds no ComfyUI (no main.py there). {advice}")
     return folder.resolve()
-
-
-def host_version() -> tuple[int, ...]:
-    """The version of the checkout to run, such as (0, 33, 0)."""
-    text = (host_folder() / "comfyui_version.py").read_text(encoding="utf-8")
-    return tuple(int(part) for part in re.findall(r"\d+", text.partition("__version__ = ")[2])[:3])
 
 
 class ComfyHost:

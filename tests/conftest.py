@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
+from fluxduel.tests.comfy_host import ComfyHost
+from fluxduel.tests.inside_host import host_or_skip
 from fluxduel.tests.launch_comfy import TorchvisionSchemas
 
 # diffusers imports torchvision through transformers, and this environment's may be one without operators.
@@ -40,10 +41,7 @@ def comfy_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
 
     ``COMFYUI_FRONT_END``: the ``static`` folder of another frontend than the one that is installed.
     """
-    try:
-        host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    host_or_skip()
     front_end = os.environ.get("COMFYUI_FRONT_END")
     arguments = ("--front-end-root", front_end) if front_end else ()
     with ComfyHost(tmp_path_factory.mktemp("comfyui"), arguments=arguments) as host:

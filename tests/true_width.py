@@ -10,48 +10,35 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fluxduel.training.base.families import FAMILIES
+from fluxduel.training.base.families.family import Family
+from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.base.families.modules import ORIGINAL
 
-WIDTH, HEAD = 3072, 128
 CONTEXT = POOLED = 768
 Shapes = dict[str, tuple[int, ...]]
 
 
+def module_shapes(family: Family, config: Mapping[str, Any]) -> Shapes:
+    """Names and shapes of a transformer's tensors in black-forest-labs' layout."""
+    shapes: Shapes = {}
+    for module in family.modules(config, ORIGINAL):
+        shapes[f"{module.name}.{'scale' if module.is_norm else 'weight'}"] = module.shape
+        if module.bias:
+            shapes[f"{module.name}.bias"] = module.shape[:1]
+    return shapes
+
+
 def flux_shapes(double: int = 1, single: int = 1, context: int = CONTEXT, pooled: int = POOLED) -> Shapes:
     """Names and shapes of a FLUX.1-dev in black-forest-labs' layout."""
-    shapes: Shapes = {}
-
-    def linear(name: str, size_in: int, size_out: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (size_out, size_in), (size_out,)
-
-    linear("img_in", 64, WIDTH)
-    linear("txt_in", context, WIDTH)
-    for name, size_in in (("time_in", 256), ("vector_in", pooled), ("guidance_in", 256)):
-        linear(f"{name}.in_layer", size_in, WIDTH)
-        linear(f"{name}.out_layer", WIDTH, WIDTH)
-    for i in range(double):
-        for stream in ("img", "txt"):
-            block = f"double_blocks.{i}.{stream}"
-            linear(f"{block}_mod.lin", WIDTH, 6 * WIDTH)
-            linear(f"{block}_attn.qkv", WIDTH, 3 * WIDTH)
-            shapes[f"{block}_attn.norm.query_norm.scale"] = shapes[f"{block}_attn.norm.key_norm.scale"] = (HEAD,)
-            linear(f"{block}_attn.proj", WIDTH, WIDTH)
-            linear(f"{block}_mlp.0", WIDTH, 4 * WIDTH)
-            linear(f"{block}_mlp.2", 4 * WIDTH, WIDTH)
-    for i in range(single):
-        block = f"single_blocks.{i}"
-        linear(f"{block}.linear1", WIDTH, 7 * WIDTH)
-        linear(f"{block}.linear2", 5 * WIDTH, WIDTH)
-        shapes[f"{block}.norm.query_norm.scale"] = shapes[f"{block}.norm.key_norm.scale"] = (HEAD,)
-        linear(f"{block}.modulation.lin", WIDTH, 3 * WIDTH)
-    linear("final_layer.linear", WIDTH, 64)
-    linear("final_layer.adaLN_modulation.1", WIDTH, 2 * WIDTH)
-    return shapes
+    sizes = {"num_layers": double, "num_single_layers": single}
+    sizes |= {"joint_attention_dim": context, "pooled_projection_dim": pooled}
+    return module_shapes(FLUX1, FLUX1.published["FLUX.1"] | sizes)
 
 
 def clip_shapes() -> Shapes:
@@ -73,13 +60,13 @@ def clip_shapes() -> Shapes:
 
 
 def write_flux(path: Path, seed: int = 0, context: int = CONTEXT, pooled: int = POOLED) -> Path:
-    """Write the FLUX with one block of each kind (1.07 GB). No weight is zero, and all activations are of order one."""
-    return _write(path, flux_shapes(context=context, pooled=pooled), seed)
+    """Write the FLUX with one block of each kind (1.07 GB)."""
+    return write_random(path, flux_shapes(context=context, pooled=pooled), seed)
 
 
 def write_clip(path: Path, seed: int = 0) -> Path:
     """Write the CLIP-L (250 MB)."""
-    return _write(path, clip_shapes(), seed)
+    return write_random(path, clip_shapes(), seed)
 
 
 def write_headers(path: Path, double: int = 19, single: int = 38, context: int = 4096) -> Path:
@@ -90,8 +77,7 @@ def write_headers(path: Path, double: int = 19, single: int = 38, context: int =
 def write_published(path: Path, model: str) -> Path:
     """``write_headers`` for one of the published models of all families, in black-forest-labs' names."""
     family, config = next((each, each.published[model]) for each in FAMILIES if model in each.published)
-    modules = family.modules(config, ORIGINAL)
-    return write_hole(path, {f"{each.name}.{'scale' if each.is_norm else 'weight'}": each.shape for each in modules})
+    return write_hole(path, module_shapes(family, config))
 
 
 def write_hole(path: Path, shapes: Shapes) -> Path:
@@ -102,7 +88,8 @@ def write_hole(path: Path, shapes: Shapes) -> Path:
     return path
 
 
-def _write(path: Path, shapes: Shapes, seed: int) -> Path:
+def write_random(path: Path, shapes: Shapes, seed: int = 0) -> Path:
+    """Write a file of random weights in bf16, none of which is zero, and with which activations are of order one."""
     with open(path, "wb") as stream:
         stream.write(_header(shapes))
         for weight in _weights(shapes, seed):

@@ -17,7 +17,7 @@ from ...training.data.encoder_keys import weights_key
 from ..conditioning import prompt_of
 from ..tiny_clip import TinyClipTarget
 from ..widgets import supported
-from .versions import lacking
+from .versions import DEV_TEXT, KLEIN_TEXT, lacking
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def encode_prompt(clip: Any, caption: str, space: LatentSpace) -> tuple[Tensor, 
     try:
         return prompt_of(clip.encode_from_tokens_scheduled(clip.tokenize(caption)), "CLIP", space)
     except ValueError as error:
-        lack = "" if space.pooled else lacking()
+        lack = "" if space.pooled else lacking(DEV_TEXT, KLEIN_TEXT)
         raise ValueError(f"{error} {lack}".rstrip()) from error
 
 

@@ -6,15 +6,15 @@ import comfyui_version
 
 # In words -> the release that has it.
 DEV_TEXT = ("FLUX.2 dev's text encoder (CLIPLoader of type flux2)", "0.3.72")
+# Before, the host takes every FLUX.2 for as wide as dev.
+KLEIN = ("FLUX.2 klein's transformer (Load Diffusion Model)", "0.9.0")
 KLEIN_TEXT = ("FLUX.2 klein's text encoders (CLIPLoader of type flux2)", "0.9.2")
 
 
-def lacking() -> str:
-    """A sentence that names what of FLUX.2's text encoders this host is too old for; empty where it has them all."""
+def lacking(*parts: tuple[str, str]) -> str:
+    """A sentence that names which of ``parts``, rows from above, this host is too old for; empty where none."""
     version = comfyui_version.__version__
-    late = [
-        f"{words} came with {since}" for words, since in (DEV_TEXT, KLEIN_TEXT) if _numbers(version) < _numbers(since)
-    ]
+    late = [f"{words} came with {since}" for words, since in parts if _numbers(version) < _numbers(since)]
     return f"This is ComfyUI {version}: {', '.join(late)}. Update ComfyUI." if late else ""
 
 

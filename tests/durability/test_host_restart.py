@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, failure, host_folder
+from fluxduel.tests.comfy_host import ComfyHost, failure
 from fluxduel.tests.host.two_stage_graph import STAGE_1, STAGE_2, Graph, two_stage_graph, write_pictures
+from fluxduel.tests.inside_host import host_or_skip
 
 STEPS = {STAGE_1: 60, STAGE_2: 30}
 STAGE_NAMES = {STAGE_1: "diffusion", STAGE_2: "adversarial"}
@@ -22,10 +23,7 @@ CHECKPOINT_EVERY = 10
 
 @pytest.fixture(scope="module", autouse=True)
 def host_is_there() -> None:
-    try:
-        host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    host_or_skip()
 
 
 def graph_for(base: Path) -> Graph:

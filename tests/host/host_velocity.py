@@ -5,7 +5,7 @@
 The job: ``base``, a checkpoint; ``folder`` of the LoRA files; ``inputs``, a safetensors file with the diffusion
 model's arguments; ``runs``, from a dtype to names of LoRA files; ``velocities``, the safetensors file to write, with
 ``<dtype>/base``, ``<dtype>/<name>`` and, through this pack's own node, ``<dtype>/applied``; ``report``, the JSON file
-to write.
+to write, which also says in ``too_old`` why nothing of that was done.
 """
 
 from __future__ import annotations
@@ -42,9 +42,13 @@ def main() -> None:
 
     import nodes
     from fluxduel.nodes.apply_flux_lora import ApplyFluxLoRA
+    from fluxduel.nodes.host.versions import KLEIN, lacking
     from fluxduel.training.base.base_model import BaseReference
+    from fluxduel.training.base.families.flux2 import FLUX2
     from fluxduel.training.lora.adapter import load_file as load_lora
 
+    base = BaseReference(job["base"])
+    too_old = lacking(KLEIN) if base.config["_class_name"] == FLUX2.class_name else ""
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     folder_paths.add_model_folder_path("loras", job["folder"])
@@ -58,7 +62,7 @@ def main() -> None:
         return patcher.model.diffusion_model(**given).float().contiguous()
 
     with torch.inference_mode():
-        for name, files in job["runs"].items():
+        for name, files in job["runs"].items() if not too_old else ():
             dtype = getattr(torch, name)
             model = comfy.sd.load_diffusion_model(job["base"], model_options={"dtype": dtype})
             if dtype != torch.float32:
@@ -68,14 +72,14 @@ def main() -> None:
                 (patched,) = nodes.LoraLoaderModelOnly().load_lora_model_only(model, file, 1.0)
                 patches[f"{name}/{file}"] = sum(map(len, patched.patches.values()))
                 velocities[f"{name}/{file}"] = measure(patched, dtype)
-            lora = load_lora(Path(job["folder"]) / files[-1], BaseReference(job["base"]))
+            lora = load_lora(Path(job["folder"]) / files[-1], base)
             patched = ApplyFluxLoRA.execute(model, lora, 1.0).args[0]
             velocities[f"{name}/applied"] = measure(patched, dtype)
             del model, patched
             comfy.model_management.unload_all_models()
             gc.collect()
     save_file(velocities, job["velocities"])
-    Path(job["report"]).write_text(json.dumps({"patches": patches, "complaints": complaints.lines}))
+    Path(job["report"]).write_text(json.dumps({"too_old": too_old, "patches": patches, "complaints": complaints.lines}))
 
 
 if __name__ == "__main__":

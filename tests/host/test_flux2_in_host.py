@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from diffusers import Flux2Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
+from fluxduel.tests.comfy_host import ComfyHost, HostError
 from fluxduel.tests.engine.flux2_encoders import make_dev, make_vae, original_names
 from fluxduel.tests.engine.flux_encoders import randomise
 from fluxduel.tests.host import small_klein
@@ -38,6 +36,7 @@ from fluxduel.tests.host.two_stage_graph import (
     two_stage_graph,
     write_pictures,
 )
+from fluxduel.tests.inside_host import host_or_skip, run_inside
 from fluxduel.training.config import EncodersConfig
 from fluxduel.training.data.flux2_encoders import Flux2Encoders
 
@@ -73,16 +72,11 @@ def write_klein(folder: Path, host: Path) -> None:
 
 @pytest.fixture(scope="module")
 def from_host(tmp_path_factory: pytest.TempPathFactory) -> FromHost:
-    try:
-        folder = host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    folder = host_or_skip()
     base = tmp_path_factory.mktemp("flux2")
     write_klein(base / "klein", folder)
     make_dev(base / "dev", head_dim=small_klein.HEAD, num_attention_heads=2, num_key_value_heads=1)
-    script = Path(__file__).with_name("host_flux2.py")
-    done = subprocess.run([sys.executable, str(script), str(folder), str(base)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_inside("host_flux2.py", base)
     report = json.loads((base / "report.json").read_text())
     return FromHost(base, load_file(base / "encodings.safetensors"), report)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fluxduel.tests.comfy_host import HostError, host_folder
+from fluxduel.tests.inside_host import run_inside
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.base.families.modules import ORIGINAL, Module
@@ -31,17 +29,11 @@ def layers_of(folder: Path) -> dict[str, Module]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        host = host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("foreign-lora")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     save_file({"unused": torch.zeros(1)}, folder / "weights.safetensors")
     (folder / "shapes.json").write_text(json.dumps({name: layer.shape for name, layer in layers_of(folder).items()}))
-    script = Path(__file__).with_name("host_lora_changes.py")
-    done = subprocess.run([sys.executable, str(script), str(host), str(folder), "3"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_inside("host_lora_changes.py", folder, "3")
     return folder
 
 

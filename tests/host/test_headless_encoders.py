@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fluxduel.tests.comfy_host import HostError, host_folder
 from fluxduel.tests.engine.flux_encoders import CLIP_SIZES, T5_SIZES, make_folder
+from fluxduel.tests.inside_host import host_or_skip, run_inside
 from fluxduel.training.base.families.latent_space import FLUX_1
 from fluxduel.training.config import TINY_BASE, EncodersConfig
 from fluxduel.training.data.encoders import Encoders, load_encoders
@@ -40,10 +38,7 @@ class FromHost:
 
 @pytest.fixture(scope="module")
 def from_host(tmp_path_factory: pytest.TempPathFactory) -> FromHost:
-    try:
-        folder = host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    folder = host_or_skip()
     base = tmp_path_factory.mktemp("encoders")
     make_folder(
         base / "flux",
@@ -52,9 +47,7 @@ def from_host(tmp_path_factory: pytest.TempPathFactory) -> FromHost:
     )
     request = {"sizes": SIZES, "seed": 3, "captions": CAPTIONS, "clip": CLIP_SIZES, "t5": T5_SIZES}
     (base / "request.json").write_text(json.dumps(request))
-    script = Path(__file__).with_name("host_encoders.py")
-    done = subprocess.run([sys.executable, str(script), str(folder), str(base)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_inside("host_encoders.py", base)
     tensors = load_file(base / "encodings.safetensors")
     return FromHost(base, tensors, json.loads((base / "report.json").read_text()))
 

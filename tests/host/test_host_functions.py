@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
 
-from fluxduel.tests.comfy_host import HostError, host_folder
+from fluxduel.tests.inside_host import run_inside
 from fluxduel.training.config import SAMPLERS
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    try:
-        folder = host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
     base = tmp_path_factory.mktemp("host-functions")
-    script = Path(__file__).with_name("host_functions.py")
-    command = [sys.executable, str(script), str(folder), str(base), str(base / "report.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_inside("host_functions.py", base, base / "report.json")
     return {"base": base, **json.loads((base / "report.json").read_text())}
 
 

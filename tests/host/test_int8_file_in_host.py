@@ -6,8 +6,6 @@ import gc
 import importlib.util
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxduel.tests.comfy_host import HostError, host_folder
+from fluxduel.tests.inside_host import host_or_skip, run_inside
 from fluxduel.tests.true_width import CONTEXT, POOLED, write_flux
 from fluxduel.training.base.base_model import BaseReference, load_base
 from fluxduel.training.base.frozen_linear import FrozenLinear
@@ -44,10 +42,7 @@ class Found(NamedTuple):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    try:
-        host = host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    host = host_or_skip()
     formats = host / "comfy" / "quant_ops.py"
     if importlib.util.find_spec("comfy_kitchen") is None or not formats.is_file():
         pytest.skip("this host has no comfy-kitchen")
@@ -70,10 +65,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     job = {"base": str(base), "inputs": str(folder / "inputs.safetensors"), "layers": list(LAYERS)}
     job |= {"found": str(folder / "found.safetensors"), "report": str(folder / "report.json")}
     (folder / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).with_name("host_int8.py")
-    command = [sys.executable, str(script), str(host), str(folder / "job.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_inside("host_int8.py", folder / "job.json")
     base.unlink()
     return Found(ours, load_file(folder / "found.safetensors"), json.loads((folder / "report.json").read_text()))
 

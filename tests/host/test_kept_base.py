@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
+from fluxduel.tests.comfy_host import ComfyHost
 from fluxduel.tests.host.two_stage_graph import (
     LATENTS,
     SAMPLE,
@@ -22,23 +19,17 @@ from fluxduel.tests.host.two_stage_graph import (
     two_stage_graph,
     write_pictures,
 )
+from fluxduel.tests.inside_host import host_or_skip, run_inside
 
 EVALUATE = "20"
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    try:
-        folder = host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
     base = tmp_path_factory.mktemp("kept-base")
-    script = Path(__file__).with_name("host_kept_base.py")
-    command = [sys.executable, str(script), str(folder), str(base), str(base / "report.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    told = run_inside("host_kept_base.py", base, base / "report.json")
     # What the host says of a model that is neither here nor gone.
-    return {"memory_leak": "memory leak" in done.stderr, **json.loads((base / "report.json").read_text())}
+    return {"memory_leak": "memory leak" in told, **json.loads((base / "report.json").read_text())}
 
 
 def test_the_host_knows_what_is_kept(report: dict[str, Any]) -> None:
@@ -94,10 +85,7 @@ def test_a_graph_loads_its_base_once(
     tmp_path_factory: pytest.TempPathFactory, arguments: tuple[str, ...], expected: tuple[int, int]
 ) -> None:
     """Stage 1, stage 2, samples, evaluation; the next queue goes on with it, and the page's button unloads it."""
-    try:
-        host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    host_or_skip()
     with ComfyHost(tmp_path_factory.mktemp("kept-in-host"), arguments=arguments) as host:
         write_pictures(host.base / "input" / "kept")
         host.run(whole_graph("kept"))

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fluxduel.tests.comfy_host import ComfyHost, HostError, host_folder
+from fluxduel.tests.comfy_host import ComfyHost
 from fluxduel.tests.host.two_stage_graph import Graph, lora_node, node, options
+from fluxduel.tests.inside_host import host_or_skip
 from fluxduel.tests.true_width import write_flux
 from fluxduel.training.config import AdversarialStageConfig, DataConfig, DiffusionStageConfig, DiscriminatorConfig
 
@@ -83,10 +84,7 @@ class Queues:
 
 @pytest.fixture(scope="module")
 def queues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queues]:
-    try:
-        host_folder()
-    except HostError as error:
-        pytest.skip(str(error))
+    host_or_skip()
     found = Queues([], [], [], "")
     with ComfyHost(tmp_path_factory.mktemp("beside")) as host:
         folder = host.base / "models" / "diffusion_models"

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from ..errors import BaseModelError
 from .latent_space import LatentSpace
 from .lora_layouts import LoRALayout
-from .modules import Module
+from .modules import Module, in_naming
 from .shapes import Layout
+
+# What samplers of a base take.
+USUAL_STEPS = 50
 
 # A block and what it is given, by position -> what it gives.
 Run = Callable[..., Any]
@@ -85,7 +88,8 @@ class Family(ABC):
     space: LatentSpace
     text_tokens: int
     target_presets: Mapping[str, str]
-    tap_depths: tuple[float, ...]
+    # In FLUX.1 after double blocks 4, 11 and 18 and single block 8. The other half of the blocks then need not run.
+    tap_depths: tuple[float, ...] = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model: str
     text: str
     loader: str
@@ -110,9 +114,9 @@ class Family(ABC):
     def mu(self, tokens: int, steps: float) -> float:
         """The shift of a sampler's levels with ``steps`` steps for a picture of ``tokens`` tokens."""
 
-    @abstractmethod
     def training_mu(self, tokens: int) -> float:
         """The shift of levels that are drawn for training as a sampler with many steps has them."""
+        return self.mu(tokens, USUAL_STEPS)
 
     @abstractmethod
     def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
@@ -154,8 +158,12 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def original_modules(self, config: Mapping[str, Any]) -> Iterator[Module]:
+        """All modules with weights, in the order in which they run, by black-forest-labs' names."""
+
     def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
         """All modules with weights, in the order in which they run, by the names of ``naming``."""
+        return in_naming(self.original_modules(config), naming)
 
     @abstractmethod
     def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
@@ -170,9 +178,9 @@ class Family(ABC):
         A block runs when its tokens are asked for, so that those after the last tap do not run.
         """
 
-    @abstractmethod
     def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
         """The layers of a block that take level and pooled prompt alone, one vector a sample, adapted or not."""
+        return []
 
     @abstractmethod
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:

@@ -14,8 +14,8 @@ from . import flux1_modules
 from .family import Family, Hidden, Prompted, Run, grid_ids
 from .latent_space import FLUX_1, LatentSpace
 from .lora_layouts import KOHYA, TRANSFORMER
-from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
-from .shapes import Layout, shapes_of
+from .modules import DIFFUSERS, ORIGINAL, Module
+from .shapes import DOUBLE_STREAMS, Layout, config_from_shapes, matrix_shape
 
 # As of the rotary embedding, whose parts add up to a head.
 AXES = (16, 56, 56)
@@ -27,20 +27,8 @@ _ATTENTION = r"attn\.(?:to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_pro
 _MLP = r"ff\.net\.0\.proj|ff\.net\.2|ff_context\.net\.0\.proj|ff_context\.net\.2|proj_mlp|proj_out"
 _MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"
 
-_BLOCKS = {
-    ORIGINAL: ("double_blocks.", "single_blocks."),
-    DIFFUSERS: ("transformer_blocks.", "single_transformer_blocks."),
-}
-# Image, text, pooled text; the norm of a head; and those that tell a transformer from a part of one.
-_MATRICES = {
-    ORIGINAL: ("img_in", "txt_in", "vector_in.in_layer"),
-    DIFFUSERS: ("x_embedder", "context_embedder", "time_text_embed.text_embedder.linear_1"),
-}
-_NORM = {ORIGINAL: "double_blocks.0.img_attn.norm.query_norm", DIFFUSERS: "transformer_blocks.0.attn.norm_q"}
-_NEEDED = {
-    ORIGINAL: ("time_in.in_layer", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "final_layer.linear"),
-    DIFFUSERS: ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp", "proj_out"),
-}
+_POOLED = {ORIGINAL: "vector_in.in_layer", DIFFUSERS: "time_text_embed.text_embedder.linear_1"}
+_SINGLE = {ORIGINAL: "single_blocks.0.linear1", DIFFUSERS: "single_transformer_blocks.0.proj_mlp"}
 _GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_text_embed.guidance_embedder"}
 
 
@@ -57,8 +45,6 @@ class Flux1(Family):
         "attention+mlp": _BLOCK + f"(?:{_ATTENTION}|{_MLP})",
         "all": _BLOCK + f"(?:{_ATTENTION}|{_MLP}|{_MODULATION})",
     }
-    # After double blocks 4, 11 and 18 and single block 8. The other half of the blocks then need not run.
-    tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model = "a text-to-image FLUX.1 (dev, schnell, Krea)"
     text = "CLIP-L and T5-XXL"
     loader = "DualCLIPLoader of type flux"
@@ -80,9 +66,6 @@ class Flux1(Family):
     lora_layouts = {"diffusers": TRANSFORMER, "kohya": KOHYA}
 
     def mu(self, tokens: int, steps: float) -> float:
-        return flow.resolution_mu(tokens)
-
-    def training_mu(self, tokens: int) -> float:
         return flow.resolution_mu(tokens)
 
     def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
@@ -109,29 +92,22 @@ class Flux1(Family):
         }
 
     def recognises(self, layout: Layout) -> bool:
-        return layout.has(f"{_BLOCKS[layout.naming][0]}0")
+        return layout.has(f"{DOUBLE_STREAMS[layout.naming].doubles}0")
 
     def config_of(self, layout: Layout) -> dict[str, Any]:
         naming = layout.naming
-        shapes = shapes_of(layout, self.name, _MATRICES[naming], _NORM[naming], _NEEDED[naming])
-        (width, taken), (_, context), (_, pooled), (head,) = shapes
-        doubles, singles = (layout.count(blocks) for blocks in _BLOCKS[naming])
+        pooled = _POOLED[naming]
         return {
             "_class_name": self.class_name,
+            **config_from_shapes(layout, self.name, DOUBLE_STREAMS[naming], pooled, _SINGLE[naming]),
             "patch_size": 1,
-            "in_channels": taken,
-            "num_layers": doubles,
-            "num_single_layers": singles,
-            "attention_head_dim": head,
-            "num_attention_heads": width // head,
-            "joint_attention_dim": context,
-            "pooled_projection_dim": pooled,
+            "pooled_projection_dim": matrix_shape(layout, self.name, pooled)[1],
             "guidance_embeds": layout.has(_GUIDANCE[naming]),
             "axes_dims_rope": list(AXES),
         }
 
-    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
-        return in_naming(flux1_modules.modules(config), naming)
+    def original_modules(self, config: Mapping[str, Any]) -> Iterator[Module]:
+        return flux1_modules.modules(config)
 
     def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
         return transformer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .modules import TIME_CHANNELS, Module, head_norm, shift_and_scale, split, whole
+from .modules import TIME_CHANNELS, Module, double_streams, head_norm, shift_and_scale, split, whole
 
 
 def modules(config: Mapping[str, Any]) -> Iterator[Module]:
@@ -36,19 +36,8 @@ def modules(config: Mapping[str, Any]) -> Iterator[Module]:
 def _double_block(ours: str, theirs: str, width: int, head: int) -> Iterator[Module]:
     for kind, modulation in (("img", "norm1"), ("txt", "norm1_context")):
         yield whole(f"{ours}{kind}_mod.lin", f"{theirs}{modulation}.linear", 6 * width, width)
-    streams = (
-        ("img", "to_q to_k to_v", "norm_q norm_k", "to_out.0", "ff"),
-        ("txt", "add_q_proj add_k_proj add_v_proj", "norm_added_q norm_added_k", "to_add_out", "ff_context"),
-    )
-    for kind, projections, norms, out, feed_forward in streams:
-        yield split(
-            f"{ours}{kind}_attn.qkv", [f"{theirs}attn.{each}" for each in projections.split()], [width] * 3, width
-        )
-        for name, norm in zip(("query_norm", "key_norm"), norms.split(), strict=True):
-            yield head_norm(f"{ours}{kind}_attn.norm.{name}", f"{theirs}attn.{norm}", head)
-        yield whole(f"{ours}{kind}_attn.proj", f"{theirs}attn.{out}", width, width)
-        yield whole(f"{ours}{kind}_mlp.0", f"{theirs}{feed_forward}.net.0.proj", 4 * width, width)
-        yield whole(f"{ours}{kind}_mlp.2", f"{theirs}{feed_forward}.net.2", width, 4 * width)
+    widen, narrow = ("net.0.proj", 4 * width), ("net.2", 4 * width)
+    yield from double_streams(ours, theirs, width, head, widen, narrow)
 
 
 def _single_block(ours: str, theirs: str, width: int, head: int) -> Iterator[Module]:

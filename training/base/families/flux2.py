@@ -13,15 +13,13 @@ from . import flux2_modules
 from .family import Family, Hidden, Prompted, Run, grid_ids
 from .latent_space import FLUX_2, LatentSpace
 from .lora_layouts import DIFFUSION_MODEL, KOHYA
-from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
-from .shapes import Layout, shapes_of
+from .modules import DIFFUSERS, ORIGINAL, Module
+from .shapes import DOUBLE_STREAMS, Layout, config_from_shapes
 
 AXES = (32, 32, 32, 32)
 THETA = 2000
 # Width of a feed-forward part, in widths of the transformer.
 MLP_RATIO = 3.0
-# What samplers of the base take, and so what levels for training are drawn as.
-USUAL_STEPS = 50
 # Above it the shift depends on the tokens alone.
 MOST_TOKENS_BY_STEPS = 4300
 # What diffusers' pipeline and ComfyUI's template sample a base at is 4 and 5.
@@ -36,16 +34,7 @@ _FUSED = r"attn\.(?:to_qkv_mlp_proj|to_out)"
 _MLP = r"ff\.linear_in|ff\.linear_out|ff_context\.linear_in|ff_context\.linear_out"
 _MODULATION = r"(?:double_stream_modulation_img|double_stream_modulation_txt|single_stream_modulation)\.linear"
 
-_BLOCKS = {
-    ORIGINAL: ("double_blocks.", "single_blocks."),
-    DIFFUSERS: ("transformer_blocks.", "single_transformer_blocks."),
-}
-_MATRICES = {ORIGINAL: ("img_in", "txt_in"), DIFFUSERS: ("x_embedder", "context_embedder")}
-_NORM = {ORIGINAL: "double_blocks.0.img_attn.norm.query_norm", DIFFUSERS: "transformer_blocks.0.attn.norm_q"}
-_NEEDED = {
-    ORIGINAL: ("time_in.in_layer", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "final_layer.linear"),
-    DIFFUSERS: ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_qkv_mlp_proj", "proj_out"),
-}
+_FUSED_WEIGHT = {ORIGINAL: "single_blocks.0.linear1", DIFFUSERS: "single_transformer_blocks.0.attn.to_qkv_mlp_proj"}
 _OWN = ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
 _GUIDANCE = {ORIGINAL: "guidance_in", DIFFUSERS: "time_guidance_embed.guidance_embedder"}
 
@@ -77,8 +66,6 @@ class Flux2(Family):
         "attention+mlp": f"{_DOUBLE}(?:{_PROJECTIONS}|{_MLP})|{_SINGLE}{_FUSED}",
         "all": f"{_DOUBLE}(?:{_PROJECTIONS}|{_MLP})|{_SINGLE}{_FUSED}|{_MODULATION}",
     }
-    # As in FLUX.1: in and at the end of the double blocks, and in the middle of the depth.
-    tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model = "FLUX.2 klein base or dev"
     text = "Qwen3 (klein) or Mistral 3 (dev)"
     loader = "CLIPLoader of type flux2"
@@ -110,9 +97,6 @@ class Flux2(Family):
             return many
         few = 8.73809524e-05 * tokens + 1.89833333
         return few + (many - few) * (steps - 10) / 190
-
-    def training_mu(self, tokens: int) -> float:
-        return self.mu(tokens, USUAL_STEPS)
 
     def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
         return bool(config.get("guidance_embeds", True))
@@ -151,27 +135,18 @@ class Flux2(Family):
 
     def config_of(self, layout: Layout) -> dict[str, Any]:
         naming = layout.naming
-        (width, taken), (_, context), (head,) = shapes_of(
-            layout, self.name, _MATRICES[naming], _NORM[naming], _NEEDED[naming]
-        )
-        doubles, singles = (layout.count(blocks) for blocks in _BLOCKS[naming])
         return {
             "_class_name": self.class_name,
+            **config_from_shapes(layout, self.name, DOUBLE_STREAMS[naming], _FUSED_WEIGHT[naming]),
             "patch_size": 1,
-            "in_channels": taken,
-            "num_layers": doubles,
-            "num_single_layers": singles,
-            "attention_head_dim": head,
-            "num_attention_heads": width // head,
-            "joint_attention_dim": context,
             "mlp_ratio": MLP_RATIO,
             "axes_dims_rope": list(AXES),
             "rope_theta": THETA,
             "guidance_embeds": layout.has(_GUIDANCE[naming]),
         }
 
-    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
-        return in_naming(flux2_modules.modules(config), naming)
+    def original_modules(self, config: Mapping[str, Any]) -> Iterator[Module]:
+        return flux2_modules.modules(config)
 
     def forward(self, transformer: nn.Module, tokens: Tensor, size: tuple[int, int], given: Prompted) -> Tensor:
         return transformer(
@@ -203,9 +178,6 @@ class Flux2(Family):
         for block in transformer.single_transformer_blocks:
             both = run(block, both, None, for_both, rotary, None)
             yield both[:, length:]
-
-    def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
-        return []
 
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:
         if hasattr(block, "ff"):

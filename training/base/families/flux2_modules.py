@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .modules import TIME_CHANNELS, Module, head_norm, shift_and_scale, split, whole
+from .modules import TIME_CHANNELS, Module, double_streams, head_norm, shift_and_scale, whole
 
 
 def modules(config: Mapping[str, Any]) -> Iterator[Module]:
@@ -31,7 +31,9 @@ def modules(config: Mapping[str, Any]) -> Iterator[Module]:
         yield _whole(f"{name}.lin", f"{name}.linear", sets * width, width)
     yield _whole("single_stream_modulation.lin", "single_stream_modulation.linear", 3 * width, width)
     for index in range(config["num_layers"]):
-        yield from _double_block(f"double_blocks.{index}.", f"transformer_blocks.{index}.attn.", width, head, hidden)
+        ours, theirs = f"double_blocks.{index}.", f"transformer_blocks.{index}."
+        widen, narrow = ("linear_in", 2 * hidden), ("linear_out", hidden)
+        yield from double_streams(ours, theirs, width, head, widen, narrow, bias=False)
     for index in range(config["num_single_layers"]):
         ours, theirs = f"single_blocks.{index}.", f"single_transformer_blocks.{index}.attn."
         yield _whole(f"{ours}linear1", f"{theirs}to_qkv_mlp_proj", 3 * width + 2 * hidden, width)
@@ -40,22 +42,6 @@ def modules(config: Mapping[str, Any]) -> Iterator[Module]:
         yield _whole(f"{ours}linear2", f"{theirs}to_out", width, width + hidden)
     yield shift_and_scale("final_layer.adaLN_modulation.1", "norm_out.linear", width, bias=False)
     yield _whole("final_layer.linear", "proj_out", given, width)
-
-
-def _double_block(ours: str, attention: str, width: int, head: int, hidden: int) -> Iterator[Module]:
-    streams = (
-        ("img", "to_q to_k to_v", "norm_q norm_k", "to_out.0", "ff"),
-        ("txt", "add_q_proj add_k_proj add_v_proj", "norm_added_q norm_added_k", "to_add_out", "ff_context"),
-    )
-    block = attention.removesuffix("attn.")
-    for kind, projections, norms, out, feed_forward in streams:
-        names = [attention + each for each in projections.split()]
-        yield split(f"{ours}{kind}_attn.qkv", names, [width] * 3, width, bias=False)
-        for name, norm in zip(("query_norm", "key_norm"), norms.split(), strict=True):
-            yield head_norm(f"{ours}{kind}_attn.norm.{name}", attention + norm, head)
-        yield _whole(f"{ours}{kind}_attn.proj", attention + out, width, width)
-        yield _whole(f"{ours}{kind}_mlp.0", f"{block}{feed_forward}.linear_in", 2 * hidden, width)
-        yield _whole(f"{ours}{kind}_mlp.2", f"{block}{feed_forward}.linear_out", width, hidden)
 
 
 def _whole(ours: str, theirs: str, rows: int, inputs: int) -> Module:

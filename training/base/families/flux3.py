@@ -18,8 +18,8 @@ from .family import Family, Hidden, Prompted, Run, grid_ids
 from .flux2 import gated, text_ids
 from .latent_space import FLUX_2, LatentSpace
 from .lora_layouts import DIFFUSION_MODEL, KOHYA
-from .modules import DIFFUSERS, ORIGINAL, Module, in_naming
-from .shapes import Layout, shapes_of
+from .modules import DIFFUSERS, ORIGINAL, Module
+from .shapes import ConfigKeys, Layout, config_from_shapes
 
 AXES = (32, 32, 32, 32)
 THETA = 10000
@@ -38,14 +38,18 @@ _MODULATION = r"(?:early|single)_stream_modulations\.(?:image|txt)\.linear"
 # Of reference pictures, which text-to-image has not.
 _UNUSED = ("early_stream_modulations", "single_stream_modulations", "x_embedders", "mode_blocks")
 
-_DOUBLE = {ORIGINAL: "content_mode_blocks.image.", DIFFUSERS: "mode_blocks.image."}
-_SINGLE = {ORIGINAL: "single_blocks.", DIFFUSERS: "single_transformer_blocks."}
-_MATRICES = {ORIGINAL: ("emb_in.image", "txt_in"), DIFFUSERS: ("x_embedders.image", "context_embedder")}
-_NORM = {ORIGINAL: "single_blocks.0.norm.query_norm", DIFFUSERS: "single_transformer_blocks.0.attn.norm_q"}
-_NEEDED = {
-    ORIGINAL: ("time_in.in_layer", "txt_mode_blocks.0.q_proj", "final_layer.image.linear"),
-    DIFFUSERS: ("timestep_embedder.linear_1", "txt_mode_blocks.0.attn.to_q", "proj_out"),
-}
+_KEYS = {
+    ORIGINAL: ConfigKeys(
+        image="emb_in.image", text="txt_in", norm="single_blocks.0.norm.query_norm",
+        doubles="content_mode_blocks.image.", singles="single_blocks.",
+        needed=("time_in.in_layer", "txt_mode_blocks.0.q_proj", "final_layer.image.linear"),
+    ),
+    DIFFUSERS: ConfigKeys(
+        image="x_embedders.image", text="context_embedder", norm="single_transformer_blocks.0.attn.norm_q",
+        doubles="mode_blocks.image.", singles="single_transformer_blocks.",
+        needed=("timestep_embedder.linear_1", "txt_mode_blocks.0.attn.to_q", "proj_out"),
+    ),
+}  # fmt: skip
 _OWN = ("early_stream_modulations", "txt_mode_blocks")
 _FLOW_MAP = {ORIGINAL: "ref_time_in", DIFFUSERS: "target_timestep_embedder"}
 
@@ -63,7 +67,6 @@ class Flux3(Family):
         "attention+mlp": f"{_BLOCK}(?:{_ATTENTION}|{_MLP})",
         "all": f"{_BLOCK}(?:{_ATTENTION}|{_MLP})|{_MODULATION}",
     }
-    tap_depths = (5 / 57, 12 / 57, 19 / 57, 28 / 57)
     model = "FLUX.3 Image Klein base"
     text = "Qwen3-VL"
     loader = "CLIPLoader of type flux3"
@@ -83,9 +86,6 @@ class Flux3(Family):
     }
 
     def mu(self, tokens: int, steps: float) -> float:
-        return math.log(SHIFT)
-
-    def training_mu(self, tokens: int) -> float:
         return math.log(SHIFT)
 
     def guidance_embeds(self, config: Mapping[str, Any]) -> bool:
@@ -116,24 +116,16 @@ class Flux3(Family):
                 f"{layout.name} is the distilled FLUX.3 Image Klein (key {_FLOW_MAP[naming]}), whose steps are told "
                 f"where they end. Train on the base: choose {self.model}."
             )
-        (width, taken), (_, context), (head,) = shapes_of(
-            layout, self.name, _MATRICES[naming], _NORM[naming], _NEEDED[naming]
-        )
         return {
             "_class_name": self.class_name,
-            "in_channels": taken,
-            "num_layers": layout.count(_DOUBLE[naming]),
-            "num_single_layers": layout.count(_SINGLE[naming]),
-            "attention_head_dim": head,
-            "num_attention_heads": width // head,
-            "joint_attention_dim": context,
+            **config_from_shapes(layout, self.name, _KEYS[naming]),
             "mlp_ratio": MLP_RATIO,
             "axes_dims_rope": list(AXES),
             "rope_theta": THETA,
         }
 
-    def modules(self, config: Mapping[str, Any], naming: str) -> Iterator[Module]:
-        return in_naming(flux3_modules.modules(config), naming)
+    def original_modules(self, config: Mapping[str, Any]) -> Iterator[Module]:
+        return flux3_modules.modules(config)
 
     def without_unused(self, transformer: nn.Module) -> nn.Module:
         """A seventh of its weights are for reference pictures alone."""
@@ -192,9 +184,6 @@ class Flux3(Family):
         for block in transformer.single_transformer_blocks:
             text, image = run(block, image, text, both["image"], both["txt"], for_both)
             yield image
-
-    def modulation_layers(self, block: nn.Module) -> list[nn.Module]:
-        return []
 
     def hidden_parts(self, block: nn.Module) -> list[Hidden]:
         return [Hidden(block.ff.linear_in, gated(block.ff.act_fn))]

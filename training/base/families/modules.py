@@ -63,3 +63,31 @@ def split(ours: str, theirs: list[str], rows: list[int], inputs: int, bias: bool
 def shift_and_scale(ours: str, theirs: str, width: int, bias: bool = True) -> Module:
     """The last modulation, which has shift before scale in the original and after it in diffusers."""
     return Module(ours, (2 * width, width), (Part(theirs, ((width, 2 * width), (0, width))),), bias)
+
+
+def double_streams(
+    ours: str,
+    theirs: str,
+    width: int,
+    head: int,
+    widen: tuple[str, int],
+    narrow: tuple[str, int],
+    bias: bool = True,
+) -> Iterator[Module]:
+    """Attention and feed-forward part of a double block's two streams, in which queries, keys and values are one.
+
+    ``ours``, ``theirs``: the block's name with a dot. ``widen``: the end of diffusers' name of the matrix that makes
+    the hidden layer, and its rows; ``narrow``: of the one that takes it, and its inputs.
+    """
+    streams = (
+        ("img", "to_q to_k to_v", "norm_q norm_k", "to_out.0", "ff"),
+        ("txt", "add_q_proj add_k_proj add_v_proj", "norm_added_q norm_added_k", "to_add_out", "ff_context"),
+    )
+    for kind, projections, norms, out, part in streams:
+        names = [f"{theirs}attn.{each}" for each in projections.split()]
+        yield split(f"{ours}{kind}_attn.qkv", names, [width] * 3, width, bias)
+        for name, norm in zip(("query_norm", "key_norm"), norms.split(), strict=True):
+            yield head_norm(f"{ours}{kind}_attn.norm.{name}", f"{theirs}attn.{norm}", head)
+        yield whole(f"{ours}{kind}_attn.proj", f"{theirs}attn.{out}", width, width, bias)
+        yield whole(f"{ours}{kind}_mlp.0", f"{theirs}{part}.{widen[0]}", widen[1], width, bias)
+        yield whole(f"{ours}{kind}_mlp.2", f"{theirs}{part}.{narrow[0]}", width, narrow[1], bias)

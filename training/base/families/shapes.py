@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ..errors import BaseModelError
+from .modules import DIFFUSERS, ORIGINAL
 
 HEAD = 128
 
@@ -32,32 +33,78 @@ class Layout(Protocol):
         """The key of the module's weight."""
 
 
-def shapes_of(
-    layout: Layout, family: str, matrices: Sequence[str], norm: str, needed: Sequence[str]
-) -> list[tuple[int, ...]]:
-    """The shapes of the weights of ``matrices`` and then of ``norm``, that of a head; all of ``needed`` are there.
+@dataclass(frozen=True)
+class ConfigKeys:
+    """Where a file shows a transformer's configuration: modules by one naming's names.
 
-    The first matrix takes the picture's tokens, and has the transformer's width. Raises ``BaseModelError`` where the
-    file is no checkpoint of ``family``.
+    ``image``, ``text``: the matrices that take the picture's and the prompt's tokens; ``norm``: that of a head;
+    ``doubles``, ``singles``: what the names of blocks are before their number; ``needed``: modules that tell a
+    transformer from a part of one.
     """
-    name, telling = layout.name, [*matrices, norm]
-    missing = [module for module in (*telling, *needed) if layout.lacks(module)]
+
+    image: str
+    text: str
+    norm: str
+    doubles: str
+    singles: str
+    needed: tuple[str, ...]
+
+
+# Of FLUX.1 and FLUX.2.
+DOUBLE_STREAMS = {
+    ORIGINAL: ConfigKeys(
+        image="img_in", text="txt_in", norm="double_blocks.0.img_attn.norm.query_norm",
+        doubles="double_blocks.", singles="single_blocks.",
+        needed=("time_in.in_layer", "double_blocks.0.img_attn.qkv", "final_layer.linear"),
+    ),
+    DIFFUSERS: ConfigKeys(
+        image="x_embedder", text="context_embedder", norm="transformer_blocks.0.attn.norm_q",
+        doubles="transformer_blocks.", singles="single_transformer_blocks.",
+        needed=("transformer_blocks.0.attn.to_q", "proj_out"),
+    ),
+}  # fmt: skip
+
+
+def config_from_shapes(layout: Layout, family: str, keys: ConfigKeys, *needed: str) -> dict[str, Any]:
+    """What the shapes in the file say in diffusers' words, which are the same for all families.
+
+    ``needed``: more modules that must be there. Raises ``BaseModelError`` where the file is no checkpoint of this
+    ``family``.
+    """
+    name, matrices = layout.name, (keys.image, keys.text)
+    missing = [module for module in (*matrices, keys.norm, *keys.needed, *needed) if layout.lacks(module)]
     if missing:
         raise BaseModelError(
             f"{name} is no {family} checkpoint: key {missing[0]}.weight is missing"
             + (f" (and {len(missing) - 1} more)." if len(missing) > 1 else ".")
             + f" Choose a {family} transformer in ComfyUI's layout."
         )
-    shapes = [layout.shape(module) for module in telling]
-    for module, shape in zip(telling, shapes, strict=True):
-        if len(shape) != (1 if module == norm else 2):
-            raise BaseModelError(
-                f"{name} is no {family} checkpoint: key {layout.key(module)} has the shape {list(shape)}."
-            )
-    width, head = shapes[0][0], shapes[-1][0]
+    (width, taken), (_, context) = (matrix_shape(layout, family, module) for module in matrices)
+    (head,) = _shape(layout, family, keys.norm, 1)
     if head != HEAD or not width or width % HEAD:
         raise BaseModelError(
-            f"{name} has width {width} and heads of {head} (keys {layout.key(telling[0])} and {layout.key(norm)}); "
-            f"{family} has heads of {HEAD}, and a width that is a multiple of that."
+            f"{name} has width {width} and heads of {head} (keys {layout.key(keys.image)} and "
+            f"{layout.key(keys.norm)}); {family} has heads of {HEAD}, and a width that is a multiple of that."
         )
-    return shapes
+    return {
+        "in_channels": taken,
+        "num_layers": layout.count(keys.doubles),
+        "num_single_layers": layout.count(keys.singles),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": context,
+    }
+
+
+def matrix_shape(layout: Layout, family: str, module: str) -> tuple[int, ...]:
+    """Outputs and inputs of a matrix. Raises ``BaseModelError`` where its weight is none."""
+    return _shape(layout, family, module, 2)
+
+
+def _shape(layout: Layout, family: str, module: str, dimensions: int) -> tuple[int, ...]:
+    shape = layout.shape(module)
+    if len(shape) != dimensions:
+        raise BaseModelError(
+            f"{layout.name} is no {family} checkpoint: key {layout.key(module)} has the shape {list(shape)}."
+        )
+    return shape
