@@ -24,7 +24,7 @@ class Batch:
     or ``None``. ``positions`` is the place of each sample in the step's global batch: the key of its random draws.
     ``few_step`` says of each sample whether it is for the few-step sampler; it is empty where there is one sampler.
     ``captions`` numbers each picture's own prompt in the dataset; ``dropped`` are those trained with the empty prompt.
-    ``practice``: the prompts are not those of the pictures but practice prompts, all of them.
+    ``drawn_prompts``: the prompts are not those of the pictures but drawn from some without pictures, all of them.
     """
 
     x0: Tensor
@@ -36,7 +36,7 @@ class Batch:
     captions: tuple[int, ...]
     dropped: tuple[bool, ...]
     few_step: tuple[bool, ...] = ()
-    practice: bool = False
+    drawn_prompts: bool = False
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""

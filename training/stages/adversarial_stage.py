@@ -222,7 +222,7 @@ class AdversarialStage(Stage):
         learning_rate = self.optimiser.learning_rate
         grad_norm = self.apply(self.optimiser, self.monitor.lora)
         measured = gradient_statistics(gradients, self.ranks)
-        if not batches[0].practice:
+        if not batches[0].drawn_prompts:
             # In practice the flow loss holds to the start, from which it begins at 0.
             self.gradient_ratio.update(measured["diffusion_velocity_grad"], measured["adversarial_velocity_grad"])
         samples = sample_verdicts(verdicts, self.ranks)
@@ -305,7 +305,7 @@ class AdversarialStage(Stage):
             with torch.no_grad():
                 for batch in self.overfitting.reals(draw):
                     # As the update's own reals were shown, with which they are compared.
-                    batch = dataclasses.replace(batch.to(self.device), practice=self.practice.due(draw))
+                    batch = dataclasses.replace(batch.to(self.device), drawn_prompts=self.practice.due(draw))
                     shown = self.shown(batch, self.levels(batch, draw), batch.x0, draw)
                     seen = self.judges.look(shown.real, shown.level, shown.conditioning)
                     judged.extend(sample_logits(shown, self.judges.verdicts(seen, shown.rows)).values())
@@ -385,7 +385,7 @@ class AdversarialStage(Stage):
 
     def from_noise(self, batch: Batch) -> bool:
         """Whether the generator draws these samples from noise, in place of restoring noised pictures."""
-        return batch.practice or self.config.target == "distilled"
+        return batch.drawn_prompts or self.config.target == "distilled"
 
     def few_step(self, batch: Batch) -> tuple[bool, ...]:
         """Which samples are judged as x0: all or none, where there is one sampler."""
@@ -408,7 +408,7 @@ class AdversarialStage(Stage):
         real = flow.interpolate(batch.x0, real_noise, levels.seen)
         fake = flow.renoise(endpoint, levels.end, levels.seen, fake_noise)
         conditioning = Conditioning(batch.prompt_embeds, batch.pooled_prompt_embeds)
-        if batch.practice:
+        if batch.drawn_prompts:
             conditioning = self.practice.without_caption(len(positions), batch.prompt_embeds)
         fake_conditioning, mask = conditioning, batch.mask
         if mask is not None:
@@ -440,7 +440,7 @@ class AdversarialStage(Stage):
         """What the discriminator learns from: ``shown``, with a share of earlier fakes, caption and all, and with wrong
         captions where it is to read them."""
         seen_fake = seen_fake.detach()
-        if batch.practice:
+        if batch.drawn_prompts:
             return shown, seen_fake
         if self.judge.replay_share:
             with torch.no_grad():

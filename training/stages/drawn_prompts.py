@@ -38,7 +38,7 @@ class DrawnPrompts:
                         f"{name} with {self._kind} prompt '{prompt.caption[:60]}'"
                         for name, prompt in zip(batch.names, prompts, strict=True)
                     ),
-                    practice=True,
+                    drawn_prompts=True,
                 )
             )
         return found

@@ -57,7 +57,7 @@ def test_pictures_keep_their_places_and_prompts_share_a_length(data):
     for draw in range(30):
         plain = plain_batches(data, draw, size=4)
         (batch,) = practice.batches(plain, draw)
-        assert batch.practice and not plain[0].practice
+        assert batch.drawn_prompts and not plain[0].drawn_prompts
         assert torch.equal(batch.x0, plain[0].x0) and batch.positions == plain[0].positions
         lengths.add(batch.prompt_embeds.shape[1])
         embeds = {prompt.prompt_embeds.numpy().tobytes(): prompt for prompt in data.practice_prompts}
