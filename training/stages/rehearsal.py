@@ -5,7 +5,6 @@ The passes are those of the stages' own ``step()``; what they compute has no num
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -151,7 +150,8 @@ def _passes(
 
 
 class _Watched:
-    """What is alive as the first pass through a base comes to each block, and when it is back at the double ones."""
+    """What is alive as the first pass through a base comes to each block and as it leaves it, and when it is back at
+    the double ones."""
 
     def __init__(self, base: FluxBase, counted: Bytes) -> None:
         self._counted = counted
@@ -159,9 +159,11 @@ class _Watched:
         self._doubles = len(base.blocks) - self._depth.single
         self._stops = len(base.blocks) + 1
         self._alive: list[int] = []
+        self._left: list[int] = []
         self._ahead: int | None = None
         for module in (*base.blocks, base.transformer.norm_out):
             module.register_forward_pre_hook(self._come_to, with_kwargs=True)
+            module.register_forward_hook(self._leave)
 
     def _come_to(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         place = len(self._alive)
@@ -171,6 +173,10 @@ class _Watched:
         image = args[0] if args else named["hidden_states"]
         if place == self._doubles and image.requires_grad:
             image.register_hook(self._come_back)
+
+    def _leave(self, *_: Any) -> None:
+        if len(self._left) < self._stops:
+            self._left.append(self._counted.alive)
 
     def _come_back(self, _: Tensor) -> None:
         self._ahead, self._counted.peak = self._counted.peak, self._counted.alive
@@ -182,7 +188,9 @@ class _Watched:
     def kept(self) -> Depth:
         """What the last block of each kind has kept; 0 where there is none. A double one may be two, for prompt and
         picture."""
-        gained = [after - before for before, after in itertools.pairwise(self._alive)]
+        # What a block was given may go after it, and before those of another kind both streams are put together, once.
+        ends = map(min, self._left, self._alive[1:])
+        gained = [after - before for before, after in zip(self._alive, ends, strict=False)]
         doubles, singles = gained[: self._doubles], gained[self._doubles :]
         last_ones = doubles[self._depth.double - 1 :: self._depth.double] if doubles else []
         return Depth(sum(last_ones), singles[-1] if singles else 0)
