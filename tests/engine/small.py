@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import nn
 
 from fluxduel.training.base.base_model import FluxBase, read_transformer_config
@@ -16,6 +18,7 @@ from fluxduel.training.base.families import family_of
 from fluxduel.training.base.families.family import Family
 from fluxduel.training.base.families.flux1 import FLUX1
 from fluxduel.training.base.families.flux2 import FLUX2
+from fluxduel.training.base.families.flux3 import FLUX3
 from fluxduel.training.lora.adapter import FluxLoRA
 
 CONTEXT, LENGTH = 24, 5
@@ -68,9 +71,23 @@ SMALL_FLUX_2 = Small(
         "guidance_embeds": True, "axes_dims_rope": (4, 4, 4, 4),
     },
 )  # fmt: skip
-ALL = (SMALL_FLUX_1, SMALL_FLUX_2)
+SMALL_FLUX_3 = Small(
+    FLUX3,
+    {
+        "in_channels": 128, "cond_in_channels": 128, "attention_head_dim": 16, "num_attention_heads": 2,
+        "joint_attention_dim": CONTEXT, "axes_dims_rope": (4, 4, 4, 4),
+    },
+)  # fmt: skip
+ALL = (SMALL_FLUX_1, SMALL_FLUX_2, SMALL_FLUX_3)
 
-each_family = pytest.mark.parametrize("family", ALL, indirect=True, ids=[small.family.name for small in ALL])
+
+def _in_turn(small: Small) -> ParameterSet:
+    known = hasattr(diffusers, small.family.class_name)
+    skip = pytest.mark.skipif(not known, reason=f"{small.family.name} needs {small.family.requirement}")
+    return pytest.param(small, marks=skip, id=small.family.name)
+
+
+each_family = pytest.mark.parametrize("family", [_in_turn(small) for small in ALL], indirect=True)
 
 
 def small_of(what: FluxBase | FluxLoRA) -> Small:

@@ -142,7 +142,7 @@ def test_training_is_that_of_a_resident_base(
     stage = MAKE[kind](start, data)
     streamer = stream(stage.base, DEVICE, share, slots)
     assert_same(trained(stage), known[case])
-    assert streamer.ring.copies > 0 and len(streamer.blocks) == round(share * COUNT)
+    assert streamer.ring.copies > 0 and len(streamer.blocks) == round(share * len(stage.base.blocks))
 
 
 @each_family
@@ -386,7 +386,7 @@ def test_on_the_meta_device_the_same_is_copied_without_numbers(start, precision:
         velocity = base.velocity(latents(base).to(device), **inputs)
         velocity.mean().backward()
         found.append((velocity.shape, ring.device_bytes, ring.host_bytes, ring.copies))
-    assert found[0] == found[1] and found[0][3] == 2 * COUNT - 2
+    assert found[0] == found[1] and found[0][3] == 2 * len(base.blocks) - 2
 
 
 def test_int8_layers_compute_by_the_device_that_they_come_to(start) -> None:
@@ -452,15 +452,25 @@ def order(stage: Stage) -> list[int]:
     return found
 
 
-UP, DOWN = list(range(COUNT)), list(range(COUNT))[::-1]
-# The judge's last tap is at 0.49 of the depth: block 2 of 7.
-LOOK = UP[:3]
-ORDERS = {"stage 1": UP + DOWN, "stage 2": UP + LOOK + LOOK + LOOK[::-1] + DOWN}
-# With one slot each change of the block is a copy. With two, both ends of a way back and forth are there already: 5 and
-# 5. In stage 2 a look of 3 brings a fourth, and the way back from it what that one has displaced: 5 up, 4, 4 and 2 for
-# the looks, 7 down. Besides, as many as there are slots: where a step has ended the next one begins, and brings the
-# modulation layers that were left out; before the first step nothing is there.
-COPIES = {("stage 1", 1): 13, ("stage 1", 2): 12, ("stage 2", 1): 22, ("stage 2", 2): 24}
+def order_of(kind: str, prompts: int) -> list[int]:
+    """Of a step, where the first ``prompts`` blocks are the prompt's alone: nothing leads back through them to a
+    picture that is looked at."""
+    up = list(range(prompts + COUNT))
+    # The judge's last tap is at 0.49 of the depth: block 2 of 7.
+    look = up[: prompts + 3]
+    looks = look + look + look[prompts:][::-1] if kind == "stage 2" else []
+    return up + looks + up[::-1]
+
+
+# By how many blocks are the prompt's alone. With one slot each change of the block is a copy. With two, both ends of a
+# way back and forth are there already: 5 and 5 of 7. In stage 2 a look of 3 brings a fourth, and the way back from it
+# what that one has displaced: 5 up, 4, 4 and 2 for the looks, 7 down; of 10 it is 8, 7, 7 and 3, 10. Besides, as many
+# as there are slots: where a step has ended the next one begins, and brings the modulation layers that were left out;
+# before the first step nothing is there.
+COPIES = {
+    0: {("stage 1", 1): 13, ("stage 1", 2): 12, ("stage 2", 1): 22, ("stage 2", 2): 24},
+    3: {("stage 1", 1): 19, ("stage 1", 2): 18, ("stage 2", 1): 34, ("stage 2", 2): 37},
+}
 # The blocks whose modulation layers a step does not bring again: all that are copied on the way down, but for those
 # where the next step begins.
 LEFT_OUT = {
@@ -487,15 +497,15 @@ def plain_stage(kind: str, start: FluxLoRA, data: Any) -> Stage:
 def test_a_step_copies_what_its_order_asks_for(start, data, family, kind: str, slots: int) -> None:
     stage = plain_stage(kind, start, data)
     streamer = stream(stage.base, DEVICE, 1.0, slots)
-    seen = order(stage)
+    seen, prompts = order(stage), len(stage.base.blocks) - COUNT
     # Where blocks have no modulation layers, they are there whole where the next step begins.
     whole = not any(stage.base.family.modulation_layers(block) for block in stage.base.blocks)
     for step in range(3):
         seen.clear()
         before = streamer.ring.copies
         stage.step(step)
-        assert seen == ORDERS[kind]
-        assert streamer.ring.copies - before == COPIES[kind, slots] - (slots if whole and step else 0)
+        assert seen == order_of(kind, prompts)
+        assert streamer.ring.copies - before == COPIES[prompts][kind, slots] - (slots if whole and step else 0)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -525,7 +535,8 @@ def everywhere(start: FluxLoRA) -> FluxLoRA:
     fresh = lora.create(start.base, LoRAConfig(rank=3, alpha=6.0, targets="all"))
     generator = torch.Generator().manual_seed(5)
     tensors = {name: torch.randn(t.shape, generator=generator) * 0.05 for name, t in fresh.tensors.items()}
-    assert any(re.search(r"norm1_context\.linear|modulation_txt\.linear", name) for name in tensors)
+    prompts = r"norm1_context\.linear|modulation_txt\.linear|modulations\.txt\.linear"
+    assert any(re.search(prompts, name) for name in tensors)
     return dataclasses.replace(fresh, tensors=tensors)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fluxduel.tests.engine.conftest import LENGTH, make_data
+from fluxduel.tests.engine.small import Small, each_family
 from fluxduel.training.base.base_model import BaseReference, empty_base, load_base
 from fluxduel.training.base.footprint import Bytes, Counted, weight_bytes
 from fluxduel.training.base.sampler import sample
@@ -38,6 +39,7 @@ def needed(lora: FluxLoRA, precision: str, share: float) -> int:
     return counted.with_streamed(share)
 
 
+@each_family
 def test_the_first_that_fits_is_taken(automatic):
     def held(lora: FluxLoRA, usable: int, **changes: bool) -> Held:
         return held_for_sampling(lora, usable, **SIZE, **changes)
@@ -58,12 +60,13 @@ def test_the_first_that_fits_is_taken(automatic):
     assert precision == "bf16" and share > 0
 
 
-def test_what_is_counted_is_what_a_pass_takes(automatic):
+@each_family
+def test_what_is_counted_is_what_a_pass_takes(automatic, family: Small):
     """On a base with numbers and the adapter on it: not less, and not much more."""
     base = load_base(dataclasses.replace(automatic.base, precision="bf16"), "cpu")
     adapter.attach(base, automatic)
-    prompt = make_data().prompts[0]
-    given = (torch.randn(2, 16, SIDE, SIDE), torch.full((2,), 0.5), prompt.prompt_embeds.expand(2, -1, -1),
+    prompt = make_data(small=family).prompts[0]
+    given = (torch.randn(2, family.channels, SIDE, SIDE), torch.full((2,), 0.5), prompt.prompt_embeds.expand(2, -1, -1),
              prompt.pooled_prompt_embeds.expand(2, -1))  # fmt: skip
     with torch.no_grad(), Bytes(base.transformer) as counted:
         base.velocity(*given, 1.0)
@@ -71,8 +74,9 @@ def test_what_is_counted_is_what_a_pass_takes(automatic):
     assert counted.peak <= said <= 2 * counted.peak
 
 
-def test_pictures_are_those_of_the_format_that_was_taken(automatic, monkeypatch):
-    prompt = make_data().prompts[0]
+@each_family
+def test_pictures_are_those_of_the_format_that_was_taken(automatic, family: Small, monkeypatch):
+    prompt = make_data(small=family).prompts[0]
 
     def drawn(precision: str) -> torch.Tensor:
         lora = dataclasses.replace(automatic, base=dataclasses.replace(automatic.base, precision=precision))
@@ -86,8 +90,9 @@ def test_pictures_are_those_of_the_format_that_was_taken(automatic, monkeypatch)
     assert drawn(AUTO).equal(drawn("int8_convrot"))
 
 
-def test_a_streamed_base_draws_the_same(automatic):
-    prompt = make_data().prompts[0]
+@each_family
+def test_a_streamed_base_draws_the_same(automatic, family: Small):
+    prompt = make_data(small=family).prompts[0]
 
     def drawn(share: float) -> torch.Tensor:
         base = load_base(dataclasses.replace(automatic.base, precision="int8_convrot"), "cpu")

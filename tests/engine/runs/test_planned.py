@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fluxduel.tests.engine.conftest import Recorder, make_data
+from fluxduel.tests.engine.small import Small, each_family, small_of
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import (
     AUTO,
@@ -41,7 +42,7 @@ def start(wide_transformer: Path) -> FluxLoRA:
 def counting(folder: str, stage_2: bool) -> Counting:
     start = create(BaseReference(folder, AUTO), LoRAConfig(rank=3))
     config = AdversarialStageConfig(batch_size=2) if stage_2 else CONFIG
-    return Counting(start, demand_of(start, make_data(), config, JUDGE if stage_2 else None))
+    return Counting(start, demand_of(start, make_data(small=small_of(start)), config, JUDGE if stage_2 else None))
 
 
 def in_precision(start: FluxLoRA, precision: str) -> FluxLoRA:
@@ -55,10 +56,12 @@ def limit(start: FluxLoRA, plan: Plan, stage_2: bool = False) -> float:
 
 def train(start: FluxLoRA, config: DiffusionStageConfig, folder: Path | None = None, stop: int | None = None):
     reporter = Recorder(stop_before=stop)
-    result = train_diffusion_stage(start, make_data(), config, device="cpu", reporter=reporter, run_folder=folder)
+    data = make_data(small=small_of(start))
+    result = train_diffusion_stage(start, data, config, device="cpu", reporter=reporter, run_folder=folder)
     return result, reporter
 
 
+@each_family
 def test_what_is_settled_on_is_told_and_gives_the_result_of_its_precision(start):
     automatic = in_precision(start, AUTO)
     config = dataclasses.replace(CONFIG, memory_limit_gb=limit(start, Plan("int8_convrot", "blocks", 0.5)))
@@ -74,7 +77,8 @@ def test_what_is_settled_on_is_told_and_gives_the_result_of_its_precision(start)
     assert reporter.notes[1][1].startswith("By the base alone an update takes ")
 
 
-def test_stage_2_is_planned_with_its_discriminator(start):
+@each_family
+def test_stage_2_is_planned_with_its_discriminator(start, family: Small):
     """What suffices for stage 1 in bf16 does not for stage 2."""
     automatic = in_precision(start, AUTO)
     most = limit(start, Plan("bf16", "blocks"))
@@ -82,7 +86,8 @@ def test_stage_2_is_planned_with_its_discriminator(start):
     config = AdversarialStageConfig(
         steps=2, batch_size=2, validate_every=0, discriminator_warmup=0, watch=False, memory_limit_gb=most
     )
-    found = train_adversarial_stage(automatic, make_data(), JUDGE, config, device="cpu", reporter=Recorder()).lora
+    data = make_data(small=family)
+    found = train_adversarial_stage(automatic, data, JUDGE, config, device="cpu", reporter=Recorder()).lora
     assert found.provenance[-1]["precision"] == "int8_convrot"
 
 
@@ -93,6 +98,7 @@ def test_without_a_limit_the_cpu_is_asked_for_nothing(start):
     assert not reporter.notes
 
 
+@each_family
 def test_a_run_goes_on_in_the_precision_that_it_began_in(start, tmp_path):
     """With more memory than before, with less, and to more steps."""
     automatic, folder = in_precision(start, AUTO), tmp_path / "run"
@@ -141,11 +147,12 @@ def planned(start: FluxLoRA, fails: Callable[[Plan, int], str], plan: Plan, conf
 
     def make(plan: Plan) -> DiffusionStage:
         tried.append(plan)
-        return Failing(start, make_data(), config, device="cpu", plan=plan, fails=fails)
+        return Failing(start, make_data(small=small_of(start)), config, device="cpu", plan=plan, fails=fails)
 
     return run_planned(make, plan, reporter, None, ALONE), reporter, tried
 
 
+@each_family
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_out_of_memory_goes_on_by_a_cheaper_plan(start, when):
     """From the state before the step where that is whole; what was updated already begins anew."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fluxduel.tests.engine.conftest import LENGTH, make_data
+from fluxduel.tests.engine.small import Small, each_family
 from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import (
     AUTO,
@@ -31,23 +32,26 @@ def automatic(wide_transformer: Path) -> FluxLoRA:
 
 
 @pytest.fixture(scope="module")
-def counting(automatic: FluxLoRA) -> Counting:
+def counting(automatic: FluxLoRA, family: Small) -> Counting:
     config = DiffusionStageConfig(batch_size=BATCH)
-    return Counting(automatic, demand_of(automatic, make_data(side=SIDE), config, None))
+    return Counting(automatic, demand_of(automatic, make_data(side=SIDE, small=family), config, None))
 
 
-def test_a_demand_is_of_the_largest_picture_and_the_longest_prompt(automatic):
-    data = make_data(side=SIDE)
+@each_family
+def test_a_demand_is_of_the_largest_picture_and_the_longest_prompt(automatic, family):
+    data = make_data(side=SIDE, small=family)
     tall = dataclasses.replace(data.samples[3], mean=data.samples[3].mean.repeat(1, 2, 1), std=None)
     data = dataclasses.replace(data, samples=(*data.samples[:3], tall, *data.samples[4:]))
     alone = demand_of(automatic, data, DiffusionStageConfig(batch_size=BATCH), None)
     assert (alone.side, alone.text_tokens, alone.batch_size) == ((2 * SIDE, SIDE), LENGTH, BATCH)
+    assert alone.factor == family.family.space.factor
     # The running average; stage 2 also keeps its start.
     assert alone.copies == 1
     assert demand_of(automatic, data, DiffusionStageConfig(ema_decay=0.0), None).copies == 0
     assert demand_of(automatic, data, AdversarialStageConfig(), JUDGE).copies == 2
 
 
+@each_family
 def test_the_less_memory_the_dearer_the_plan(counting):
     """Every plan is chosen where it just fits, and the one before it where a byte more is there than that needs."""
     wanted = asked(AUTO, DiffusionStageConfig())
@@ -68,6 +72,7 @@ def test_the_less_memory_the_dearer_the_plan(counting):
     assert choose(counting, wanted, counting.peak(Plan("int8_convrot", BLOCKS, 1.0)) - 1) is None
 
 
+@each_family
 def test_as_little_is_streamed_as_fits(counting):
     wanted = asked(AUTO, DiffusionStageConfig())
     whole, least = (counting.peak(Plan("int8_convrot", BLOCKS, share)) for share in (0.0, 1.0))
@@ -104,6 +109,7 @@ def refusal(counting: Counting, usable: int, precision: str, **settings: object)
     return str(caught.value)
 
 
+@each_family
 def test_a_refusal_names_the_cheapest_change_that_fits(counting):
     one = counting.of(dataclasses.replace(counting.demand, batch_size=1))
     text = refusal(counting, counting.peak(Plan("bf16", BLOCKS)), "bf16", gradient_checkpointing=False)
@@ -130,10 +136,12 @@ def test_what_the_user_has_settled_may_take_all_that_is_free(counting):
     assert plan_stage(counting, DiffusionStageConfig(), Room(peak - 1, peak), AUTO).plan.precision == "int8_convrot"
 
 
-def test_a_refusal_asks_for_smaller_pictures_last(counting):
+@each_family
+def test_a_refusal_asks_for_smaller_pictures_last(counting, family):
     """Of 1024 pixels, with room for 512."""
     one = dataclasses.replace(counting.demand, batch_size=1)
-    small, large = (counting.of(dataclasses.replace(one, side=(side, side))) for side in (64, 128))
+    sides = [pixels // family.family.space.factor for pixels in (512, 1024)]
+    small, large = (counting.of(dataclasses.replace(one, side=(side, side))) for side in sides)
     text = refusal(large, small.peak(Plan("int8_convrot", BLOCKS, 1.0)), AUTO)
     assert "What fits: encode the pictures at a resolution of 512 (" in text
 
