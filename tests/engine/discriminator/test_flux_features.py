@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers.models.transformers import transformer_flux, transformer_flux2
@@ -30,6 +32,7 @@ from fluxduel.training.base.base_model import (
     read_transformer_config,
 )
 from fluxduel.training.base.families.flux1 import FLUX1
+from fluxduel.training.base.families.flux3 import FLUX3
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig
 from fluxduel.training.data.real_latents import RealLatents
 from fluxduel.training.lora import adapter as lora
@@ -287,7 +290,10 @@ def wide_rotary(x: Tensor, freqs: tuple[Tensor, Tensor], sequence_dim: int) -> T
 
 
 def rotate_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (transformer_flux, transformer_flux2):
+    modules = [transformer_flux, transformer_flux2]
+    if hasattr(diffusers, FLUX3.class_name):
+        modules.append(importlib.import_module("diffusers.models.transformers.transformer_flux3"))
+    for module in modules:
         monkeypatch.setattr(module, "apply_rotary_emb", wide_rotary)
 
 

@@ -33,8 +33,9 @@ def sigmoid(x: float) -> float:
 MU = {
     "FLUX.1": lambda tokens, steps: 0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256),
     "FLUX.2": compute_empirical_mu,
+    "FLUX.3": lambda tokens, steps: math.log(6.93),
 }
-PATCH = {"FLUX.1": 2, "FLUX.2": 1}
+PATCH = {"FLUX.1": 2, "FLUX.2": 1, "FLUX.3": 1}
 
 
 @dataclass
