@@ -41,6 +41,11 @@ class Small:
         """Width of the pooled prompt."""
         return self.family.pooled_dim(self.config)
 
+    def accepted(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """``settings`` of stage 2 but for those that a base without a guidance embedding refuses."""
+        told = self.family.guidance_embeds(self.config)
+        return {name: value for name, value in settings.items() if told or name != "few_step_guidance"}
+
     def transformer(self, doubles: int = 2, singles: int = 2, **changes: Any) -> nn.Module:
         """With the weights that diffusers gives to a new one."""
         blocks = {"num_layers": doubles, "num_single_layers": singles}

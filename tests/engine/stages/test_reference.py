@@ -94,7 +94,7 @@ def test_the_stage_agrees_with_its_derivation(start, family, monkeypatch, judge,
     config = AdversarialStageConfig(
         **{"target": "x0", "adversarial_weight": 0.7, "diffusion_weight": 0.9, "batch_size": 2, "watch": False}
         | {"gradient_accumulation": 2, "gradient_checkpointing": False, "validate_every": 0, "outside_share": 1.0}
-        | changes
+        | family.accepted(changes)
     )
     judge = DiscriminatorConfig(
         **{"width": 8, "depth": 2, "augmentation": "off", "r1": 0.4, "r2": 0.3, "centring": 0.1, "penalty_share": 0.8}
