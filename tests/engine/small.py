@@ -92,7 +92,12 @@ def _in_turn(small: Small) -> ParameterSet:
     return pytest.param(small, marks=skip, id=small.family.name)
 
 
-each_family = pytest.mark.parametrize("family", [_in_turn(small) for small in ALL], indirect=True)
+def of_families(*smalls: Small) -> pytest.MarkDecorator:
+    """A test of each of these."""
+    return pytest.mark.parametrize("family", [_in_turn(small) for small in smalls], indirect=True)
+
+
+each_family = of_families(*ALL)
 
 
 def small_of(what: FluxBase | FluxLoRA) -> Small:

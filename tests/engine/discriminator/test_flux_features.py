@@ -78,13 +78,17 @@ def test_features_are_the_blocks_own_in_a_pass_of_the_transformer(start, dtype, 
         without_lora = FluxBase(load_base(start.base, "cpu").transformer.to(dtype), start.base)
         same = without_lora.features(**looked_at(base), taps=taps)
     assert len(maps) == len(taps)
+    # diffusers' FLUX.3 computes the level once a token, not once a sample: matrices of another size round otherwise.
+    rounds = base.family is FLUX3 and dtype == torch.float32
+    rounding = {"rtol": 1e-5, "atol": 1e-3} if rounds else {"rtol": 0, "atol": 0}
     for tap, got, unadapted in zip(taps, maps, same, strict=True):
         height, width = (side // base.family.space.patch for side in (4, 6))
         assert got.dtype == dtype and got.shape == (2, base.width, height, width)
         assert outputs[tap].shape == (2, height * width, base.width), "image tokens without the prompt's"
         for row in range(height):
             for column in range(width):
-                assert torch.equal(got[:, :, row, column], outputs[tap][:, row * width + column])
+                place = row * width + column
+                torch.testing.assert_close(got[:, :, row, column], outputs[tap][:, place], **rounding)
         assert torch.equal(got, unadapted)
 
 
@@ -289,12 +293,22 @@ def wide_rotary(x: Tensor, freqs: tuple[Tensor, Tensor], sequence_dim: int) -> T
     return x * cos + torch.stack([-odd, even], -1).flatten(-2) * sin
 
 
-def rotate_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = [transformer_flux, transformer_flux2]
-    if hasattr(diffusers, FLUX3.class_name):
-        modules.append(importlib.import_module("diffusers.models.transformers.transformer_flux3"))
-    for module in modules:
+def wide_attention(_: Any, attn: torch.nn.Module, x: Tensor, _mask: None, rotary: Any) -> Tensor:
+    """FLUX.3's attention without its step through fp32, in which it norms and rotates."""
+    query, key, value = (to(x).unflatten(-1, (attn.heads, -1)) for to in (attn.to_q, attn.to_k, attn.to_v))
+    query, key = (
+        wide_rotary(norm(x), rotary, sequence_dim=1) for norm, x in ((attn.norm_q, query), (attn.norm_k, key))
+    )
+    heads = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+    return attn.to_out[0](heads.transpose(1, 2).flatten(2))
+
+
+def attend_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (transformer_flux, transformer_flux2):
         monkeypatch.setattr(module, "apply_rotary_emb", wide_rotary)
+    if hasattr(diffusers, FLUX3.class_name):
+        flux3 = importlib.import_module("diffusers.models.transformers.transformer_flux3")
+        monkeypatch.setattr(flux3.Flux3AttnProcessor, "__call__", wide_attention)
 
 
 def wide(data: RealLatents) -> RealLatents:
@@ -337,7 +351,7 @@ def wide_stage(start, judge: DiscriminatorConfig, **changes: Any) -> Adversarial
 )
 def test_the_generators_gradient_is_the_losss_slope(start, monkeypatch, target, architecture, loss, objective) -> None:
     """Central differences of the loss along random directions of all LoRA weights, with checkpointing on."""
-    rotate_exactly(monkeypatch)
+    attend_exactly(monkeypatch)
     judge = DiscriminatorConfig(
         architecture=architecture, loss=loss, width=8, depth=2, augmentation="fixed", augmentation_probability=0.5
     )

@@ -82,7 +82,7 @@ def test_pictures_are_those_of_the_format_that_was_taken(automatic, family: Smal
         lora = dataclasses.replace(automatic, base=dataclasses.replace(automatic.base, precision=precision))
         return sample_lora(
             lora, [(prompt.prompt_embeds, prompt.pooled_prompt_embeds)], height=SIDE, width=SIDE, step_counts=[2],
-            seeds=[0, 1], guidance=1.0, device="cpu", after_step=lambda *_: None,
+            seeds=[0, 1], guidance=1.0, cfg=1.0, device="cpu", after_step=lambda *_: None,
         )  # fmt: skip
 
     assert drawn(AUTO).equal(drawn("bf16"))

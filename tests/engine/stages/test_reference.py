@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fluxduel.tests.engine.conftest import make_data, practice_prompts, with_phrase
-from fluxduel.tests.engine.discriminator.test_flux_features import rotate_exactly, wide
+from fluxduel.tests.engine.discriminator.test_flux_features import attend_exactly, wide
 from fluxduel.tests.engine.small import Small, each_family
 from fluxduel.tests.engine.stages.reference import Reference
 from fluxduel.training.base.base_model import load_base
@@ -88,7 +88,7 @@ TOLERANCE, ROLLED_OUT = 1e-6, 2e-5
 @pytest.mark.parametrize(("judge", "changes", "masks"), CONFIGURATIONS)
 def test_the_stage_agrees_with_its_derivation(start, family, monkeypatch, judge, changes, masks):
     """In a second update, which replays fakes of the first; no weight moves between the two."""
-    rotate_exactly(monkeypatch)
+    attend_exactly(monkeypatch)
     generator = torch.Generator().manual_seed(11)
     data = masked(masks, generator, family)
     config = AdversarialStageConfig(
