@@ -98,6 +98,8 @@ def of_families(*smalls: Small) -> pytest.MarkDecorator:
 
 
 each_family = of_families(*ALL)
+# For what has no part of a family in it, such as a run's state and its order of samples: others would repeat it.
+two_families = of_families(SMALL_FLUX_1, SMALL_FLUX_2)
 
 
 def small_of(what: FluxBase | FluxLoRA) -> Small:

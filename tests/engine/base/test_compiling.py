@@ -17,7 +17,7 @@ from fluxduel.tests.engine.base.test_base_model import base_with, inputs
 from fluxduel.tests.engine.base.test_checkpointing import gradients, same
 from fluxduel.tests.engine.base.test_streaming import JUDGE, STAGE_1, STAGE_2, assert_same, trained
 from fluxduel.tests.engine.conftest import make_data
-from fluxduel.tests.engine.small import SMALL_FLUX_1, SMALL_FLUX_2, of_families, small_of
+from fluxduel.tests.engine.small import small_of, two_families
 from fluxduel.training.base import compiling
 from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, FluxBase
 from fluxduel.training.base.base_shelf import BaseShelf
@@ -27,9 +27,6 @@ from fluxduel.training.lora import adapter as lora
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
 from fluxduel.training.stages.stage import Stage
-
-# FLUX.3's blocks, the prompt's among them, need more graphs than these tests count.
-two_streams = of_families(SMALL_FLUX_1, SMALL_FLUX_2)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +49,8 @@ def looks(base: FluxBase, batch: int = 2, height: int = 4) -> list[Tensor]:
     return [*plain, *base.features(x_t, **given, taps=(1, 3))]
 
 
-@two_streams
+# Not of FLUX.3, whose compiled blocks these two do not hold for: why is open.
+@two_families
 def test_passes_are_the_plain_ones_to_the_last_bit_at_all_levels_and_streamed(start) -> None:
     plain, base = base_with(start), base_with(start)
     before = torch._dynamo.config.recompile_limit
@@ -80,7 +78,7 @@ def make(kind: str, start: lora.FluxLoRA, **changes: Any) -> Stage:
     return AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu")
 
 
-@two_streams
+@two_families
 @pytest.mark.parametrize(
     ("kind", "precision", "changes", "most"),
     [
