@@ -1,9 +1,9 @@
-"""LoRAs of a base on its distilled sibling: trained on the base, on the sibling by flow loss, and by stage 2.
+"""LoRAs of a base on its distilled siblings: trained on the base, on the sibling by flow loss, and by stage 2.
 
-``python -m fluxduel.benchmarks.quality.siblings`` (an hour of two cores; it needs the pictures of
-``benchmarks.pictograms``) makes the sibling, trains and measures, and writes the section of docs/EXPERIMENTS.md. What
-is done is taken from ``--folder``. Prints one JSON line last: medians of distance over the better of the two LoRAs
-without stage 2, and of the distance outside over that without a LoRA.
+``python -m fluxduel.benchmarks.quality.siblings`` (an hour and a half of two cores; it needs the pictures of
+``benchmarks.pictograms``) makes the siblings, trains and measures, and writes the section of docs/EXPERIMENTS.md. What
+is done is taken from ``--folder``. Prints a JSON line for each sibling last: medians of distance and Fréchet distance
+over the best without stage 2, and of the distance outside over that without a LoRA.
 """
 
 from __future__ import annotations
@@ -31,26 +31,41 @@ def main() -> None:
     parser.add_argument("--done", action="store_true", help="report the jobs that are done, and train nothing")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    sibling = distilled.sibling(options.folder)
+    found = {name: results(options, name) for name in distilled.SIBLINGS}
+    moved = {name: distilled.moved(distilled.sibling(options.folder, name)) for name in found}
+    report.write(found, moved, options.report)
+    for name, done in found.items():
+        told = {
+            "over_best": report.over_best(done, "stage2"),
+            "frechet_over_best": report.over_best(done, "stage2", "frechet"),
+            "outside": report.drift(done, "stage2"),
+        }
+        medians = {key: round(median_and_interval(ratios)[0], 4) for key, ratios in told.items()}
+        print(json.dumps({"sibling": name, **medians}))
+
+
+def results(options: argparse.Namespace, name: str) -> list[report.Result]:
+    """Of all arms on one sibling."""
+    folder = options.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    sibling = distilled.sibling(options.folder, name)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     # Stage 2 after what it starts from.
-    first, then = ("none", "many", "base", "flow"), ("stage2",)
+    first, then = ("none", "many", *job.OTHERS), ("stage2",)
     once = [job.Job(subjects.STYLES[0], FIRST_SEED, IMAGES, arm) for arm in job.SHOWN_ONCE]
     places = [(style, seed) for seed in seeds for style in subjects.STYLES]
     rounds = [[job.Job(style, seed, IMAGES, arm) for style, seed in places for arm in arms] for arms in (first, then)]
     rounds[1] += once
-    results = []
+    found = []
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for jobs in rounds:
-            wanted = [one for one in jobs if not options.done or job.result_file(one, options.folder).exists()]
-            for result in pool.map(job.run, wanted, [options.folder] * len(wanted), [sibling] * len(wanted)):
-                results.append(result)
-                print(f"{result['style']}, seed {result['seed']}, {result['arm']}: {result['whole']['paired']:.3f}, "
-                      f"outside {result['old']['paired']:.3f}", flush=True)
-    report.write(results, options.report)
-    told = {"over_best": report.best_of_two(results, "stage2"), "outside": report.drift(results, "stage2")}
-    print(json.dumps({name: round(median_and_interval(ratios)[0], 4) for name, ratios in told.items()}))
+            wanted = [one for one in jobs if not options.done or job.result_file(one, folder).exists()]
+            for result in pool.map(job.run, wanted, [folder] * len(wanted), [sibling] * len(wanted)):
+                found.append(result)
+                where = f"{name}: {result['style']}, seed {result['seed']}, {result['arm']}"
+                near, outside = result["whole"]["paired"], result["old"]["paired"]
+                print(f"{where}: {near:.3f}, outside {outside:.3f}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

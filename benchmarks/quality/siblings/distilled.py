@@ -1,8 +1,10 @@
-"""The built-in base's sibling for four steps: the same layers, taught in one step what takes the base several.
+"""The built-in base's siblings for four steps: the same layers, taught in one step what takes the base several.
 
 Progressive distillation (Salimans and Ho 2022, arXiv:2202.00512, section 3) straight to the few steps, from where the
 student itself comes to in them. It needs no picture: only captions, and the base's own answers at its guidance, which
-become part of the student, as they do in FLUX.1-schnell and the distilled FLUX.2 klein.
+become part of the student, as they do in FLUX.1-schnell and the distilled FLUX.2 klein. How far the weights go from the
+base's is open to whoever distils, and decides how much of a LoRA of the base is lost: there is a sibling near the base,
+and one that a higher learning rate has led far from it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import itertools
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,9 +31,20 @@ STEPS = 4
 SUB_STEPS = 3
 # What the student is given in place of a guidance: it has one of its own.
 GUIDANCE = 1.0
-UPDATES, BATCH, RATE, WARMUP = 400, 24, 3e-4, 20
+BATCH, WARMUP = 24, 20
 _SEED = 4
 _FORMS = ("{style} {words}", "{words} in {style} style", "{words}")
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a student is made: updates, and AdamW's learning rate, which falls to 0 as a cosine."""
+
+    updates: int
+    learning_rate: float
+
+
+SIBLINGS = {"near": Teaching(400, 3e-4), "far": Teaching(600, 2e-3)}
 
 
 def captions() -> list[str]:
@@ -40,30 +54,37 @@ def captions() -> list[str]:
     return [form.format(style=style.word, words=pictograms.words(name)) for form, style, name in forms]
 
 
-def sibling(folder: Path) -> BaseReference:
-    """The sibling, from ``folder`` or made there: ten minutes of a core."""
-    kept = folder / "sibling"
+def sibling(folder: Path, name: str) -> BaseReference:
+    """The sibling of that name in ``SIBLINGS``, from ``folder`` or made there: ten to fifteen minutes of a core."""
+    kept = folder / name / "sibling"
     if not kept.exists():
         base = load_base(BaseReference(TINY_BASE, "fp32"), "cpu")
-        distil(base, load_base(BaseReference(TINY_BASE, "bf16"), "cpu"))
+        distil(base, load_base(BaseReference(TINY_BASE, "bf16"), "cpu"), SIBLINGS[name])
         unfinished = kept.with_suffix(".unfinished")
         base.transformer.save_pretrained(unfinished)
         os.replace(unfinished, kept)
     return BaseReference(str(kept), "fp32")
 
 
-def distil(student: FluxBase, teacher: FluxBase, updates: int = UPDATES) -> None:
+def moved(reference: BaseReference) -> float:
+    """How far a sibling's weights are from the base's, over the norm of those."""
+    base, other = (load_base(each, "cpu").transformer for each in (BaseReference(TINY_BASE, "fp32"), reference))
+    pairs = list(zip(base.parameters(), other.parameters(), strict=True))
+    return math.sqrt(sum((b - a).square().sum() for a, b in pairs) / sum(a.square().sum() for a, _ in pairs))
+
+
+def distil(student: FluxBase, teacher: FluxBase, teaching: Teaching) -> None:
     """Teach ``student``, which begins as ``teacher`` is."""
     weights = list(student.transformer.requires_grad_().parameters())
-    optimiser = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(weights, lr=teaching.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     said = captions()
     shape = (student.latent_channels, drawing.PLACES, drawing.PLACES)
     levels = flow.sampling_sigmas(STEPS, student.shift(*shape[1:]).mu(STEPS)).float()
     started, shown = time.perf_counter(), []
-    for update in range(updates):
-        done = update / updates
+    for update in range(teaching.updates):
+        share = min(1.0, (update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * update / teaching.updates))
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+            group["lr"] = teaching.learning_rate * share
         places = range(BATCH)
         chosen = (draws.uniforms(_SEED, update, places, "caption") * len(said)).long().tolist()
         prompts = [subjects.prompt(said[place]) for place in chosen]

@@ -49,23 +49,31 @@ SHOWN_ONCE = ("unheld", "pure", "taught")
 
 @dataclass(frozen=True)
 class Arm:
-    """``changes``: of stage 2's settings, ``None`` where there is no stage 2; it begins from the arm ``base``."""
+    """``changes``: of stage 2's settings, ``None`` where there is no stage 2; it begins from the arm ``base``.
+    ``strength``: that the LoRA is sampled at; ``times``: as many updates of stage 1."""
 
     title: str
     changes: dict[str, Any] | None = None
     stage: type[AdversarialStage] = AdversarialStage
+    strength: float = 1.0
+    times: int = 1
 
 
 ARMS = {
     "none": Arm("no LoRA"),
     "many": Arm("trained on the base, sampled there"),
     "base": Arm("trained on the base"),
+    "strong": Arm("trained on the base, at strength 1.5", strength=1.5),
+    "stronger": Arm("trained on the base, at strength 2", strength=2.0),
+    "longer": Arm("trained on the base twice as long", times=2),
     "flow": Arm("trained on the distilled model by flow loss"),
     "stage2": Arm("stage 2 on the distilled model", {}),
     "unheld": Arm("stage 2, not held outside", {"outside_share": 0.0}),
     "pure": Arm("stage 2, the adversarial loss alone", {"objective": "pure"}),
     "taught": Arm("stage 2, held to the base with the LoRA", {}, stage=TaughtStage),
 }
+# What a user has without stage 2.
+OTHERS = ("base", "strong", "stronger", "longer", "flow")
 
 
 def outside(data: RealLatents, seed: int) -> RealLatents:
@@ -78,38 +86,39 @@ def outside(data: RealLatents, seed: int) -> RealLatents:
 
 
 def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> FluxLoRA:
-    """The job's LoRA on the sibling, trained or from ``folder``."""
+    """The job's LoRA on the sibling, trained or from ``folder``; those of the base are in the folder above, for all
+    siblings."""
     kept = folder / f"sibling-{job.name}.safetensors"
     config = LoRAConfig(rank=arms.RANK, alpha=float(arms.RANK), targets="all", seed=job.seed)
     start = adapter.create(sibling, config)
     if job.arm == "none":
         return start
-    if job.arm in ("base", "many"):
-        first = styles.trained(job._replace(arm="stage1"), folder, reporter)
+    if job.arm in ("base", "many", "strong", "stronger"):
+        first = styles.trained(job._replace(arm="stage1"), folder.parent, reporter)
         return first if job.arm == "many" else dataclasses.replace(first, base=sibling)
     if kept.exists():
         return dataclasses.replace(start, tensors=load_file(kept))
     data = subjects.dataset(job.style, job.images, job.seed, styles.HELD_OUT_SHARE)
-    if job.arm == "flow":
-        settings = {**arms.SCALE, **arms.STAGE_1, "steps": arms.STAGE_1_STEPS[job.images], "seed": job.seed}
-        found = train_diffusion_stage(
-            start, data, DiffusionStageConfig(**settings), device="cpu", reporter=reporter
-        ).lora
+    arm = ARMS[job.arm]
+    if arm.changes is None:
+        steps = arm.times * arms.STAGE_1_STEPS[job.images]
+        settings = DiffusionStageConfig(**{**arms.SCALE, **arms.STAGE_1, "steps": steps, "seed": job.seed})
+        place = start if job.arm == "flow" else dataclasses.replace(start, base=styles.BASE)
+        found = train_diffusion_stage(place, data, settings, device="cpu", reporter=reporter).lora
     else:
-        arm = ARMS[job.arm]
-        assert arm.changes is not None
         data = outside(subjects.practising(data, job.style, job.images, job.seed), job.seed)
         settings = AdversarialStageConfig(**{**STAGE_2, "seed": job.seed, **arm.changes})
         judge = DiscriminatorConfig(learning_rate=arms.DISCRIMINATOR_RATE, seed=job.seed)
         first = trained(job._replace(arm="base"), folder, sibling, reporter)
         found = run_stage(arm.stage(first, data, judge, settings, device="cpu"), reporter).lora
     save_file(dict(found.tensors), kept)
-    return found
+    return dataclasses.replace(found, base=sibling)
 
 
 def measured(lora: FluxLoRA, job: Job) -> dict[str, Any]:
     """Unseen subjects in the style, and old captions in a style of the base, on the sibling at its own steps."""
     view, setting = styles.View(lora, job), MANY if job.arm == "many" else OWN
+    setting = setting._replace(strength=ARMS[job.arm].strength)
     return {"whole": view.whole(setting), "old": view.old_style(setting)}
 
 
