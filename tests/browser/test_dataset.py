@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
+from fluxduel.tests.browser.drawn import drawn
 from fluxduel.tests.browser.editor import Editor
 from fluxduel.training.data.demo_pictures import DEMO_LABEL
 
@@ -186,6 +187,30 @@ def test_pictures_are_added_by_button_and_by_drop(editor: Editor, folder: Path, 
     # The editor itself has not taken the files for graphs or for pictures to load.
     assert editor.page.evaluate("() => app.graph.nodes.length") == graph
     assert not (folder / "notes.py").exists()
+
+
+def test_a_drop_beside_the_sheet_is_taken_too(editor: Editor, folder: Path, tmp_path: Path) -> None:
+    """Among the node's sockets: the editor itself would make the picture a node, or open it as a graph."""
+    write(folder, 1)
+    write(tmp_path / "more", 2, size=(80, 80))
+    sheet = open_sheet(editor, folder.name)
+    (node,) = drawn(editor)
+    place = node.box[0] + 120, node.box[1] + 62
+    editor.page.evaluate(
+        """async ([[x, y], files]) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
+            const where = {clientX: x, clientY: y, dataTransfer: transfer, bubbles: true, cancelable: true};
+            for (const type of ["dragenter", "dragover", "drop"]) {
+                document.elementFromPoint(x, y).dispatchEvent(new DragEvent(type, where));
+                await new Promise(done => setTimeout(done, 200));
+            }
+        }""",
+        [place, files(tmp_path / "more", ["picture 0001.png", "picture 0001.txt"])],
+    )
+    expect(panel(sheet)).to_contain_text("Files added: 2.")
+    assert (folder / "picture 0001.png").exists()
+    assert editor.page.evaluate("() => app.graph.nodes.length") == 1
 
 
 def test_files_for_the_demo_pictures_ask_for_a_folder(editor: Editor, folder: Path, tmp_path: Path) -> None:

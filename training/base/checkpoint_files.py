@@ -39,7 +39,7 @@ def weight_files(path: str) -> list[Path]:
             raise BaseModelError(f"{location} is no safetensors file. FluxDuel loads .safetensors and .gguf only.")
         return [location]
     if not location.exists():
-        raise BaseModelError(f"{location} does not exist. Choose a FLUX.1 checkpoint that is on this machine.")
+        raise BaseModelError(f"{location} does not exist. Choose a FLUX checkpoint that is on this machine.")
     if (location / "transformer" / "config.json").is_file():
         location = location / "transformer"
     files = sorted(location.glob("*.safetensors"))

@@ -35,7 +35,7 @@ export function buildView(minHeight) {
     say("go on to the end"),
     say("Queue the graph again; this run then goes on from where it was finished to its last update"),
   );
-  const buttons = make("span", "flex:none;display:flex;gap:6px;margin-left:auto;");
+  const buttons = make("span", "flex:0 1 auto;display:flex;flex-wrap:wrap;justify-content:flex-end;gap:6px;margin-left:auto;");
   buttons.append(goOn, notes, logarithmic, copy);
   const tools = row([best, buttons]);
   // What does not fit beside the buttons gets a line of its own.

@@ -39,6 +39,9 @@ export interface GraphNode {
   widgets?: Widget[];
   showAdvanced?: boolean;
   onRemoved?: () => void;
+  onDragOver?: (event: DragEvent) => boolean;
+  /** Whether it has taken what was dropped. */
+  onDragDrop?: (event: DragEvent) => Promise<boolean>;
   onConfigure?: (data: object) => void;
   computeSize(): ArrayLike<number>;
   setSize(size: [number, number]): void;

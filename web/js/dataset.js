@@ -4,6 +4,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { DatasetSheet, MIN_HEIGHT } from "./dataset_sheet.js";
+import { holdsFiles } from "./dropped_files.js";
 import { forwardToEditor } from "./forwarding.js";
 import { findNode } from "./node_lookup.js";
 
@@ -37,6 +38,13 @@ function addSheet(node) {
     },
   });
   forwardToEditor(sheet.element);
+  // Beside the sheet, too: else the editor opens a picture as a graph, or makes it a node of its own.
+  node.onDragOver = holdsFiles;
+  node.onDragDrop = async (event) => {
+    if (!event.dataTransfer || !holdsFiles(event)) return false;
+    await sheet.receive(event.dataTransfer);
+    return true;
+  };
   sheets.set(node, sheet);
   for (const name of Object.keys(CHOICES)) {
     const own = widget(name);

@@ -5,7 +5,7 @@ import { CaptionEditor } from "./caption_editor.js";
 import { RequestError, ThumbnailQueue, fetchPart } from "./dataset_requests.js";
 import { Tile } from "./dataset_tile.js";
 import { Uploads } from "./dataset_uploads.js";
-import { droppedFiles, namedFiles } from "./dropped_files.js";
+import { droppedFiles, holdsFiles, namedFiles } from "./dropped_files.js";
 import { TEXT_FONT, WARNING, button, keepWheel, make, show } from "./elements.js";
 import { say } from "./say.js";
 
@@ -104,8 +104,7 @@ export class DatasetSheet {
     const over = (/** @type {boolean} */ on) => (column.style.outline = on ? "2px dashed var(--p-primary-color, #3d8fe0)" : "");
     for (const type of ["dragenter", "dragover"]) {
       this.element.addEventListener(type, (event) => {
-        const { dataTransfer } = /** @type {DragEvent} */ (event);
-        if (!dataTransfer?.types.includes("Files")) return;
+        if (!holdsFiles(/** @type {DragEvent} */ (event))) return;
         // Else the editor opens the picture as a graph.
         event.preventDefault();
         event.stopPropagation();
@@ -117,11 +116,16 @@ export class DatasetSheet {
     });
     this.element.addEventListener("drop", async (event) => {
       over(false);
-      if (!event.dataTransfer?.types.includes("Files")) return;
+      if (!event.dataTransfer || !holdsFiles(event)) return;
       event.preventDefault();
       event.stopPropagation();
-      await this.uploads.add(await droppedFiles(event.dataTransfer));
+      await this.receive(event.dataTransfer);
     });
+  }
+
+  /** Add what was dropped to the folder. @param {DataTransfer} transfer */
+  async receive(transfer) {
+    await this.uploads.add(await droppedFiles(transfer));
   }
 
   /** Ask anew after a moment, in which more may change. @param {number} milliseconds */

@@ -3,6 +3,11 @@
 
 /** @typedef {{name: string, file: File}} NamedFile `name` is the path inside what was dropped */
 
+/** @param {DragEvent} event */
+export function holdsFiles(event) {
+  return event.dataTransfer?.types.includes("Files") === true;
+}
+
 /** @param {DataTransfer} transfer @returns {Promise<NamedFile[]>} */
 export async function droppedFiles(transfer) {
   // The list is emptied as soon as the event is over.

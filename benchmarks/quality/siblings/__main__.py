@@ -3,7 +3,7 @@
 ``python -m fluxduel.benchmarks.quality.siblings`` (an hour and a half of two cores; it needs the pictures of
 ``benchmarks.pictograms``) makes the siblings, trains and measures, and writes the section of docs/EXPERIMENTS.md. What
 is done is taken from ``--folder``. Prints a JSON line for each sibling last: medians of distance and Fréchet distance
-over the best without stage 2, and of the distance outside over that without a LoRA.
+over the better of the LoRAs trained on the base and by flow loss, and of the distance outside over that without a LoRA.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main() -> None:
     report.write(found, moved, options.report)
     for name, done in found.items():
         told = {
-            "over_best": report.over_best(done, "stage2"),
-            "frechet_over_best": report.over_best(done, "stage2", "frechet"),
+            "over_best": report.over_best(done, "stage2", of=report.TWO),
+            "frechet_over_best": report.over_best(done, "stage2", "frechet", of=report.TWO),
             "outside": report.drift(done, "stage2"),
         }
         medians = {key: round(median_and_interval(ratios)[0], 4) for key, ratios in told.items()}
