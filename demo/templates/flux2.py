@@ -53,7 +53,8 @@ NOTE = f"""## FLUX.2 klein 4B, 12 GB
 Choose your pictures. Klein base is trained; previews show distilled klein in {STEPS} steps. Try **steps** 20 first.
 """
 MORE = f"""Needs ComfyUI 0.9.2 and diffusers 0.37. For 12 GB: bf16 at {SIDE} px; counted, not measured yet. \
-**precision** auto takes int8_convrot where that does not fit, and the panel tells how long it takes. The LoRA comes to **output/loras/**.
+**precision** auto takes int8_convrot where that does not fit, and the panel tells how long it takes. The LoRA comes \
+to **output/loras/**.
 
 What stage 2 gains on klein was not measured; its watch looks at distilled klein, too, and delivers stage 1's LoRA \
 where that is better. The sheet at the end is klein base's.
@@ -121,7 +122,8 @@ steps, and judged.
 Put in others, far from your subject.
 
 For a LoRA that is weak on distilled klein. What this gains there was not measured. On small models \
-it halved the Fréchet distance to the style where the two are far apart, and changed little where they are near. The sheet shows before and after, and the watch delivers the start where no state is better.
+it halved the Fréchet distance to the style where the two are far apart, and changed little where they are near. \
+The sheet shows before and after, and the watch delivers the start where no state is better.
 
 Needs ComfyUI 0.9.2 and diffusers 0.37. For 12 GB: bf16 at {SIDE} px; counted, not measured. Sample as in training: \
 *SamplerCustom*, **euler**, *Flux2Scheduler* with {STEPS} steps, cfg 1, strength 1.0.
