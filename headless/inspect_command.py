@@ -117,6 +117,10 @@ def _file(path: Path) -> Path:
     places = [path, *(checkpoints.folder / name for name in reversed(checkpoints.names()))]
     found = next((place / RESULT for place in places if (place / RESULT).is_file()), None)
     if found is None:
+        # Where a training leaves its LoRA under a name of its own.
+        others = sorted(path.glob("*.safetensors"))
+        if len(others) == 1:
+            return others[0]
         raise LoRAError(
             f"{path} holds no {RESULT}, nor do checkpoints in it. Name a LoRA's .safetensors file, or the folder of a "
             "run or of a checkpoint."

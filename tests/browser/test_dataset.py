@@ -121,6 +121,11 @@ def test_a_caption_is_typed_and_lies_beside_its_picture(editor: Editor, folder: 
     bare = tile(sheet, "picture 0001.png")
     assert "No caption file beside it" in (bare.get_attribute("aria-label") or "")
     bare.click()
+    # What is described is seen beside it.
+    described = editor.page.get_by_role("img", name="picture 0001.png")
+    expect(described).to_be_in_viewport(ratio=0.9)
+    expect(described).to_have_js_property("complete", True)
+    assert described.evaluate("image => image.naturalWidth") > 0
     text = editor.page.get_by_label("Caption of picture 0001.png")
     text.fill("Käse <b>&amp; Brot</b>")
     editor.page.keyboard.press("Control+Enter")
@@ -134,6 +139,8 @@ def test_a_caption_is_typed_and_lies_beside_its_picture(editor: Editor, folder: 
     text.fill("second thought")
     tile(sheet, "picture 0002.png").click()
     expect(editor.page.get_by_label("Caption of picture 0002.png")).to_have_value("caption 2")
+    expect(editor.page.get_by_role("img", name="picture 0002.png")).to_be_visible()
+    expect(described).to_have_count(0)
     expect(bare).to_contain_text("second thought")
     assert (folder / "picture 0001.txt").read_text() == "second thought"
     editor.page.keyboard.press("Escape")

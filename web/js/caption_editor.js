@@ -7,6 +7,9 @@ import { say } from "./say.js";
 
 /** @typedef {import("./dataset_tile.js").Tile} Tile */
 
+/** Of a side, in the graph's units. */
+const PICTURE = 88;
+
 export class CaptionEditor {
   /** @param {() => void} saved is called when a caption was written */
   constructor(saved) {
@@ -20,6 +23,9 @@ export class CaptionEditor {
     this.title = make("span", "flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600;");
     this.status = make("span", `flex:none;color:${MUTED};`);
     this.status.setAttribute("role", "status");
+    // The sheet has next to no room left beside it, and what is described has to be seen.
+    this.picture = make("img", `flex:none;width:${PICTURE}px;height:${PICTURE}px;object-fit:contain;`);
+    this.picture.draggable = false;
     this.facts = make("div", `color:${MUTED};`);
     this.warnings = make("ul", `margin:0;padding-left:16px;overflow-wrap:anywhere;color:${WARNING};`);
     this.text = make(
@@ -34,13 +40,15 @@ export class CaptionEditor {
     const close = button("×", say("Close (Escape)"), () => this.close());
     this.element = make(
       "div",
-      "flex:none;display:flex;flex-direction:column;gap:3px;max-height:55%;overflow:auto;padding:5px 6px;" +
+      "flex:none;display:flex;flex-direction:column;gap:3px;max-height:65%;overflow:auto;padding:5px 6px;" +
         "border-top:1px solid var(--border-color);",
       make("div", "display:flex;gap:6px;align-items:center;", this.title, this.status, close),
-      this.facts,
-      this.warnings,
-      this.text,
-      this.readOnly,
+      make(
+        "div",
+        "display:flex;gap:6px;align-items:flex-start;",
+        this.picture,
+        make("div", "flex:1;min-width:0;display:flex;flex-direction:column;gap:3px;", this.facts, this.warnings, this.text, this.readOnly),
+      ),
     );
     show(this.element, false);
     this.text.addEventListener("change", () => this.save());
@@ -69,6 +77,9 @@ export class CaptionEditor {
     if (!this.tile) return;
     const { entry, about } = this.tile;
     this.title.textContent = this.title.title = entry.name;
+    if (this.tile.url) this.picture.src = this.tile.url;
+    this.picture.alt = entry.name;
+    show(this.picture, this.tile.url !== "");
     this.facts.textContent = [
       about ? say("{size} pixels", { size: `${about.width} × ${about.height}` }) : "",
       entry.bucket ? say("bucket {size}", { size: entry.bucket.join(" × ") }) : "",

@@ -276,6 +276,11 @@ def test_a_folder_of_a_run_stands_for_its_lora_or_that_of_its_last_checkpoint(tm
     (tmp_path / "empty").mkdir()
     with pytest.raises(LoRAError, match="empty holds no lora.safetensors"):
         describe(tmp_path / "empty")
+    lora.save(trained(rank=4), tmp_path / "empty" / "my_style.safetensors")
+    assert describe_json(tmp_path / "empty")["lora_config"]["rank"] == 4
+    lora.save(trained(), tmp_path / "empty" / "other.safetensors")
+    with pytest.raises(LoRAError, match="empty holds no lora.safetensors"):
+        describe(tmp_path / "empty")
 
 
 def test_what_is_no_lora_is_refused(tmp_path: Path) -> None:
