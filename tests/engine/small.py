@@ -98,7 +98,7 @@ def of_families(*smalls: Small) -> pytest.MarkDecorator:
 
 
 each_family = of_families(*ALL)
-# For what has no part of a family in it, such as a run's state and its order of samples: others would repeat it.
+# For what takes minutes and has little of a family in it.
 two_families = of_families(SMALL_FLUX_1, SMALL_FLUX_2)
 
 

@@ -12,7 +12,7 @@ import torch
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
 from fluxduel.tests.engine.runs.test_resume import HEADS, JUDGE, STAGE_1, STAGE_2, assert_same_tensors
-from fluxduel.tests.engine.small import two_families
+from fluxduel.tests.engine.small import each_family
 from fluxduel.training.config import AdversarialStageConfig, DiscriminatorConfig
 from fluxduel.training.evidence.note_kinds import is_warning
 from fluxduel.training.lora import adapter
@@ -81,7 +81,7 @@ def without_total(result: StageResult) -> list[dict[str, float]]:
     return [{name: value for name, value in record.items() if name != "total"} for record in result.log.records]
 
 
-@two_families
+@each_family
 @pytest.mark.parametrize(("kind", "update"), [("diffusion", 3), ("adversarial", 3), ("heads", 1), ("heads", 4)])
 def test_a_run_that_is_finished_early_is_the_run_of_so_many_steps(start, data, tmp_path, kind, update):
     """Weights and statistics, bit for bit, and the best state of a watched stage. It can go on as that run does."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from fluxduel.tests.device import DEVICE
 from fluxduel.tests.engine.conftest import Recorder, make_data, with_phrase
-from fluxduel.tests.engine.small import two_families
+from fluxduel.tests.engine.small import each_family
 from fluxduel.training.config import AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.runs import planned, run_directory
@@ -92,7 +92,7 @@ def assert_same_tensors(one, other) -> None:
 KINDS = ("diffusion", "adversarial", "heads")
 
 
-@two_families
+@each_family
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_cancelled_anywhere_ends_as_one_that_was_not(start, data, tmp_path, kind):
     train = trainer(start, data, kind)
@@ -209,7 +209,7 @@ def load_file_of(result: StageResult, folder: Path):
     return load_file(lora.save(result.lora, folder / "expected.safetensors"))
 
 
-@two_families
+@each_family
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_steps_extend_a_finished_run(start, data, tmp_path, kind):
     """With schedules that do not depend on the number of steps it is the longer run, measurements included."""
@@ -319,7 +319,7 @@ def test_two_processes_do_not_train_one_run(start, data, tmp_path):
     assert not trainer(start, data, "diffusion")(tmp_path / "run").stopped
 
 
-@two_families
+@each_family
 def test_training_uses_no_random_state(start, data):
     """So a checkpoint holds none: each draw is a function of the seed, the step and the place in the batch."""
     torch.manual_seed(1), random.seed(1), np.random.seed(1)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 
 from fluxduel.tests.engine.runs.test_resume import HEADS, JUDGE, STAGE_1, STAGE_2
-from fluxduel.tests.engine.small import two_families
+from fluxduel.tests.engine.small import each_family
 from fluxduel.training.lora import adapter as lora
 from fluxduel.training.stages.ranks import Ranks
 
@@ -84,7 +84,7 @@ def test_two_ranks_train_what_one_does(start, tmp_path, kind):
     assert [r.get("images_seen") for r in two] == [r.get("images_seen") for r in one]
 
 
-@two_families
+@each_family
 @pytest.mark.parametrize(("kind", "checkpointing"), [("diffusion", True), ("heads", False), ("heads", True)])
 def test_a_base_in_parts_trains_as_a_whole_one(start, tmp_path, kind, checkpointing):
     """The weights are the same numbers wherever they lie between two uses; gathered, they lie otherwise in memory."""
