@@ -51,7 +51,7 @@ bench-step: .venv/installed ## time of a training step against a plain diffusers
 bench-quality: .venv/installed ## does stage 2 win, and over what (an hour; QUICK=1: minutes); writes docs/EXPERIMENTS.md
 	$(PY) -m fluxduel.benchmarks.quality.run $(ARGS)
 
-bench-siblings: .venv/installed ## LoRAs on a distilled sibling of the tiny base (an hour); writes its part of docs/EXPERIMENTS.md
+bench-siblings: .venv/installed ## LoRAs on two distilled siblings of the tiny base (an hour and a half); writes its part of docs/EXPERIMENTS.md
 	$(PY) -m fluxduel.benchmarks.quality.siblings $(ARGS)
 
 bench-robust: .venv/installed ## twenty seeds of stage 2, and twenty with a discriminator that runs away

@@ -66,7 +66,7 @@ class Finished:
                 if event["type"] == "status" and not queued.done():
                     # The first message: from here on nothing is missed.
                     queued.set_result(host.queue(graph, client_id="training-test"))
-                if event["type"].startswith("fluxduel."):
+                if event["type"].startswith("fluxduel.") or event["type"] == "progress":
                     self.events.append(event)
                 if event["type"] == "executing" and event["data"]["node"] is None:
                     return
@@ -135,6 +135,10 @@ def test_progress_reaches_the_page(
     assert steps[0]["step"] == 0 and "held_out_loss" in steps[0]["scalars"]
     assert steps[-1]["step"] == total and steps[-1]["seconds_per_step"] > 0
     assert steps[-1]["scalars"]["diffusion_loss"] > 0
+
+    # The host's own bar comes to its end with the training.
+    bar = [event["data"] for event in first.events if event["type"] == "progress" and event["data"]["node"] == node]
+    assert (total, total) in [(each["value"], each["max"]) for each in bar]
 
     history = comfy_host.get(f"/fluxduel/history?node={node}")
     assert (history["run"], history["stage"], history["state"]) == (states[0]["run"], stage, "finished")
