@@ -50,11 +50,11 @@ class RunReporter:
         self._progress.update(step, total, values)
         self._trackers.scalars(step, values)
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         picture = side_by_side(self._decode(latents))
         self._trackers.picture(step, picture)
         try:
-            save_preview(picture, rows, self._folder, step)
+            save_preview(picture, rows, self._folder, step, delivered)
         except OSError as error:
             self.note(step, f"The preview is not kept. {in_words(error)}")
 
@@ -85,7 +85,7 @@ class QuietReporter:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         pass
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         pass
 
     def note(self, step: int, text: str) -> None:

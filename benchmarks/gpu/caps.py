@@ -143,7 +143,7 @@ class _Sitting:
         if "seconds_per_step" in values:
             self._seconds.append(values["seconds_per_step"])
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None: ...
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None: ...
 
     def note(self, step: int, text: str) -> None:
         if step == 0 and not self._notes and self._on_gpu:

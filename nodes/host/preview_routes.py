@@ -50,7 +50,10 @@ def register_preview_routes() -> None:
                 "sitting": run.sitting,
                 "rows": [row._asdict() for row in rows],
                 # As text: a number of nanoseconds is beyond what a page can count.
-                "steps": [{"step": column.step, "version": str(column.version)} for column in columns],
+                "steps": [
+                    {"step": column.step, "version": str(column.version), "delivered": column.delivered}
+                    for column in columns
+                ],
             }
         )
 

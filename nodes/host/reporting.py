@@ -105,12 +105,12 @@ class HostReporter:
             self._line_at = now + LINE_EVERY
             log.info("%s", progress_line(self._run))
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         picture = unless_interrupted(lambda: self._decode(latents))
         if picture is None:
             return
         try:
-            save_preview(picture, rows, self._folder, step)
+            save_preview(picture, rows, self._folder, step, delivered)
         except OSError as error:
             self.note(step, f"The preview is not kept. {in_words(error)}")
             return

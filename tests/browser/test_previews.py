@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator
 
-from fluxduel.tests.browser.editor import Editor
+from fluxduel.tests.browser.editor import TRAINING_NODES, Editor
 from fluxduel.tests.browser.test_resumed_run import graph_of
 from fluxduel.tests.comfy_host import ComfyHost, failure
-from fluxduel.tests.host.two_stage_graph import write_pictures
+from fluxduel.tests.host.two_stage_graph import STAGE_2, two_stage_graph, write_pictures
 
-STEPS = ["before training", "update 2", "update 4"]
+# Where to leave pictures of what was seen, for people.
+SHOTS = os.environ.get("FLUXDUEL_SHOTS")
+STEPS = ["before training", "update 2", "delivered: update 4"]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +123,37 @@ def test_who_looks_at_an_early_step_stays_there(classic: Editor, comfy_host: Com
     classic.page.wait_for_function("() => document.querySelector('input[aria-label*=previews]').max === '4'")
     assert wait_for(classic, STEPS[0]) == first
     classic.page.keyboard.press("End")
-    assert wait_for(classic, "update 8") != first
+    assert wait_for(classic, "delivered: update 8") != first
+
+
+def test_the_last_picture_of_stage_2_is_named_by_the_state_that_is_delivered(
+    editor: Editor, comfy_host: ComfyHost, folder: Path
+) -> None:
+    """A rate that spoils the LoRA at once: what is delivered, and shown after the last update, is the start."""
+    (page_node,) = editor.add("adversarial")
+    nodes2 = editor.page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')")
+    graph = two_stage_graph(folder.name)
+    renamed = {old: page_node if old == STAGE_2 else f"api{old}" for old in graph}
+    for each in graph.values():
+        for name, value in each["inputs"].items():
+            if isinstance(value, list):
+                each["inputs"][name] = [renamed[value[0]], value[1]]
+    graph[STAGE_2]["inputs"] |= {
+        "steps": 3, "learning_rate": 0.5, "preview_every": 2, "target_steps": 1, "seed": 70 + nodes2,
+        "validate_every": 4,
+    }  # fmt: skip
+    entry = comfy_host.wait(comfy_host.queue({renamed[old]: each for old, each in graph.items()}))
+    assert failure(entry) is None
+    delivered = wait_for(editor, "delivered: the start")
+    assert editor.page.get_by_text("delivered: the start").is_visible()
+    if SHOTS:
+        renderer = "nodes2" if nodes2 else "classic"
+        editor.screenshot(Path(SHOTS) / f"delivered-{renderer}.png", TRAINING_NODES["adversarial"])
+    slider(editor).focus()
+    editor.page.keyboard.press("ArrowLeft")
+    assert wait_for(editor, "update 2") != delivered
+    editor.page.keyboard.press("Home")
+    assert wait_for(editor, STEPS[0]) == delivered
 
 
 def test_a_run_that_is_finished_shows_all_of_its_steps(classic: Editor, comfy_host: ComfyHost, folder: Path) -> None:

@@ -51,7 +51,7 @@ class Noted:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         self.new_steps.append(step)
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         pass
 
     def resumed(

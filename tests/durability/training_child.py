@@ -99,7 +99,7 @@ class Told:
         self._asked = 0
         self._write(f"{stage} {step}", (STAGES.index(stage), step))
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         pass
 
     def note(self, step: int, text: str) -> None:

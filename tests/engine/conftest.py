@@ -132,6 +132,7 @@ class Recorder:
         self.records: list[dict[str, float]] = []
         self.previews: list[torch.Tensor] = []
         self.shown: list[tuple[int, tuple[Row, ...]]] = []
+        self.delivered: list[int | None] = []
         self.notes: list[tuple[int, str]] = []
         self.earlier: list[dict[str, float]] = []
         self._stop_before = stop_before
@@ -140,9 +141,10 @@ class Recorder:
     def scalars(self, stage: str, step: int, total: int, values: dict[str, float]) -> None:
         self.records.append({"stage": stage, "step": step, "total": total, **values})
 
-    def preview(self, step: int, latents: torch.Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: torch.Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         self.previews.append(latents)
         self.shown.append((step, tuple(rows)))
+        self.delivered.append(delivered)
 
     def note(self, step: int, text: str) -> None:
         self.notes.append((step, text))

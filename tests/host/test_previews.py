@@ -54,6 +54,9 @@ def test_the_page_is_told_of_each_step_and_gets_its_pictures(
 ) -> None:
     found = listed(trained, node)
     assert [each["step"] for each in found["steps"]] == steps
+    # The last one is of what is delivered, which in stage 2 is the best state.
+    best = trained.get(f"/fluxduel/history?node={node}")["facts"].get("best_step", steps[-1])
+    assert [each["delivered"] for each in found["steps"]] == [None] * (len(steps) - 1) + [best]
     guided = how.replace("euler", "euler, guidance 3.5")
     assert found["rows"] == [{"prompt": prompt, "how": guided} for prompt in PROMPTS.split("\n")]
     for each in found["steps"]:

@@ -27,7 +27,7 @@ SHEET = "sheet.png"
 # Of a run with more previews that many stand on the sheet, evenly spread with the first and the last among them.
 MOST_COLUMNS = 12
 
-_KEY = "fluxduel previews"
+_KEY, _DELIVERED = "fluxduel previews", "fluxduel delivered"
 _NAME = re.compile(r"step-(\d{6,})\.png")
 # Of a picture on the sheet, which is written anew at each preview.
 _SIDE = 256
@@ -41,22 +41,38 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """The preview after ``step`` steps. ``version``: another number where the file has been written anew."""
+    """The preview after ``step`` steps. ``version``: another number where the file has been written anew.
+
+    ``delivered``: of the last one of a run that has ended, the step whose state is delivered and shown, which may be an
+    earlier one; 0 is the start.
+    """
 
     step: int
     path: Path
     version: int
+    delivered: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What it shows, in words."""
+        of = self.step if self.delivered is None else self.delivered
+        state = f"update {of}" if of else "start"
+        return state if self.delivered is None else f"delivered: {state}"
 
 
-def save_preview(picture: Image.Image, rows: Sequence[Row], run_folder: Path, step: int) -> Path:
+def save_preview(
+    picture: Image.Image, rows: Sequence[Row], run_folder: Path, step: int, delivered: int | None = None
+) -> Path:
     """Write the preview of a step, ``rows`` of equal width side by side, and the sheet anew. Returns the step's file.
 
-    Raises ``OSError``; the sheet then is the one before.
+    ``delivered``: as in ``Column``. Raises ``OSError``; the sheet then is the one before.
     """
     folder = run_folder / PREVIEWS
     path = folder / f"step-{step:06}.png"
     said = PngImagePlugin.PngInfo()
     said.add_itxt(_KEY, json.dumps([list(row) for row in rows]))
+    if delivered is not None:
+        said.add_itxt(_DELIVERED, str(delivered))
     write_whole(path, _png(picture, said))
     columns, rows = previews(run_folder, step)
     write_whole(folder / SHEET, _png(sheet(columns, rows)))
@@ -66,7 +82,8 @@ def save_preview(picture: Image.Image, rows: Sequence[Row], run_folder: Path, st
 def previews(run_folder: Path, last: int | None = None) -> tuple[list[Column], tuple[Row, ...]]:
     """The columns, by step, and their rows; without any, nothing. Those after step ``last`` are of an earlier sitting.
 
-    A run may go on with other prompts or another sampler: what shows the same as the newest file belongs together.
+    A run may go on with other prompts or another sampler: what shows the same as the newest file belongs together. What
+    was delivered at an end from which it went on is none of its steps, unless it was that step's own state.
     """
     found: list[tuple[Column, tuple[Row, ...]]] = []
     with contextlib.suppress(FileNotFoundError):
@@ -74,13 +91,15 @@ def previews(run_folder: Path, last: int | None = None) -> tuple[list[Column], t
             name = _NAME.fullmatch(path.name)
             if name is None or (last is not None and int(name[1]) > last):
                 continue
-            rows = _said(path)
+            rows, delivered = _said(path)
             if rows:
-                found.append((Column(int(name[1]), path, path.stat().st_mtime_ns), rows))
+                found.append((Column(int(name[1]), path, path.stat().st_mtime_ns, delivered), rows))
     if not found:
         return [], ()
     _, rows = max(found, key=lambda each: (each[0].version, each[0].step))
-    return sorted(column for column, shown in found if shown == rows), rows
+    *before, last = sorted((column for column, shown in found if shown == rows), key=lambda column: column.step)
+    on_the_way = [column._replace(delivered=None) for column in before if column.delivered in (None, column.step)]
+    return [*on_the_way, last], rows
 
 
 def sheet(columns: Sequence[Column], rows: Sequence[Row]) -> Image.Image:
@@ -92,7 +111,7 @@ def sheet(columns: Sequence[Column], rows: Sequence[Row]) -> Image.Image:
     steps = [_cells(column.path, len(rows)) for column in chosen]
     group = Group(
         prompt="",
-        columns=tuple(f"update {column.step}" if column.step else "start" for column in chosen),
+        columns=tuple(column.label for column in chosen),
         cells=tuple(zip(*steps, strict=True)),
     )
     # What all rows have in common is said once.
@@ -114,13 +133,16 @@ def _cells(path: Path, count: int) -> list[Image.Image]:
     return [cell.resize(size, Image.Resampling.LANCZOS) for cell in cells]
 
 
-def _said(path: Path) -> tuple[Row, ...]:
-    """What a preview says of itself; nothing for a file that is damaged or not one of these."""
+def _said(path: Path) -> tuple[tuple[Row, ...], int | None]:
+    """What a preview says of itself, and of which state it is; nothing for a file that is damaged or not one of
+    these."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            return tuple(Row(*row) for row in json.loads(picture.info[_KEY]))
+            delivered = picture.info.get(_DELIVERED)
+            rows = tuple(Row(*row) for row in json.loads(picture.info[_KEY]))
+            return rows, None if delivered is None else int(delivered)
     except (OSError, KeyError, TypeError, ValueError, Image.DecompressionBombError):
-        return ()
+        return (), None
 
 
 def _png(picture: Image.Image, said: PngImagePlugin.PngInfo | None = None) -> bytes:

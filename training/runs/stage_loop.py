@@ -218,12 +218,12 @@ class Loop:
         if not self._preview_every:
             return
         with contextlib.suppress(Stopped):
-            self._show(self._stop_if_asked)
+            self._show(self._stop_if_asked, self.stage.delivered_step(self.step))
         # The statistics are closed.
         for text in self.stage.take_notes():
             self.reporter.note(self.step, text)
 
-    def _show(self, after_step: Callable[[], None]) -> None:
+    def _show(self, after_step: Callable[[], None], delivered: int | None = None) -> None:
         stage = self.stage
         try:
             latents = stage.measurements.take(
@@ -240,7 +240,7 @@ class Loop:
         if latents is None:
             return
         try:
-            self.reporter.preview(self.step, latents, previews.rows_of(stage))
+            self.reporter.preview(self.step, latents, previews.rows_of(stage), delivered)
         except Exception as error:
             stage.measurements.notes.append(_without_preview(error))
 

@@ -482,6 +482,9 @@ class AdversarialStage(Stage):
     def conclude(self) -> None:
         self.watch.conclude()
 
+    def delivered_step(self, last: int) -> int:
+        return self.watch.delivered_step(last)
+
     @property
     def ended(self) -> bool:
         return self.monitor.checkups.stopped

@@ -47,9 +47,10 @@ class Reporter(Protocol):
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         """After each step; ``step`` counts from 1 to ``total``."""
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         """Sampled latents (n, 16, h, w) in model space, on the CPU, and what each of the n is. What it raises costs the
-        preview alone."""
+        preview alone. ``delivered``: at the end, the step whose state is delivered and shown, ``step`` or an earlier
+        one (0: the start)."""
 
     def note(self, step: int, text: str) -> None:
         """What the stage noticed and did about it, in a sentence for the user."""
@@ -178,6 +179,10 @@ class Stage(ABC):
     def ended(self) -> bool:
         """True where the stage itself decided that no further step is worth it."""
         return False
+
+    def delivered_step(self, last: int) -> int:
+        """The step whose state is delivered once the stage has ended with step ``last``; 0 is the start."""
+        return last
 
     def validate(self, after_step: Callable[[], None]) -> dict[str, float]:
         """What is measured before the first step, every ``validate_every`` steps and after the last one.

@@ -105,7 +105,7 @@ class StageWatch:
 
     def conclude(self) -> None:
         """Put the best state in place, and say which it is; the last one, where none could be measured."""
-        if self._begun and (self._examined or not self._left_out or self.monitor.checkups.stopped):
+        if self._delivers_best:
             self.monitor.checkups.conclude()
             self._return_to_best()
         elif self._left_out:
@@ -114,6 +114,15 @@ class StageWatch:
                 f"{missing} be sampled with, for want of memory, so there is nothing to compare: the last state is "
                 "delivered, as without watch."
             )
+
+    def delivered_step(self, last: int) -> int:
+        """The step whose state is in place at the end, step ``last``: the best one's, where it went back to that."""
+        checkups = self.monitor.checkups
+        return checkups.best_step if self._delivers_best or checkups.stopped else last
+
+    @property
+    def _delivers_best(self) -> bool:
+        return self._begun and (self._examined or not self._left_out or self.monitor.checkups.stopped)
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """All that later decisions depend on: part -> name -> tensor on the CPU, and numbers as JSON."""

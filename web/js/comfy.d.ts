@@ -110,6 +110,8 @@ export interface PreviewStep {
   step: number;
   /** Another one where the file was written anew. */
   version: string;
+  /** At a run's end: the step whose state is delivered and shown, 0 for the start. */
+  delivered: number | null;
 }
 
 /** The previews of a node's latest run: a row for each prompt, a step for each time that they were drawn. */

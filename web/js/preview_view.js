@@ -113,7 +113,7 @@ export class PreviewView {
     const { slider } = this.view;
     this.place = place;
     slider.value = String(place);
-    const named = step.step === 0 ? say("before training") : say("update {step}", { step: step.step });
+    const named = nameOf(step);
     slider.setAttribute("aria-valuetext", named);
     this.view.step.textContent = named;
     try {
@@ -189,6 +189,15 @@ function buildView(enlarge) {
   column.append(header, grid);
   element.append(column);
   return { element, slider, step, enlarge: large, grid };
+}
+
+/** @param {PreviewStep} shown */
+function nameOf({ step, delivered }) {
+  if (delivered !== null) {
+    const place = delivered === 0 ? say("the start") : say("update {step}", { step: delivered });
+    return say("delivered: {place}", { place });
+  }
+  return step === 0 ? say("before training") : say("update {step}", { step });
 }
 
 /** @param {Previews} one @param {Previews} other */

@@ -227,6 +227,10 @@ export const TRANSLATIONS = {
   "zh": "峰值 {memory}",
   "ja": "ピーク {memory}"
  },
+ "delivered: {place}": {
+  "zh": "已交付：{place}",
+  "ja": "渡した状態：{place}"
+ },
  "best: {place}, score {score}": {
   "zh": "最佳：{place}，评分 {score}",
   "ja": "最良：{place}、スコア {score}"

@@ -62,7 +62,7 @@ class Quiet:
     def scalars(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         pass
 
-    def preview(self, step: int, latents: Tensor, rows: Sequence[Row]) -> None:
+    def preview(self, step: int, latents: Tensor, rows: Sequence[Row], delivered: int | None) -> None:
         pass
 
     def note(self, step: int, text: str) -> None:

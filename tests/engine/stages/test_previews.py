@@ -147,6 +147,7 @@ def test_the_training_does_not_notice_previews(start, data, config: StageConfig)
     # In the warm-up the LoRA is still the start.
     assert [step for step, _ in recorder.shown] == ([0, 1, 2, 3, 4] if config is STAGE_1 else [0, 3, 4, 5, 6])
     assert {len(rows) for _, rows in recorder.shown} == {3}
+    assert recorder.delivered == [None] * 4 + [recorder.shown[-1][0]]
 
 
 def test_the_last_preview_is_of_what_is_delivered_and_not_of_the_last_step(start, data) -> None:

@@ -290,6 +290,29 @@ def test_the_third_collapse_and_the_end_tell_the_delivered_state_once(start, dat
     assert [step for step, text in played.recorder.notes if "is delivered" in text] == [8]
 
 
+@pytest.mark.parametrize(
+    ("script", "changes", "delivered"),
+    [
+        ([FINE, better(0.5), better(0.4), better(0.45), FINE], {}, 4),
+        ([FINE, better(0.9), better(0.8), better(0.7), better(0.6)], {}, 8),
+        ([FINE, better(1.5), better(1.2), FINE, better(2.0)], {}, 0),
+        ([FINE, better(0.5), SHARP, ALIKE, LOST], {"steps": 12}, 2),
+        # The warm-up's steps count, as in all that shows a run.
+        ([FINE, better(0.5), SHARP, FINE], {"discriminator_warmup": 4, "steps": 6}, 6),
+        ([], {"watch": False}, 8),
+    ],
+    ids=["a former", "the last", "the start", "ended", "warm-up", "unwatched"],
+)
+def test_the_last_preview_tells_which_state_it_shows(start, data, monkeypatch, script, changes, delivered):
+    played = Played(start, data, script, monkeypatch, preview_every=100, **changes)
+    assert played.recorder.delivered == [None, delivered]
+    last = played.recorder.records[-1]["step"]
+    assert [step for step, _ in played.recorder.shown] == [0, last] and last >= delivered
+    if script and delivered < last:
+        told = f"state of update {delivered} is delivered" if delivered else "stage 1's weights are delivered"
+        assert told in played.texts[-1]
+
+
 # The measurement
 
 

@@ -92,6 +92,23 @@ def test_a_file_written_anew_has_another_version(tmp_path: Path) -> None:
     assert before.version != after.version and before.path == after.path
 
 
+def test_the_end_shows_which_state_is_delivered_until_the_run_goes_on(tmp_path: Path) -> None:
+    """Stage 2 delivers its best state, which is none of its last step's; that is then no picture of the way."""
+
+    def listed() -> list[tuple[int, str]]:
+        return [(column.step, column.label) for column in previews(tmp_path)[0]]
+
+    save_preview(strip("red", "green"), ROWS, tmp_path, 0)
+    save_preview(strip("red", "green"), ROWS, tmp_path, 10)
+    save_preview(strip("blue", "yellow"), ROWS, tmp_path, 20, delivered=10)
+    assert listed() == [(0, "start"), (10, "update 10"), (20, "delivered: update 10")]
+    save_preview(strip("red", "green"), ROWS, tmp_path, 30, delivered=30)
+    assert listed() == [(0, "start"), (10, "update 10"), (30, "delivered: update 30")]
+    assert boxes(Image.open(tmp_path / PREVIEWS / SHEET), ALL) == [[RED] * 3, [GREEN] * 3]
+    save_preview(strip("red", "green"), ROWS, tmp_path, 40, delivered=0)
+    assert listed() == [(0, "start"), (10, "update 10"), (30, "update 30"), (40, "delivered: start")]
+
+
 def test_files_of_others_are_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / PREVIEWS
     assert previews(tmp_path) == ([], ())
@@ -140,9 +157,11 @@ def test_what_all_rows_have_in_common_is_said_once(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(preview_sheet, "draw_sheet", told)
     save_preview(strip("red", "blue"), ROWS, tmp_path, 0)
+    save_preview(strip("red", "blue"), ROWS, tmp_path, 9, delivered=4)
     other = (Row("a cat", "4 steps, euler, seed 0"), Row("", "8 steps, heun, seed 0"))
     later(save_preview(strip("red", "blue"), other, tmp_path, 50), 9)
     assert drawn == [
         (["a cat", "a dog"], [("start",)], "4 steps, euler, seed 0"),
+        (["a cat", "a dog"], [("start", "delivered: update 4")], "4 steps, euler, seed 0"),
         (["a cat\n4 steps, euler, seed 0", "(no prompt)\n8 steps, heun, seed 0"], [("update 50",)], ""),
     ]
