@@ -744,6 +744,12 @@ class AdversarialStageConfig(StageConfig):
         "to the base without it, by the flow loss. Without such prompts: none.",
         low=0.0, high=1.0, step=0.05, advanced=True,
     )
+    outside_weight: float = option(
+        1.5,
+        "Weight of the flow loss on outside_prompts (of Encode Real Latents). More keeps other prompts as the base "
+        "draws them, and takes more updates to bring the style.",
+        low=0.1, high=1000.0, step=0.1, advanced=True,
+    )
     watch_cfg: float = option(
         1.0,
         "Classifier-free guidance that the watch samples with, away from negative_prompt: two passes a step. 1: off, "

@@ -15,7 +15,7 @@ THEMES: dict[str, tuple[str, ...]] = {
     ),
     "judged_sample": (
         "practice_share", "step_share", "jump_steps", "few_step_guidance", "renoise", "renoise_mean", "renoise_std",
-        "jump_renoise_mean", "outside_share",
+        "jump_renoise_mean", "outside_share", "outside_weight",
     ),
     "watch": ("validate_every", "watch", "watch_pictures", "watch_sampler", "watch_cfg"),
     "preview": ("preview_steps", "preview_sampler", "preview_seed", "preview_guidance", "preview_cfg"),

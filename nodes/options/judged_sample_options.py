@@ -13,7 +13,7 @@ from ..values import OptionsValue
 from ..widgets import supported, widgets
 from .chain import before, joined
 
-FOLDED = ("jump_renoise_mean", "outside_share")
+FOLDED = ("jump_renoise_mean", "outside_share", "outside_weight")
 
 
 class JudgedSampleOptions(io.ComfyNode):

@@ -105,7 +105,7 @@ def fingerprint(
             parts["outside"] = data.outside_fingerprint
         else:
             # As above.
-            del parts["outside_share"]
+            del parts["outside_share"], parts["outside_weight"]
         if parts["watch_cfg"] == 1 or not parts["watch"]:
             # As above.
             del parts["watch_cfg"]

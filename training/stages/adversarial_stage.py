@@ -246,7 +246,7 @@ class AdversarialStage(Stage):
             with torch.no_grad(), adapter.replaced(self.base, self.nothing):
                 own = self.velocity(prediction.x_t, prediction.levels.sigma, batch)
             losses.append(flow.velocity_error(prediction.velocity, own).mean())
-            (losses[-1] / len(batches)).backward()
+            (self.config.outside_weight * losses[-1] / len(batches)).backward()
         return check_finite(batches, {"outside_loss": losses}, self.ranks)
 
     def update_discriminator(self, draw: int) -> dict[str, float]:

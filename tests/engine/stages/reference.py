@@ -363,7 +363,7 @@ class Reference:
                 x_t, at = self.rolled_out(noise, sigma, prompts, tokens), torch.tensor([sigma]).double()
                 own = self.bare(x_t, at, prompts, config.guidance)
                 error = (self.velocity(x_t, at, prompts, config.guidance) - own.detach()).square().mean()
-                got = torch.autograd.grad(error / count, parameters)
+                got = torch.autograd.grad(config.outside_weight * error / count, parameters)
                 lora = [a + b for a, b in zip(lora, got, strict=True)]
                 out["outside_loss"] = out.get("outside_loss", 0.0) + error.item() / count
         self.kept += made

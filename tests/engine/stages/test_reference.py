@@ -93,7 +93,8 @@ def test_the_stage_agrees_with_its_derivation(start, family, monkeypatch, judge,
     data = masked(masks, generator, family)
     config = AdversarialStageConfig(
         **{"target": "x0", "adversarial_weight": 0.7, "diffusion_weight": 0.9, "batch_size": 2, "watch": False}
-        | {"gradient_accumulation": 2, "gradient_checkpointing": False, "validate_every": 0, "outside_share": 1.0}
+        | {"gradient_accumulation": 2, "gradient_checkpointing": False, "validate_every": 0}
+        | {"outside_share": 1.0, "outside_weight": 2.5}
         | family.accepted(changes)
     )
     judge = DiscriminatorConfig(

@@ -87,6 +87,7 @@ STAGE_2_ALONE: Cases = {
     "anchor": ({"steps": 3}, "pictures", "start"),
     "practice_share": ({}, 0.0, 1.0),
     "outside_share": ({}, 0.0, 1.0),
+    "outside_weight": ({"outside_share": 1.0}, 1.5, 15.0),
 }  # fmt: skip
 OF_THE_JUDGE: Cases = {
     "architecture": ({}, "cnn", "patch_cnn"),

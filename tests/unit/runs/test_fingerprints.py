@@ -110,7 +110,7 @@ def test_prompts_without_pictures_leave_stage_1_as_it_is(start, kind: str) -> No
     others = dataclasses.replace(make_data(), **{f"{kind}_fingerprint": "another"})
     assert of(start, "diffusion", data=others) == of(start, "diffusion", data=make_data())
     without = of(start, data=make_data())
-    assert not {kind, f"{kind}_share"} & set(without.parts)
+    assert not {kind, f"{kind}_share", f"{kind}_weight"} & set(without.parts)
     idle = dataclasses.replace(CONFIGS["adversarial"], **{f"{kind}_share": 0.0})
     assert of(start, data=others, config=idle) == without == of(start, data=make_data(), config=idle)
 
