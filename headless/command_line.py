@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..training.config import NEIGHBOURS, SAMPLERS
 from ..training.failure_words import in_words
 from ..training.step_counts import step_counts
-from .config_file import check_system, configuration, did_you_mean
+from .config_file import check_system, configuration, did_you_mean, given_values
 from .lasting_output import deliver, lasting_output
 from .option_flags import Once, add_flags
 from .run_config import RunConfig
@@ -136,8 +136,10 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line")
     for side in ("width", "height"):
         parser.add_argument(
-            f"--{side}", type=_number(16, 4096), help="in pixels, a multiple of 16 (default: data.resolution)"
-        )
+            f"--{side}", type=_number(16, 4096),
+            help="in pixels, a multiple of 16 (default: data.resolution of the configuration, else what the LoRA was "
+            "trained at)",
+        )  # fmt: skip
     parser.add_argument(
         "--steps", type=_step_counts,
         help="sampling steps, such as 4 or 4,25 (default: what stage 2 trained the LoRA for, else the 4 of a base that "
@@ -154,14 +156,15 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
 def _sample(options: argparse.Namespace) -> int:
     from .sample_command import read_prompts, sample_pictures
 
-    config = configuration(options.config, options.settings)
-    side = config.data.resolution
+    given = given_values(options.config, options.settings)
+    config = RunConfig.from_values(given)
     sample_pictures(
         config,
         options.lora,
         read_prompts(options.prompt, options.prompts),
-        width=options.width or side,
-        height=options.height or side,
+        width=options.width,
+        height=options.height,
+        resolution=config.data.resolution if "resolution" in given.get("data", {}) else None,
         step_counts=options.steps,
         count=options.count,
         seed=options.seed,

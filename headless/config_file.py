@@ -37,6 +37,11 @@ def configuration(file: Path | None, settings: Mapping[str, Any]) -> RunConfig:
     Raises ``ValueError`` that names the file with its line, or the option, for what is missing, no JSON, given twice,
     unknown or out of range.
     """
+    return RunConfig.from_values(given_values(file, settings))
+
+
+def given_values(file: Path | None, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Section -> option -> value of all that ``configuration`` is told, without the defaults of the rest."""
     values = {} if file is None else _read(file)
     for option, value in settings.items():
         section, name = option.split(".")
@@ -46,7 +51,7 @@ def configuration(file: Path | None, settings: Mapping[str, Any]) -> RunConfig:
         text = values.get(section, {}).get(name)
         if type(field.default) is str and isinstance(text, str):
             values[section][name] = _text(option, text)
-    return RunConfig.from_values(values)
+    return values
 
 
 # A drive or a server, as in C:\\pictures, C:/pictures and \\\\server\\pictures.

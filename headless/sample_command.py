@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from ..training.base import variants
-from ..training.config import AdversarialStageConfig
+from ..training.base.families import PIXELS_PER_TOKEN
+from ..training.config import AdversarialStageConfig, DataConfig
 from ..training.data.encoders import load_encoders
 from ..training.data.fits import check_prompt_fits
 from ..training.evidence.picture_files import free_path, single_pictures
 from ..training.evidence.sample_lora import latent_side, sample_lora
 from ..training.failure_words import reason
 from ..training.lora.adapter import FluxLoRA, load_file
-from ..training.lora.sampling_advice import ORDINARY_STEPS, TRAINED_SAMPLER, departures
+from ..training.lora.sampling_advice import ORDINARY_STEPS, TRAINED_SAMPLER, departures, trained_resolution
 from ..training.lora.usual_cfg import advice_for
 from ..training.lora.value import base_family
 from ..training.runs.output_check import check_writable, leaving_nothing
@@ -45,8 +46,9 @@ def sample_pictures(
     lora_file: Path,
     prompts: Sequence[str],
     *,
-    width: int,
-    height: int,
+    width: int | None,
+    height: int | None,
+    resolution: int | None,
     step_counts: Sequence[int] | None,
     count: int,
     seed: int,
@@ -60,16 +62,25 @@ def sample_pictures(
 
     Picture i has the noise of ``seed + i``, whatever prompt and steps. A picture that is there is never written
     over: the new one's name gets a number. Names say the sampler where it is not euler. ``step_counts`` of
-    ``None``: the number that the LoRA was trained for in stage 2, else 25. Of ``config`` the sections base and encoders
-    count.
+    ``None``: the number that the LoRA was trained for in stage 2, else 25. A side of ``None``: ``resolution``, else
+    that of the LoRA's training, else the default of training. Of ``config`` the sections base and encoders count.
 
     Raises ``ValueError`` for sides that are no multiple of 16 and for files that do not fit each other, ``OSError``
     before anything is sampled where ``folder`` cannot be written to.
     """
     reference = base_reference(config)
     space = base_family(reference).space
-    latent_height, latent_width = latent_side(height, space, "--height"), latent_side(width, space, "--width")
     lora = load_file(lora_file.expanduser(), reference)
+    side = resolution or trained_resolution(lora.provenance)
+    if not side and not (width and height):
+        side = DataConfig().resolution
+        say(
+            f"{lora_file.name} does not say at which resolution it was trained: pictures have sides of {side}. Other "
+            "ones are given by --width and --height."
+        )
+    whole = side // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN
+    latent_height = latent_side(height or whole, space, "--height")
+    latent_width = latent_side(width or whole, space, "--width")
     lora = replace(lora, base=sampling_reference(config) or reference)
     counts = tuple(dict.fromkeys(step_counts or (trained_steps(lora),)))
     folder = folder.expanduser()

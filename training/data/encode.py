@@ -146,6 +146,7 @@ def encode(
         few_step_preview_prompts=tuple(make.prompt(caption, by_caption[caption]) for caption in few_step_shown),
         negative_prompt=make.prompt(negative, by_caption[negative]) if negative else None,
         negative_fingerprint=by_caption[negative].content if negative else "",
+        resolution=resolution,
     )
     cached = f"{encoder.hits} of {encoder.done}" if cache_folder is not None else None
     return data, describe_dataset(data, pictures, captions, kin, remarks, held_out_share, cached)

@@ -97,6 +97,8 @@ class RealLatents:
 
     ``negative_prompt``: what samples at a ``cfg`` other than 1 are led away from; ``None``: from the empty prompt.
     Only the watch may notice it, so that it has a fingerprint of its own, empty without one.
+
+    ``resolution``: side in pixels of the square that the pictures have about the area of; 0 where that is not known.
     """
 
     samples: tuple[LatentSample | StoredSample, ...]
@@ -115,6 +117,7 @@ class RealLatents:
     few_step_preview_prompts: tuple[Prompt | StoredPrompt, ...] = ()
     negative_prompt: Prompt | StoredPrompt | None = None
     negative_fingerprint: str = ""
+    resolution: int = 0
 
     @property
     def negative(self) -> tuple[Tensor, Tensor]:

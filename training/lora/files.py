@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as serialise
@@ -21,6 +20,7 @@ from ..failure_words import reason
 from ..readable import readable
 from .alphas import PEFT_METADATA, PEFT_PREFIX
 from .packing import file_layers, pack
+from .sampling_advice import trained_resolution
 from .usual_cfg import advice_for
 from .value import FluxLoRA, LoRAError, at_strength, base_family, module_names
 
@@ -111,7 +111,7 @@ def file_metadata(lora: FluxLoRA, title: str, format: str = FORMATS[0]) -> dict[
         "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ss_sd_model_name": lora.base.name,
         "ss_output_name": title,
-        "ss_steps": str(sum(steps for steps in _of_each_stage(lora, "steps_done") if type(steps) is int)),
+        "ss_steps": str(_steps_done(lora)),
         METADATA_KEY: json.dumps(own),
     }
     if layout_of(lora, format).alpha:
@@ -122,9 +122,8 @@ def file_metadata(lora: FluxLoRA, title: str, format: str = FORMATS[0]) -> dict[
         metadata["modelspec.usage_hint"] = hint
     if phrase:
         metadata["modelspec.trigger_phrase"] = phrase
-    resolutions = [value for value in _of_each_stage(lora, "resolution") if type(value) is int]
-    if resolutions:
-        metadata["modelspec.resolution"] = f"{resolutions[-1]}x{resolutions[-1]}"
+    if resolution := trained_resolution(lora.provenance):
+        metadata["modelspec.resolution"] = f"{resolution}x{resolution}"
     return metadata
 
 
@@ -149,9 +148,10 @@ def ranks_metadata(lora: FluxLoRA, format: str) -> dict[str, str]:
     return {PEFT_METADATA: json.dumps({PEFT_PREFIX + key: value for key, value in record.items()})}
 
 
-def _of_each_stage(lora: FluxLoRA, name: str) -> list[Any]:
+def _steps_done(lora: FluxLoRA) -> int:
     # Read back from a file, they may be anything. It must be possible to save it again.
-    return [stage.get(name) for stage in lora.provenance]
+    said = [stage.get("steps_done") for stage in lora.provenance]
+    return sum(steps for steps in said if type(steps) is int)
 
 
 def save(

@@ -17,6 +17,9 @@ USUAL_GUIDANCE = 3.5
 # Stage 2 trains steps as Euler takes them, between the levels of the family's schedule; by ComfyUI's name.
 TRAINED_SAMPLER = "euler"
 
+# Larger pictures are sampled nowhere.
+LARGEST_SIDE = 4096
+
 # What a stage says of itself that delivered the LoRA it started from.
 UNCHANGED = {"delivered": "start"}
 
@@ -72,13 +75,22 @@ def advice_of(provenance: Sequence[Mapping[str, Any]], transformer: Mapping[str,
 
     ``transformer``: diffusers' configuration of the base.
     """
-    early = _early_ends(_effective(provenance))
+    resolution = trained_resolution(provenance)
+    size = f" It was trained at a resolution of {resolution}." if resolution else ""
+    more = size + _early_ends(_effective(provenance))
     if of_stage_1(provenance):
-        return STAGE_1_ADVICE + early, ""
+        return STAGE_1_ADVICE + more, ""
     config, phrase = _last_stage_2(provenance), trigger_phrase(provenance)
     if config is None or (_told_by_phrase(config) and not phrase):
         return "", ""
-    return sampling_advice(config, transformer, phrase) + early, phrase
+    return sampling_advice(config, transformer, phrase) + more, phrase
+
+
+def trained_resolution(provenance: Sequence[Mapping[str, Any]]) -> int:
+    """The side of the square, in pixels, whose area the pictures of the last stage had; 0 where no stage says it."""
+    # Read back from a file, they may be anything.
+    said = [entry.get("resolution") for entry in _effective(provenance)]
+    return next((side for side in reversed(said) if type(side) is int and 16 <= side <= LARGEST_SIDE), 0)
 
 
 def of_stage_1(provenance: Sequence[Mapping[str, Any]]) -> bool:

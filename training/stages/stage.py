@@ -284,6 +284,8 @@ class Stage(ABC):
             "steps_done": self.lora_updates,
             "data": self.data.fingerprint,
         }
+        if self.data.resolution:
+            told["resolution"] = self.data.resolution
         return told if self.finished_early is None else told | {"finished_early": self.finished_early}
 
     def micro_batches(self, step: int, two_samplers: bool = False) -> list[Batch]:

@@ -342,6 +342,33 @@ def test_sample_writes_a_picture_for_each_prompt_seed_and_number_of_steps(
     assert len(names) == 6 + 16 and {"01-steps4-seed5-2.png", "01-steps1-seed5.png", "04-steps4-seed6.png"} <= names
 
 
+def test_pictures_have_the_size_that_the_lora_was_trained_at(
+    finished: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless the configuration or a flag says another one; a file that does not say it is told of."""
+    mine, tiny = finished.output / "mine.safetensors", BaseReference(TINY_BASE, "fp32")
+    lora = adapters.load_file(mine, tiny)
+    assert [stage["resolution"] for stage in lora.provenance] == [SIDE, SIDE]
+    older = tuple({name: value for name, value in stage.items() if name != "resolution"} for stage in lora.provenance)
+    old = adapters.save(dataclasses.replace(lora, provenance=older), tmp_path / "old.safetensors")
+    (tmp_path / "said.json").write_text('{"data": {"resolution": 48}}')
+    (tmp_path / "silent.json").write_text('{"lora": {"rank": 3}}')
+    told = {}
+    for name, file, more, size in (
+        ("own", mine, [], (SIDE, SIDE)),
+        ("silent", mine, [tmp_path / "silent.json"], (SIDE, SIDE)),
+        ("said", mine, [tmp_path / "said.json"], (48, 48)),
+        ("width", mine, ["--width", "32"], (32, SIDE)),
+        ("old", old, [], (512, 512)),
+        ("both", old, ["--width", "32", "--height", "48"], (32, 48)),
+    ):
+        command = ["sample", "--base.device", "cpu", "--lora", file, "--prompt", "x", "--steps", "1", *more]
+        assert main([*map(str, command), "--out", str(tmp_path / name)]) == 0
+        assert Image.open(tmp_path / name / "01-steps1-seed0.png").size == size, name
+        told[name] = "does not say at which resolution" in capsys.readouterr().out
+    assert [name for name, said in told.items() if said] == ["old"]
+
+
 def test_another_sampler_gives_other_pictures_and_a_warning(
     finished: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

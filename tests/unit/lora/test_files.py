@@ -178,7 +178,8 @@ def test_metadata_says_how_to_sample(
     some = dataclasses.replace(trained(narrow), provenance=(PROVENANCE[0], last))
     metadata = file_metadata(some, "title")
     said = metadata["modelspec.usage_hint"]
-    assert said == sampling_advice(stage_2, narrow.config, phrase) and said.startswith(hint)
+    at = " It was trained at a resolution of 512."
+    assert said == sampling_advice(stage_2, narrow.config, phrase) + at and said.startswith(hint)
     assert "sampler euler, scheduler simple, strength 1.0" in said and FLUX1.schedule_advice in said
     assert metadata.get("modelspec.trigger_phrase") == trigger
 

@@ -13,10 +13,12 @@ from fluxduel.training.base.families.flux3 import FLUX3
 from fluxduel.training.config import AdversarialStageConfig
 from fluxduel.training.lora.sampling_advice import (
     FEW_STEPS,
+    STAGE_1_ADVICE,
     UNCHANGED,
     advice_of,
     departures,
     sampling_advice,
+    trained_resolution,
     trigger_phrase,
 )
 
@@ -216,3 +218,16 @@ def test_departures_from_the_training_are_told(
     assert len(said) == len(told)
     for sentence, part in zip(said, told, strict=True):
         assert part in sentence and sentence.startswith("This LoRA was trained ") and sentence.endswith("may spoil it.")
+
+
+def test_the_resolution_of_the_training_is_told() -> None:
+    at = [{"resolution": side} for side in (512, 1024)]
+    assert advice_of([STAGE_1 | at[0]], DEV)[0] == f"{STAGE_1_ADVICE} It was trained at a resolution of 512."
+    stages = [STAGE_1 | at[0], stage_2(target_steps=6) | at[1]]
+    assert advice_of(stages, DEV)[0] == f"{one('6 steps')} It was trained at a resolution of 1024."
+    assert trained_resolution(stages) == 1024
+    # A stage that left no trace, and what a file may say.
+    assert trained_resolution([STAGE_1 | at[0], stage_2() | at[1] | UNCHANGED]) == 512
+    assert trained_resolution([STAGE_1, stage_2()]) == trained_resolution([]) == 0
+    odd = (True, "512", [1], 512.0, -512, 0, 10**9, None)
+    assert [trained_resolution([STAGE_1 | {"resolution": side}]) for side in odd] == [0] * len(odd)
