@@ -34,9 +34,10 @@ class Checkups:
     def begin(self, start: Health, diversity_real: float | None = None) -> None:
         """Set what later states are compared with, measured before the first update.
 
-        ``diversity_real``: diversity of real pictures in the unit of ``start.diversity``, if known. A state at least as
-        diverse as they are has not collapsed, however diverse the start was. Raises ``ValueError`` for a start that
-        nothing can be compared with.
+        ``diversity_real``: diversity of real pictures in the unit of ``start.diversity``, if known. Where they are less
+        diverse than the start, as line art is than the base's pictures, they take its place.
+
+        Raises ``ValueError`` for a start that nothing can be compared with.
         """
         bad = start.not_finite()
         for name in ("held_out_loss", "diversity"):
@@ -206,7 +207,7 @@ class Checkups:
         """Least diversity without a warning, as a ratio to the start's."""
         if self._diversity_real is None:
             return self.thresholds.diversity_warn
-        return min(self.thresholds.diversity_warn, self._diversity_real / start.diversity)
+        return self.thresholds.diversity_warn * min(1.0, self._diversity_real / start.diversity)
 
     def _raised_by(self, start: Health) -> float:
         """Factor on the limits of sharpness for a start that is over-sharp."""
