@@ -11,6 +11,7 @@ from .pieces import (
     OWN_PICTURES,
     STAGE_1,
     accumulated,
+    chained,
     compare,
     data,
     drawn_on,
@@ -100,18 +101,26 @@ def klein() -> Template:
 
 
 # Of all kinds, and none of them of what a LoRA is likely to be for.
-OUTSIDE = """a photo of a red bicycle against a brick wall
-a bowl of ramen on a wooden table, seen from above
-an oil painting of a harbour at dusk
-a portrait of an old man with a grey beard, studio light
-a line drawing of a cat asleep on a chair
-a mountain lake in the morning, mist over the water
-a shop sign that says OPEN in neon letters
-a 3d render of a small robot in a greenhouse
-a busy street in the rain at night
-a bouquet of tulips in a glass vase, watercolour
-the inside of a library with tall windows
-a bird of prey in flight, long lens"""
+MEDIA = (
+    "a photo of", "an oil painting of", "a watercolour of", "a pencil drawing of", "a 3d render of",
+    "a comic panel with", "an old black and white photo of", "pixel art of", "a clay model of",
+    "a flat vector picture of", "a woodcut of", "",
+)  # fmt: skip
+SUBJECTS = (
+    "a red bicycle against a brick wall", "a bowl of ramen seen from above", "a harbour at dusk",
+    "an old man with a grey beard", "a cat asleep on a chair", "a mountain lake in the morning mist",
+    "a shop sign that says OPEN", "a small robot in a greenhouse", "a busy street in the rain at night",
+    "tulips in a glass vase", "a library with tall windows", "an eagle in flight", "a woman in a yellow raincoat",
+    "a dog on a beach", "a steam train on a bridge", "a pile of books on a desk", "a lighthouse in a storm",
+    "apples and pears in a basket",
+)  # fmt: skip
+# So many subjects of each medium, by turns.
+EACH = 6
+OUTSIDE = "\n".join(
+    f"{medium} {SUBJECTS[(EACH * place + k) % len(SUBJECTS)]}".strip()
+    for place, medium in enumerate(MEDIA)
+    for k in range(EACH)
+)
 DISTILLED_NOTE = f"""## FLUX.2 klein 4B, distilled
 
 Choose a LoRA of klein base in *Load FLUX LoRA*, **lora**, such as stage 1's of *FLUX.2 klein LoRA, 12 GB*, and its \
@@ -133,7 +142,7 @@ Needs ComfyUI 0.9.2 and diffusers 0.37. For 12 GB: bf16 at {SIDE} px; counted, n
 
 
 def klein_distilled() -> Template:
-    stage = refine("optimiser", "lora", target_steps=STEPS)
+    stage = refine("judged", "lora", target_steps=STEPS)
     return Template(
         name="FLUX.2 klein LoRA, distilled",
         label="klein 4B distilled",
@@ -145,14 +154,19 @@ def klein_distilled() -> Template:
             "vae": Node("VAELoader", {"vae_name": VAE["name"]}, models=(VAE,)),
             **data(OWN_PICTURES, ENCODERS, resolution=SIDE, outside_prompts=OUTSIDE),
             "optimiser": accumulated(),
+            # Held outside in each update, and not to the LoRA at the start, which is what is too weak.
+            "adversarial": Node(
+                "FluxDuelAdversarialOptions", {"objective": "pure"}, chained("optimiser"), folded=True
+            ),
+            "judged": Node("FluxDuelJudgedSampleOptions", {"outside_share": 1.0}, chained("adversarial"), folded=True),
             "discriminator": judge(),
-            "stage 2": replace(stage, values={**stage.values, "target": "distilled"}),
+            "stage 2": replace(stage, values={**stage.values, "target": "distilled", "steps": 500}),
             "save": save("stage 2", "loras/fluxduel_klein_distilled"),
             "compare": compare(("lora", "stage 2"), ENCODERS[1], names="before, after", step_counts=str(STEPS)),
         },
         groups=(
             Group("1 Data", (("lora", "pictures"), ("clip", "vae", "optimiser", "encode")), 250),
-            Group("2 Stage 2", (("discriminator", "stage 2"),), 300),
+            Group("2 Stage 2", (("adversarial", "judged", "discriminator", "stage 2"),), 300),
             Group("3 Result", (("compare", "save"),), 310),
         ),
     )
