@@ -92,14 +92,7 @@ def _in_turn(small: Small) -> ParameterSet:
     return pytest.param(small, marks=skip, id=small.family.name)
 
 
-def of_families(*smalls: Small) -> pytest.MarkDecorator:
-    """A test of each of these."""
-    return pytest.mark.parametrize("family", [_in_turn(small) for small in smalls], indirect=True)
-
-
-each_family = of_families(*ALL)
-# For what takes minutes and has little of a family in it.
-two_families = of_families(SMALL_FLUX_1, SMALL_FLUX_2)
+each_family = pytest.mark.parametrize("family", [_in_turn(small) for small in ALL], indirect=True)
 
 
 def small_of(what: FluxBase | FluxLoRA) -> Small:

@@ -36,10 +36,12 @@ class CompiledBlocks:
         self._compiled = {kind: _compiled(forward, self._counter) for kind, forward in self._plain.items()}
         self._left_out: set[tuple[Any, ...]] = set()
         self._notes: list[str] = []
-        # Not the first, whose inputs have no gradient and another layout: graphs of its own would be many for little.
-        for block in base.blocks[1:]:
-            # In front of the class's own, and not the call: the hook that streams a block is not to be compiled.
-            block.forward = functools.partial(self._call, block)
+        # Not the first of a chain, whose inputs have other gradients or another layout than those that a block of its
+        # kind gives: graphs of its own would be many for little.
+        for chain in base.family.chains(base.transformer):
+            for block in chain[1:]:
+                # In front of the class's own, and not the call: the hook that streams a block is not to be compiled.
+                block.forward = functools.partial(self._call, block)
         base.compiled = True
 
     @property
@@ -56,16 +58,17 @@ class CompiledBlocks:
         kind = type(block)
         bound = inspect.signature(self._plain[kind]).bind(block, *given, **named)
         given = tuple(bound.args[1:])
-        # By this a block that is computed anew is known to be the same case as before.
-        _, adapted = self._base.switch(block)
+        layers, adapted = self._base.switch(block)
         tensors = [each for each in given if isinstance(each, Tensor)]
-        case = (kind, torch.is_grad_enabled(), adapted, *((each.shape, each.requires_grad) for each in tensors))
+        # A block that none asks for a gradient (FLUX.3's of the prompt, without the adapter) runs as in a pass without.
+        asked = bool(layers and adapted) or any(each.requires_grad for each in tensors)
+        gradient = torch.is_grad_enabled() and asked
+        # By this a block that is computed anew is known to be the same case as before.
+        case = (kind, gradient, adapted, *((each.shape, each.requires_grad) for each in tensors))
         if case in self._left_out:
             return self._plain[kind](block, *given)
-        if hasattr(block, "proj_mlp"):
-            given = (*_joined(*given[:2]), *given[2:])
         try:
-            with _most_graphs():
+            with torch.set_grad_enabled(gradient), _most_graphs():
                 return self._compiled[kind](block, *given)
         except _failures() as problem:
             self._leave_out(case, problem)
@@ -111,8 +114,10 @@ class _Counter:
         self._make = torch._dynamo.lookup_backend(backend)
 
     def __call__(self, graph: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+        # torch breaks the first of a kind off, and has it made anew, once it knows which numbers have to be constants.
+        made = self._make(graph, inputs)
         self.graphs += 1
-        return self._make(graph, inputs)
+        return made
 
 
 class _RunsPlainError(RuntimeError):
@@ -128,14 +133,6 @@ def _compiled(forward: Callable[..., Any], backend: _Counter) -> Callable[..., A
     # torch keeps graphs, and counts them, by code: with a code of its own a base shares neither with anyone.
     own = FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
     return torch.compile(own, backend=backend, dynamic=True, fullgraph=True)
-
-
-def _joined(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as views into one tensor, as a single block gives them: for the first one, which else has other graphs."""
-    if image.untyped_storage()._cdata == text.untyped_storage()._cdata:
-        return image, text
-    both, length = torch.cat([text, image], dim=1), text.shape[1]
-    return both[:, length:], both[:, :length]
 
 
 def _most_graphs() -> AbstractContextManager:

@@ -17,7 +17,7 @@ from fluxduel.tests.engine.base.test_base_model import base_with, inputs
 from fluxduel.tests.engine.base.test_checkpointing import gradients, same
 from fluxduel.tests.engine.base.test_streaming import JUDGE, STAGE_1, STAGE_2, assert_same, trained
 from fluxduel.tests.engine.conftest import make_data
-from fluxduel.tests.engine.small import small_of, two_families
+from fluxduel.tests.engine.small import each_family, small_of
 from fluxduel.training.base import compiling
 from fluxduel.training.base.base_model import CHECKPOINTING, BaseReference, FluxBase
 from fluxduel.training.base.base_shelf import BaseShelf
@@ -27,6 +27,10 @@ from fluxduel.training.lora import adapter as lora
 from fluxduel.training.stages.adversarial_stage import AdversarialStage
 from fluxduel.training.stages.diffusion_stage import DiffusionStage
 from fluxduel.training.stages.stage import Stage
+
+# Of all kinds of passes together, by family. In FLUX.3 the prompt's and the picture's blocks are one kind, and velocity
+# is modulated token by token, but features picture by picture.
+GRAPHS = {"FLUX.1": 8, "FLUX.2": 8, "FLUX.3": 12}
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +53,14 @@ def looks(base: FluxBase, batch: int = 2, height: int = 4) -> list[Tensor]:
     return [*plain, *base.features(x_t, **given, taps=(1, 3))]
 
 
-# Not of FLUX.3: its fp32 passes and gradients are the plain ones, too, by 18 graphs, which is more than is held to
-# below; its int8 ones in stage 2 are still to be shown.
-@two_families
+@each_family
 def test_passes_are_the_plain_ones_to_the_last_bit_at_all_levels_and_streamed(start) -> None:
     plain, base = base_with(start), base_with(start)
     before = torch._dynamo.config.recompile_limit
     blocks = compiled(base)
     assert same(looks(base), looks(plain)) and same(looks(base, height=2), looks(plain, height=2))
     runs = []
-    base.blocks[1].register_forward_pre_hook(lambda *_: runs.append(base.checkpointing))
+    base.blocks[-1].register_forward_pre_hook(lambda *_: runs.append(base.checkpointing))
     for level in CHECKPOINTING:
         base.checkpointing = plain.checkpointing = level
         assert same(gradients(base), gradients(plain)), level
@@ -68,7 +70,8 @@ def test_passes_are_the_plain_ones_to_the_last_bit_at_all_levels_and_streamed(st
     # Streaming copies blocks before they are called: that is not compiled, and needs no graphs of its own.
     stream(base, "cpu", 1.0)
     assert same(gradients(base), gradients(plain)) and same(looks(base), looks(plain))
-    assert blocks.graphs == made <= 10
+    print(f"all passes of {base.family.name}: {made} graphs")
+    assert blocks.graphs == made <= GRAPHS[base.family.name]
     assert blocks.take_notes() == [] and torch._dynamo.config.recompile_limit == before
 
 
@@ -79,11 +82,11 @@ def make(kind: str, start: lora.FluxLoRA, **changes: Any) -> Stage:
     return AdversarialStage(start, data, JUDGE, dataclasses.replace(STAGE_2, **changes), device="cpu")
 
 
-@two_families
+@each_family
 @pytest.mark.parametrize(
     ("kind", "precision", "changes", "most"),
     [
-        ("stage 1", "bf16", {"gradient_checkpointing": False}, 3),
+        ("stage 1", "bf16", {"gradient_checkpointing": False}, 2),
         ("stage 2", "int8_convrot", {"streamed_share": 0.5}, 10),
     ],
 )

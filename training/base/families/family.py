@@ -190,9 +190,14 @@ class Family(ABC):
         """The transformer without the parts that text-to-image never runs, which then need not be held."""
         return transformer
 
+    def chains(self, transformer: nn.Module) -> list[nn.ModuleList]:
+        """All blocks in the order in which they run, the double ones before the single ones: chains of one kind, in
+        which each but the first takes what the one before it gives."""
+        return [transformer.transformer_blocks, transformer.single_transformer_blocks]
+
     def blocks(self, transformer: nn.Module) -> list[nn.Module]:
-        """All blocks in the order in which they run: the double ones, then the single ones."""
-        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        """All blocks in the order in which they run."""
+        return [block for chain in self.chains(transformer) for block in chain]
 
     def depth(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Double and single blocks."""

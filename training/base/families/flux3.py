@@ -135,10 +135,9 @@ class Flux3(Family):
                 del modules["image_cond"]
         return transformer
 
-    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+    def chains(self, transformer: nn.Module) -> list[nn.ModuleList]:
         """The prompt's, the picture's, and those of both."""
-        own = [*transformer.txt_mode_blocks, *transformer.mode_blocks["image"]]
-        return [*own, *transformer.single_transformer_blocks]
+        return [transformer.txt_mode_blocks, transformer.mode_blocks["image"], transformer.single_transformer_blocks]
 
     def place(self, layer: str) -> tuple[bool, int] | None:
         found = re.match(r"(?:(single_transformer_blocks)|mode_blocks\.image|txt_mode_blocks)\.(\d+)\.", layer)
