@@ -34,8 +34,8 @@ class Checkups:
     def begin(self, start: Health, diversity_real: float | None = None) -> None:
         """Set what later states are compared with, measured before the first update.
 
-        ``diversity_real``: diversity of real pictures in the unit of ``start.diversity``, if known. Where they are less
-        diverse than the start, as line art is than the base's pictures, they take its place.
+        ``diversity_real``: diversity of real pictures in the unit of ``start.diversity``, if known. A fall towards
+        theirs is none, where they are less diverse than the start, as line art is than the base's pictures.
 
         Raises ``ValueError`` for a start that nothing can be compared with.
         """
@@ -205,9 +205,10 @@ class Checkups:
 
     def _diversity_floor(self, start: Health) -> float:
         """Least diversity without a warning, as a ratio to the start's."""
+        limits = self.thresholds
         if self._diversity_real is None:
-            return self.thresholds.diversity_warn
-        return self.thresholds.diversity_warn * min(1.0, self._diversity_real / start.diversity)
+            return limits.diversity_warn
+        return min(limits.diversity_warn, limits.diversity_of_real * self._diversity_real / start.diversity)
 
     def _raised_by(self, start: Health) -> float:
         """Factor on the limits of sharpness for a start that is over-sharp."""

@@ -83,8 +83,8 @@ def test_a_start_that_is_over_sharp_moves_the_limits():
 
 
 def test_a_fall_of_diversity_counts_from_real_pictures_where_they_are_less_diverse():
-    """Real at 0.6 of the start: it warns below 0.8 of that, and collapses at 0.7 of it."""
-    for diversity, kind in ((0.481, "fine"), (0.479, "warn"), (0.421, "warn"), (0.419, "roll back")):
+    """Real at 0.6 of the start: it warns below 0.7 of that, and collapses at 7/8 of it."""
+    for diversity, kind in ((0.421, "fine"), (0.419, "warn"), (0.368, "warn"), (0.367, "roll back")):
         health = replace(GOOD, diversity=diversity, score=200.0)
         assert checkups(diversity_real=0.6, diversity=1.0).examine(100, health).kind == kind
     # Real pictures more diverse than the start excuse nothing.
