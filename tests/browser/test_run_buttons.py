@@ -127,3 +127,24 @@ def test_another_page_shows_the_buttons_of_what_is_going_on(classic: Editor, com
     classic.state(node, "diffusion", run="gone")
     button(classic, "preview now").click()
     say(classic, "No run 'gone' is going on")
+
+
+def test_what_was_announced_goes_once_it_is_there(classic: Editor, comfy_host: ComfyHost) -> None:
+    """Where an update takes seconds: the words do not stay for the updates after it."""
+    folder = comfy_host.base / "input" / PICTURES
+    if not folder.exists():
+        write_pictures(folder)
+    (node,) = classic.add("diffusion")
+    slow = {"steps": LONG, "gradient_accumulation": 100, "checkpoint_every": 0, "preview_every": 0, "preview_steps": 1}
+    prompt = comfy_host.queue(graph_of(folder, node, seed=91, **slow))
+    toolbar(classic).wait_for()
+    button(classic, "preview now").press("Enter")
+    say(classic, "A preview is sampled after this update.")
+    (run,) = comfy_host.get("/fluxduel/runs")["runs"]
+    previews = comfy_host.base / "output" / "fluxduel" / run["run"] / "previews"
+    (drawn,) = until(comfy_host, lambda: list(previews.glob("step-*.png")))
+    toolbar(classic).get_by_text("A preview is sampled").wait_for(state="detached")
+    reached = records(comfy_host, node, 1)[-1]["step"]
+    assert reached <= int(drawn.stem.removeprefix("step-")) + 1, "it stayed for more updates"
+    comfy_host.interrupt()
+    assert failure(comfy_host.wait(prompt)).startswith("interrupted")

@@ -26,7 +26,7 @@ const DONE_LATER = Object.freeze({
 /** A second press within this time ends the stage: one by mistake does not. */
 const SURE_MS = 5000;
 /** Updates can be faster than eyes. */
-const READABLE_MS = 4000;
+const READABLE_MS = 2000;
 const TRAINING = Object.freeze({
   diffusion: phrase("The diffusion stage that is training"),
   adversarial: phrase("The adversarial stage that is training"),
@@ -47,6 +47,9 @@ class RunButtons {
     this.step = 0;
     this.answeredUntil = Infinity;
     this.answeredAt = 0;
+    /** What the answer announces. */
+    this.announced = "";
+    this.goneTimer = 0;
     this.element = document.createElement("div");
     this.element.style.cssText = "flex:none;display:flex;flex-wrap:wrap;gap:4px;width:100%;";
     this.element.setAttribute("role", "toolbar");
@@ -85,13 +88,24 @@ class RunButtons {
   /** @param {number} step an update that is done */
   reached(step) {
     this.step = step;
-    if (step > this.answeredUntil && performance.now() - this.answeredAt > READABLE_MS) this.#answer("");
+    if (step > this.answeredUntil) this.done(this.announced);
   }
 
-  /** @param {string} text @param {number} [until] the last update at which it holds */
-  #answer(text, until = Infinity) {
+  /** What was announced is there: the words that announced it go. @param {string} action */
+  done(action) {
+    if (action === "" || action !== this.announced) return;
+    this.announced = "";
+    const left = READABLE_MS - (performance.now() - this.answeredAt);
+    this.goneTimer = window.setTimeout(() => this.#answer(""), Math.max(0, left));
+  }
+
+  /** @param {string} text @param {string} [announced] the action that it announces */
+  #answer(text, announced = "") {
+    clearTimeout(this.goneTimer);
     this.answer.textContent = text;
-    this.answeredUntil = until;
+    this.announced = announced;
+    // It is done between the update at hand and the one after it.
+    this.answeredUntil = this.step + 2;
     this.answeredAt = performance.now();
   }
 
@@ -107,8 +121,7 @@ class RunButtons {
     if (this.running !== running) return;
     if (action === "finish") this.buttons.finish.disabled = done;
     if (done && action in DONE_LATER) {
-      // It is done between the update at hand and the one after it.
-      this.#answer(say(DONE_LATER[action]), this.step + 2);
+      this.#answer(say(DONE_LATER[action]), action);
       return;
     }
     this.#answer(text);
@@ -172,14 +185,24 @@ export function placeButtons(node, stage, chart) {
 export function follow(event) {
   const buttons = buttonsOf(event);
   const { node, stage, run } = event;
-  if (event.state === "running") buttons?.show({ node, stage, run });
-  else if (buttons?.running?.run === run) buttons.show(undefined);
+  if (event.state === "running") {
+    buttons?.show({ node, stage, run });
+    // A checkpoint is told of by a note, and so is a preview that failed.
+    if (event.notes.length > 0) for (const action of ["checkpoint", "preview"]) buttons?.done(action);
+  } else if (buttons?.running?.run === run) buttons.show(undefined);
 }
 
 /** @param {import("./comfy").StepEvent} event */
 export function count(event) {
   const buttons = buttonsOf(event);
   if (buttons?.running?.run === event.run) buttons.reached(event.step);
+}
+
+/** @param {import("./latest_run.js").Address & {run: string}} event a preview has come */
+export function previewed(event) {
+  const node = openNode(event);
+  const buttons = node && placed.get(node);
+  if (buttons?.running?.run === event.run) buttons.done("preview");
 }
 
 /** Ask the server what is going on: after a reload, in another graph, or once the connection is back. */
