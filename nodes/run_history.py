@@ -27,7 +27,7 @@ _sittings = itertools.count(time.time_ns() // 1_000_000)
 
 @dataclass
 class Run:
-    """One run of one node. ``state``: running, finished, stopped or failed.
+    """One run of one node. ``state``: running, cancelling, finished, stopped or failed.
 
     ``notes``: (step, text) of what the stage noticed and did about it. ``sitting`` grows with each run and each going
     back to an earlier step: records with different numbers are not of one curve. ``facts``: the latest value of each of
@@ -45,6 +45,10 @@ class Run:
     sitting: int = field(default_factory=lambda: next(_sittings))
     facts: dict[str, float] = field(default_factory=dict)
     stride: int = 1
+
+    @property
+    def is_going(self) -> bool:
+        return self.state in ("running", "cancelling")
 
     def add(self, step: int, total: int, values: Mapping[str, float]) -> dict[str, float]:
         """Keep a step's numbers and return them as JSON can carry them: without those that are not finite."""

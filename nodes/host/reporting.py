@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from ...training.failure_words import in_words
 from ...training.runs.fingerprints import Fingerprint
 from ...training.runs.run_directory import Choice
 from ..run_history import Run, RunHistory, noted, progress_line
+from .cancel_watch import CancelWatch
 from .memory import interrupted, unless_interrupted
 from .page_posts import answering, check_asker
 from .peak_memory import PeakMemory
@@ -62,12 +64,14 @@ class HostReporter:
         history.start(node, self._run, workflow)
         # By these a page knows whether a message is for it, and for which of its nodes.
         self._address = {"node": node, "workflow": workflow, "run": self._run.run}
+        self._telling = threading.Lock()
         self._log(logging.INFO, choice.text)
         self._state()
+        self._cancel = CancelWatch(self._cancelling)
 
     @property
     def running(self) -> bool:
-        return self._run.state == "running"
+        return self._run.is_going
 
     @property
     def message(self) -> str:
@@ -142,6 +146,7 @@ class HostReporter:
 
         ``early``: the update with which the user has had it end, where that was before the last one.
         """
+        self._cancel.close()
         self._send()
         if early is not None:
             self._run.facts["early"] = early
@@ -150,6 +155,10 @@ class HostReporter:
         # The host logs a failure itself, with its message.
         if state != "failed" and not said:
             self._log(logging.INFO if state == "finished" else logging.WARNING, message)
+        self._state()
+
+    def _cancelling(self) -> None:
+        self._run.state = "cancelling"
         self._state()
 
     def _log(self, level: int, text: str) -> None:
@@ -169,22 +178,23 @@ class HostReporter:
 
     def _state(self) -> None:
         """The state, with the notes that are new. A page that lacks some of ``records`` fetches the history."""
-        run, before = self._run, self._noted
-        self._noted = len(run.notes)
-        PromptServer.instance.send_sync(
-            "fluxduel.state",
-            {
-                **self._address,
-                "sitting": run.sitting,
-                "stage": run.stage,
-                "state": run.state,
-                "message": run.message,
-                "facts": dict(run.facts),
-                "notes_before": before,
-                "notes": noted(run.notes[before:]),
-                "records": len(run.records),
-            },
-        )
+        with self._telling:
+            run, before = self._run, self._noted
+            self._noted = len(run.notes)
+            PromptServer.instance.send_sync(
+                "fluxduel.state",
+                {
+                    **self._address,
+                    "sitting": run.sitting,
+                    "stage": run.stage,
+                    "state": run.state,
+                    "message": run.message,
+                    "facts": dict(run.facts),
+                    "notes_before": before,
+                    "notes": noted(run.notes[before:]),
+                    "records": len(run.records),
+                },
+            )
 
 
 def asked_run(request: web.Request) -> Run | None:

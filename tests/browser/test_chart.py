@@ -143,6 +143,11 @@ def test_warnings_stand_apart_and_notes_can_be_opened(editor: Editor) -> None:
     editor.next_frame()
     box = editor.chart("adversarial").bounding_box()
     assert box is not None and box["height"] > 250
+    # A cancel is told before the stage ends.
+    editor.state(node, "adversarial", "cancelling", notes_before=4, records=5)
+    text = panel.inner_text()
+    assert "cancelling · update 5/9" in text and "ETA" not in text and "running" not in text
+    assert text.index("Cancelled: the stage ends once this update is done") < text.index("⚠ update 4")
     # A reason to stop comes before them.
     editor.state(node, "adversarial", "stopped", message="Cancelled after update 5.", notes_before=4, records=5)
     text = panel.inner_text()

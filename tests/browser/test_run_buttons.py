@@ -148,3 +148,30 @@ def test_what_was_announced_goes_once_it_is_there(classic: Editor, comfy_host: C
     assert reached <= int(drawn.stem.removeprefix("step-")) + 1, "it stayed for more updates"
     comfy_host.interrupt()
     assert failure(comfy_host.wait(prompt)).startswith("interrupted")
+
+
+def test_a_cancel_is_told_while_the_update_at_hand_goes_on(editor: Editor, comfy_host: ComfyHost) -> None:
+    folder = comfy_host.base / "input" / PICTURES
+    if not folder.exists():
+        write_pictures(folder)
+    (node,) = editor.add("diffusion")
+    # An update that takes long enough to be looked at.
+    slow = {"steps": LONG, "gradient_accumulation": 100, "checkpoint_every": 0, "preview_every": 0}
+    seed = 95 + len(list((comfy_host.base / "output" / "fluxduel").glob("*")))
+    prompt = comfy_host.queue(graph_of(folder, node, seed=seed, **slow))
+    toolbar(editor).wait_for()
+    panel = editor.panel("diffusion")
+    # In the midst of the second one.
+    records(comfy_host, node, 1)
+    comfy_host.interrupt()
+    panel.get_by_text("Cancelled: the stage ends once this update is done").wait_for()
+    assert "cancelling" in panel.inner_text() and "diffusion stage: cancelling" in editor.label("diffusion")
+    assert comfy_host.get(f"/fluxduel/history?node={node}")["state"] == "cancelling"
+    # There is nothing to ask any more.
+    assert toolbar(editor).count() == 0
+    if SHOTS:
+        renderer = "nodes2" if editor.page.locator(f'[data-node-id="{node}"]').count() else "classic"
+        editor.screenshot(Path(SHOTS) / f"cancelling-{renderer}.png", TRAINING_NODES["diffusion"])
+    assert failure(comfy_host.wait(prompt)).startswith("interrupted")
+    panel.get_by_text("stopped").wait_for()
+    assert "Cancelled: the stage" not in panel.inner_text()

@@ -13,7 +13,7 @@ import { say } from "./say.js";
 
 const MIN_HEIGHT = { diffusion: 230, adversarial: 380 };
 /** @type {Record<string, string>} */
-const STATE_COLORS = { running: "#3d8fe0", finished: "#22a07f", stopped: "#d9a21b", failed: "#e0524a" };
+const STATE_COLORS = { running: "#3d8fe0", cancelling: "#d9a21b", finished: "#22a07f", stopped: "#d9a21b", failed: "#e0524a" };
 /** Canvas pixels a CSS pixel. The editor's zoom tells nobody when it changes, so some are kept in reserve. */
 const MIN_DENSITY = 2;
 const MAX_DENSITY = 4;
@@ -91,7 +91,7 @@ export class TrainingChart {
 
   /** The server knows no run of this node: one that seems to be running ended with an earlier server. */
   forgetRunning() {
-    if (this.record.state !== "running") return;
+    if (!this.record.isGoing) return;
     this.record.state = "stopped";
     this.record.message = say("ComfyUI was restarted.");
     this.record.whole = true;
@@ -204,8 +204,7 @@ export class TrainingChart {
       return;
     }
     this.panel = undefined;
-    const waiting = record.state === "running";
-    const note = waiting ? say("Waiting for the first update") : say("The losses appear here while this node trains");
+    const note = record.isGoing ? say("Waiting for the first update") : say("The losses appear here while this node trains");
     drawText(pen, note, width / 2, height / 2, theme.muted, "center");
   }
 }

@@ -55,7 +55,7 @@ export interface GraphNode {
 }
 
 export type Stage = "diffusion" | "adversarial";
-export type RunState = "running" | "finished" | "stopped" | "failed";
+export type RunState = "running" | "cancelling" | "finished" | "stopped" | "failed";
 
 /** Step, text, and whether it is a warning. */
 export type Note = [number, string, boolean];

@@ -85,7 +85,8 @@ export class RunRecord {
    * @param {RunRecord} live of the same sitting
    */
   absorb(live) {
-    if (live.state !== "" && live.state !== "running") {
+    const isLater = live.state === "cancelling" ? this.state === "running" : live.state !== "" && !live.isGoing;
+    if (isLater) {
       this.state = live.state;
       this.message = live.message;
     }
@@ -96,6 +97,11 @@ export class RunRecord {
     for (const name of Object.keys(this.columns)) putAll(this.columns[name], live.columns[name]);
     putAll(this.pace, live.pace);
     this.#thin();
+  }
+
+  /** Whether it has not ended yet. */
+  get isGoing() {
+    return this.state === "running" || this.state === "cancelling";
   }
 
   /** Whether steps between the first and the last are missing: the server sends at most five a second. */

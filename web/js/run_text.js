@@ -12,6 +12,7 @@ import { seriesOf } from "./series.js";
 const STATES = Object.freeze({
   "": phrase("not run yet"),
   running: phrase("running"),
+  cancelling: phrase("cancelling"),
   finished: phrase("finished"),
   stopped: phrase("stopped"),
   failed: phrase("failed"),
@@ -64,10 +65,11 @@ export function bestLine(record) {
   return note ? noteText(note) : "";
 }
 
-/** Why the run ended as it did, where it did not simply go to its last update now. @param {RunRecord} record */
+/** Why the run ends or ended as it did, where it did not simply go to its last update now. @param {RunRecord} record */
 export function endLine(record) {
   const { state, message, facts, total } = record;
   if (state === "failed" || state === "stopped") return message;
+  if (state === "cancelling") return say("Cancelled: the stage ends once this update is done, and what it has learned is kept.");
   if (state !== "finished") return "";
   const { early } = facts;
   if (facts.reused && early !== undefined) {

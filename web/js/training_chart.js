@@ -139,7 +139,8 @@ app.registerExtension({
       if (!entry) return;
       entry.chart.setState(detail);
       // At its end, what was sent too densely.
-      if (detail.state !== "running" && entry.chart.record.hasGaps) entry.chart.record.whole = false;
+      const { record } = entry.chart;
+      if (!record.isGoing && record.hasGaps) record.whole = false;
       entry.complete();
     });
     api.addEventListener("reconnected", refreshAll);

@@ -183,6 +183,14 @@ export const TRANSLATIONS = {
   "zh": "尚未运行",
   "ja": "未実行"
  },
+ "cancelling": {
+  "zh": "正在取消",
+  "ja": "キャンセル中"
+ },
+ "Cancelled: the stage ends once this update is done, and what it has learned is kept.": {
+  "zh": "已取消：本次更新完成后该阶段结束，已学到的内容会保留。",
+  "ja": "キャンセルしました：この更新が終わるとステージは終了し、学習した内容は残ります。"
+ },
  "running": {
   "zh": "运行中",
   "ja": "実行中"

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 MOMENTS = 10
 LONG = 100_000
+GOING = ("running", "cancelling")
 
 
 @pytest.mark.parametrize("cell", DARK, ids=str)
@@ -52,7 +53,7 @@ def test_no_cancel_is_a_failure(cell: Cell, visit: Editor, figures: Figures) -> 
         end = failure(account()) or "went to its end"
         ended[end.split(" (")[0]] += 1
         assert end.startswith("interrupted in "), f"moment {moment}: {end}"
-        until(visit, lambda: all(curve(visit, stage).get("state") != "running" for stage in TRAINING_NODES), 20)
+        until(visit, lambda: all(curve(visit, stage).get("state") not in GOING for stage in TRAINING_NODES), 20)
         for stage in TRAINING_NODES:
             shown = curve(visit, stage)
             assert shown["state"] in ("", "finished", "stopped"), f"moment {moment}: {shown}"
