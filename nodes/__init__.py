@@ -61,5 +61,6 @@ class FluxDuelExtension(ComfyExtension):
         host.register_dataset_routes()
         host.register_preview_routes()
         host.register_prompt_handler()
+        host.register_refusals()
         host.register_run_routes()
         return NODES

@@ -36,6 +36,7 @@ from .pictures import image_tensor, picture_decoder, preview_decoder
 from .preview_routes import register_preview_routes
 from .progress import Progress, text_ui
 from .prompts import register_prompt_handler
+from .refusals import register_refusals
 from .reporting import HostReporter, history, register_routes
 from .run_routes import register_run_routes, reopened, running
 from .vae_checks import check_vae, doubt_of
@@ -74,6 +75,7 @@ __all__ = [
     "register_dataset_routes",
     "register_preview_routes",
     "register_prompt_handler",
+    "register_refusals",
     "register_routes",
     "register_run_routes",
     "remove_interrupted_file",

@@ -36,7 +36,8 @@ from .folders import (
 # The host answers nothing else meanwhile.
 MOST_SECONDS = 10.0
 # Class -> the input that its ``validate_inputs`` names, and what to give where a graph may leave it out: hosts tell the
-# answer at inputs that are named and given. Of a widget that is named they check nothing; ``problems`` does.
+# answer at inputs that are named and given. Of a widget that is named they check nothing; ``problems`` does. From there
+# ``refusals`` takes each problem to the input that it is about.
 SHOWN_AT: dict[str, tuple[str, Any]] = {
     "FluxDuelLoadFluxLoRA": ("checkpoint", None),
     "FluxDuelLoadTrainingImages": ("folder", None),
@@ -139,8 +140,13 @@ def _name(kind: str) -> str:
 def problem_here() -> bool | str:
     """What the ``validate_inputs`` of the node that the host looks at answers: ``True``, or what is wrong with it."""
     context = get_executing_context()
-    texts = _found.get({}).get(context.node_id, ()) if context else ()
+    texts = found().get(context.node_id, ()) if context else ()
     return "\n".join(texts) or True
+
+
+def found() -> Mapping[str, list[str]]:
+    """Node -> what was found there, in the graph that the request at hand has brought."""
+    return _found.get({})
 
 
 def _is_output(kind: str) -> bool:

@@ -75,6 +75,32 @@ def test_all_problems_at_once_each_at_its_node(comfy_host: ComfyHost, folder: st
     assert waiting(comfy_host) == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "inputs", "without", "shown_at"),
+    [
+        (LATENTS, {}, ["captions"], ["captions"]),
+        (LATENTS, {}, ["clip"], ["clip"]),
+        (LATENTS, {"bucket_step": 128, "resolution": 64}, ["captions"], ["captions", "resolution"]),
+        (LORA, {"targets": "regex", "target_regex": "("}, [], ["target_regex"]),
+        (STAGE_2, {"target": "two_samplers"}, [], ["target"]),
+        (DISCRIMINATOR, {"taps": "d99"}, [], ["taps"]),
+    ],
+    ids=["captions", "clip", "two", "regex", "target", "taps"],
+)
+def test_each_problem_is_told_at_the_input_that_it_is_about(
+    comfy_host: ComfyHost, folder: str, key: str, inputs: dict[str, Any], without: list[str], shown_at: list[str]
+) -> None:
+    graph = changed(own_graph(folder), key, **inputs)
+    for name in without:
+        del graph[key]["inputs"][name]
+    for path in ("/prompt", "/api/prompt"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            comfy_host.post(path, {"prompt": graph})
+        errors = json.loads(error.value.read())["node_errors"][key]["errors"]
+        assert [each["extra_info"]["input_name"] for each in errors] == shown_at, errors
+        assert all(each["details"].startswith(f"{name} - ") for each, name in zip(errors, shown_at, strict=True))
+
+
 def test_nothing_trains_for_an_output_that_has_no_problem_of_its_own(comfy_host: ComfyHost, folder: str) -> None:
     graph = changed(own_graph(folder), DISCRIMINATOR, taps="d99")
     graph["30"] = save_node([STAGE_1, 0], "loras/check-stage1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -88,6 +89,13 @@ class Checking:
                 if text not in texts:
                     self.found = {**self.found, place: [*texts, text]}
             self.left = self.left[1:]
+
+
+def named_input(text: str, inputs: Iterable[str]) -> str | None:
+    """Which of a node's ``inputs`` a problem is about: the first that its text names, if any."""
+    options = {name: re.search(rf"(?<![\w./\\-])(?:\w+Config\.)?{name}(?![\w/\\-])", text) for name in inputs}
+    places = {name: found.start() for name, found in options.items() if found}
+    return min(places, key=lambda name: places[name], default=None)
 
 
 def _guarded(told: Iterator[Problem]) -> Iterator[Problem]:

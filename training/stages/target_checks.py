@@ -136,7 +136,7 @@ def target_faults(
         yield Fault(
             ("target", "few_step_guidance", "few_step_phrase"),
             DataError(
-                "two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in Encode Real "
-                "Latents, or few_step_guidance in Judged Sample Options."
+                "target two_samplers needs a way to tell the LoRA which sampler it serves. Set few_step_phrase in "
+                "Encode Real Latents, or few_step_guidance in Judged Sample Options."
             ),
         )

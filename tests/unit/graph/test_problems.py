@@ -37,7 +37,7 @@ from fluxduel.training.base.base_model import BaseReference
 from fluxduel.training.config import TINY_BASE, AdversarialStageConfig, DiffusionStageConfig, DiscriminatorConfig
 from fluxduel.training.graph import problems as problems_file
 from fluxduel.training.graph.known import Memory
-from fluxduel.training.graph.problems import Checking
+from fluxduel.training.graph.problems import Checking, named_input
 from fluxduel.training.lora.adapter import create, save
 from fluxduel.training.lora.value import LoRAConfig
 from fluxduel.training.runs.fingerprints import Fingerprint
@@ -387,3 +387,19 @@ def test_defaults_go_together(machine: Machine, graph: Graph) -> None:
         for name in vars(config()):
             graph[key]["inputs"].pop(name, None)
     assert machine.check(graph) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("Encode Real Latents: there are no captions. Connect the captions of Load Dataset Images.", "captions"),
+        ("Encode Real Latents: connect clip and captions, or conditioning.", "clip"),
+        ("Encode Real Latents: vae: a.safetensors is Wan 2.1's. Connect FLUX's own VAE, or clip.", "vae"),
+        ("Encode Real Latents: resolution must be from bucket_step (128) to 2048; got 64.", "resolution"),
+        ("DataConfig.bucket_step must be a multiple of 16 for this vae.", "bucket_step"),
+        ("The disk of /images.vae is full: recaption_vae, clipping, vae_name, data.resolution.", None),
+    ],
+)
+def test_a_problem_is_about_the_first_input_that_it_names(text: str, about: str | None) -> None:
+    names = ("images", "vae", "clip", "captions", "conditioning", "bucket_step", "resolution")
+    assert named_input(text, names) == about
