@@ -133,6 +133,10 @@ class RunHistory:
         ]
         return max(own, key=lambda run: run.sitting, default=None)
 
+    def has_shown(self, node: str, run: str) -> bool:
+        """Whether ``run`` is the latest of ``node``, in some workflow."""
+        return any(name == node and known.run == run for (_, name), known in list(self._runs.items()))
+
     def has_finished_early(self, node: str, run: str) -> bool:
         """Whether ``node`` shows that ``run`` as finished before its last update."""
         return any(

@@ -9,7 +9,7 @@ from server import PromptServer
 
 from ...training.failure_words import in_words
 from ...training.runs.run_directory import RunDirectoryError, reopen
-from ...training.runs.running import ACTIONS, NotRunning, RunningRuns
+from ...training.runs.running import ACTIONS, FOLDER, NotRunning, RunningRuns
 from .folders import runs_folder
 from .page_posts import Refused, answering, check_asker, check_page, texts_of
 from .reporting import history
@@ -30,7 +30,8 @@ def register_run_routes() -> None:
     /fluxduel/runs`` with those that can be asked.
 
     An action is answered with ``{"message": what is going to happen}``, for ``folder`` with its path; all that is not
-    understood with a status from 400 to 499 and ``{"error": why}``. ``go_on`` is for a run that was finished early.
+    understood with a status from 400 to 499 and ``{"error": why}``. ``go_on`` is for a run that was finished early, and
+    ``folder`` also for one that has ended.
     """
 
     @PromptServer.instance.routes.get("/fluxduel/runs")
@@ -52,6 +53,8 @@ def register_run_routes() -> None:
         try:
             return web.json_response({"message": running.ask(action, node, run)})
         except NotRunning as error:
+            if action == FOLDER and history.has_shown(node, run):
+                return web.json_response({"message": str(runs_folder() / run)})
             raise Refused(409, str(error)) from error
 
 

@@ -78,6 +78,11 @@ def test_a_run_is_asked_by_its_buttons(editor: Editor, comfy_host: ComfyHost) ->
     toolbar(editor).wait_for(state="detached")
     told = comfy_host.get(f"/fluxduel/history?node={node}")
     assert told["message"].startswith("Finished early, as asked, at update ")
+    # The path stays, and is the one thing to ask for.
+    editor.page.evaluate("() => navigator.clipboard.writeText('')")
+    editor.panel("diffusion").get_by_role("button", name="copy path").press("Enter")
+    editor.panel("diffusion").get_by_role("button", name="copied").wait_for()
+    assert editor.page.evaluate("() => navigator.clipboard.readText()") == str(path)
 
 
 def test_a_run_that_was_finished_early_goes_on_by_its_button(classic: Editor, comfy_host: ComfyHost) -> None:

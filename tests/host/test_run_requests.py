@@ -167,6 +167,11 @@ def test_checkpoint_preview_and_folder(comfy_host: ComfyHost, folder: Path) -> N
     comfy_host.interrupt()
     assert failure(comfy_host.wait(prompt)) == f"interrupted in FluxDuelTrainDiffusionStage (node {STAGE_1})"
     assert comfy_host.get("/fluxduel/runs") == {"runs": []}
+    # Its folder is still told, and nothing else.
+    assert comfy_host.post("/fluxduel/run/folder", run)["message"] == str(path)
+    for action, asked in (("preview", run), ("folder", run | {"node": SAVE}), ("folder", run | {"run": ".."})):
+        with pytest.raises(HTTPError, match="409"):
+            comfy_host.post(f"/fluxduel/run/{action}", asked)
     assert len(list(path.glob("previews/step-*.png"))) == 1
 
 

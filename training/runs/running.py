@@ -15,7 +15,8 @@ ANSWERS: dict[Request, str] = {
     "checkpoint": "A checkpoint is written after this update.",
     "preview": "A preview is sampled after this update.",
 }
-ACTIONS = (*get_args(Request), "folder")
+FOLDER = "folder"
+ACTIONS = (*get_args(Request), FOLDER)
 
 
 class NotRunning(LookupError):
@@ -58,7 +59,7 @@ class RunningRuns:
         running = self._runs.get(run)
         if running is None or running.node != node:
             raise NotRunning(f"No run {run!r} is going on in node {node!r} (any more). Reload the page.")
-        if action == "folder":
+        if action == FOLDER:
             return str(running.folder)
         request = next(each for each in ANSWERS if each == action)
         running.requests.ask(request)

@@ -175,6 +175,8 @@ export class TrainingChart {
     setBlock(view.list, this.notesShown ? lines.join("\n") : "");
     setText(view.notes, say("notes {count}", { count: record.notes.length }), view.notes.title);
     view.notes.style.display = record.notes.length > 0 ? "" : "none";
+    // Of a run that is going on it is among the buttons that ask something of it.
+    view.path.style.display = record.run !== "" && !record.isGoing ? "" : "none";
     for (const button of [view.copy, view.logarithmic]) button.style.display = record.steps.length > 0 ? "" : "none";
     view.dot.style.background = STATE_COLORS[record.state] ?? "var(--descrip-text)";
     setPressed(view.logarithmic, this.logarithmic);

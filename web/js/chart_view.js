@@ -31,12 +31,13 @@ export function buildView(minHeight) {
   const notes = makeButton("", say("What the stage has noticed so far"));
   const logarithmic = makeButton(say("log axis"), say("Logarithmic axis for the losses"));
   const copy = makeButton(say("copy numbers"), say("Copy all numbers of this run as a table, for a spreadsheet"));
+  const path = makeButton(say("copy path"), say("Copy the path of this run's folder, and show it"));
   const goOn = makeButton(
     say("go on to the end"),
     say("Queue the graph again; this run then goes on from where it was finished to its last update"),
   );
   const buttons = make("span", "flex:0 1 auto;display:flex;flex-wrap:wrap;justify-content:flex-end;gap:6px;margin-left:auto;");
-  buttons.append(goOn, notes, logarithmic, copy);
+  buttons.append(goOn, notes, logarithmic, copy, path);
   const tools = row([best, buttons]);
   // What does not fit beside the buttons gets a line of its own.
   tools.style.flexWrap = "wrap";
@@ -57,7 +58,7 @@ export function buildView(minHeight) {
   canvasBox.append(canvas);
   column.append(header, tools, message, warning, list, slot, canvasBox);
   element.append(column);
-  return { element, dot, status, best, goOn, notes, logarithmic, copy, message, warning, list, canvasBox, canvas };
+  return { element, dot, status, best, goOn, notes, logarithmic, copy, path, message, warning, list, canvasBox, canvas };
 }
 
 /** @param {HTMLElement} element @param {string} text @param {string} [title] */

@@ -32,6 +32,7 @@ class NodeChart {
     this.refresh = inTurn(() => this.#ask(), "the run so far could not be fetched.");
     forwardToEditor(this.chart.element);
     this.chart.view.copy.addEventListener("click", () => this.#copy());
+    this.chart.view.path.addEventListener("click", () => this.#copyPath());
     this.chart.view.goOn.addEventListener("click", () => this.#goOn());
     for (const button of [this.chart.view.notes, this.chart.view.logarithmic]) {
       button.addEventListener("click", () => {
@@ -63,18 +64,41 @@ class NodeChart {
     else complain(say("The run does not go on"), text);
   }
 
+  async #copyPath() {
+    const { node, run } = this.chart.record;
+    const { done, text } = await askOfRun("folder", node, run);
+    if (!done) {
+      complain(say("The path is not copied"), text);
+      return;
+    }
+    const { path } = this.chart.view;
+    path.title = text;
+    try {
+      await copyText(text);
+      showCopied(path, say("copy path"));
+    } catch {
+      // To be read and marked there.
+      app.extensionManager.toast.add({ severity: "info", summary: say("copy path"), detail: text, life: 20_000 });
+    }
+  }
+
   async #copy() {
     const { copy } = this.chart.view;
     try {
       const answer = await api.fetchApi(`/fluxduel/history?${queryOf(this.chart.record.node)}&columns=all`);
       if (answer.status !== 200) throw new Error(say("The server does not remember this run. Its numbers are in its folder, in stats.jsonl."));
       await copyText(curveTable((await answer.json()).records));
-      copy.textContent = say("copied");
-      setTimeout(() => (copy.textContent = say("copy numbers")), 1500);
+      showCopied(copy, say("copy numbers"));
     } catch (error) {
       complain(say("The numbers are not copied"), error instanceof Error ? error.message : String(error));
     }
   }
+}
+
+/** @param {HTMLButtonElement} button @param {string} text what it says again after a while */
+function showCopied(button, text) {
+  button.textContent = say("copied");
+  setTimeout(() => (button.textContent = text), 1500);
 }
 
 /** @param {string} summary @param {string} detail */

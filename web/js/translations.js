@@ -183,6 +183,10 @@ export const TRANSLATIONS = {
   "zh": "尚未运行",
   "ja": "未実行"
  },
+ "The path is not copied": {
+  "zh": "路径未复制",
+  "ja": "パスはコピーされませんでした"
+ },
  "cancelling": {
   "zh": "正在取消",
   "ja": "キャンセル中"
