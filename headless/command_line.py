@@ -109,7 +109,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = configuration(options.config, options.settings)
+    given = given_values(options.config, options.settings)
+    config = RunConfig.from_values(given)
     if options.print_config:
         deliver(config.to_json() + "\n")
         return 0
@@ -119,7 +120,7 @@ def _train(options: argparse.Namespace) -> int:
     from .stop_signals import Interrupted
 
     try:
-        headless.train(config)
+        headless.train(config, given.get("lora", ()))
     except Interrupted as stopped:
         return _complain(str(stopped), stopped.code)
     except RunDirectoryError as error:

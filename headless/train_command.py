@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..training.base.base_model import BaseReference
 from ..training.base.base_shelf import BaseShelf
+from ..training.config import LoRAConfig
 from ..training.data.encode import encode
 from ..training.data.encoders import Encoders, load_encoders
 from ..training.data.fits import check_fits
@@ -53,8 +54,11 @@ class RunFailed(RuntimeError):
     """A stage failed. The message says at which step, why, and where its last good weights are."""
 
 
-def train(config: RunConfig) -> Path:
+def train(config: RunConfig, asked: Collection[str] = ()) -> Path:
     """Run the stages that ``config.start`` asks for, and return the last one's LoRA file.
+
+    ``asked``: the options of the section lora that the user has written. Beside ``start.lora`` they are not used, and
+    it is said of those that differ from it.
 
     The same configuration goes on where an earlier call was stopped, and uses what is finished already.
 
@@ -69,7 +73,7 @@ def train(config: RunConfig) -> Path:
         stop_on_signals(announce=place.ranks.first) as stop,
     ):
         run = _Run(config, place, stop)
-        lora, discriminator = run.starting_point()
+        lora, discriminator = run.starting_point(asked)
         encoders = load_encoders(config.encoders, config.base.checkpoint, place.device)
         data = run.encoded(encoders)
         check_fits(lora.base, data)
@@ -177,6 +181,12 @@ def check_start(config: RunConfig) -> None:
             )
 
 
+def overruled(config: LoRAConfig, asked: Collection[str], file: LoRAConfig) -> list[str]:
+    """Those options among ``asked`` that ``config`` gives other values than the LoRA of a file has."""
+    shapes = [name for name in ("rank", "alpha", "targets", "target_regex") if name in asked]
+    return [f"lora.{name} {getattr(config, name)}" for name in shapes if getattr(config, name) != getattr(file, name)]
+
+
 def check_output(config: RunConfig) -> None:
     """Raises ``ValueError`` where a file that the run is going to write could not be written."""
     name = config.output.name
@@ -261,12 +271,17 @@ class _Run:
         if self.place.ranks.first:
             say(text)
 
-    def starting_point(self) -> tuple[FluxLoRA, dict[str, Tensor] | None]:
-        """The LoRA to begin with, and the discriminator's weights where it is to go on."""
+    def starting_point(self, asked: Collection[str]) -> tuple[FluxLoRA, dict[str, Tensor] | None]:
+        """The LoRA to begin with, and the discriminator's weights where it is to go on. ``asked``: as in ``train``."""
         config, base = self.config, base_reference(self.config)
         if config.start.lora:
             lora = adapters.load_file(Path(config.start.lora), base)
             self.say(f"Going on from {config.start.lora}: rank {lora.config.rank}, alpha {lora.config.alpha:g}.")
+            if unused := overruled(config.lora, asked, lora.config):
+                self.say(
+                    f"Warning: {', '.join(unused)}: not used, since rank, alpha and targets are those of start.lora. "
+                    "For others leave start.lora out, which begins a new LoRA."
+                )
         else:
             lora = adapters.create(base, config.lora)
         if not (config.start.adversarial and config.start.discriminator):

@@ -53,7 +53,10 @@ def write_int8(
     config = whole_config(path)
     family = family_of(config)
     if (config["in_channels"], config["attention_head_dim"]) != (family.space.channels * family.space.patch**2, HEAD):
-        raise BaseModelError(f"{path} has not the sizes of {family.name}, and ComfyUI reads no file of its kind.")
+        raise BaseModelError(
+            f"{path} has not the sizes of {family.name}, and ComfyUI reads no file of its kind. A base as small as "
+            "that needs none: name it to train as it is (base.checkpoint). Give --base the file of a FLUX."
+        )
     check_weights(path)
     wanted = list(family.modules(config, ORIGINAL))
     make_folder(output.parent)

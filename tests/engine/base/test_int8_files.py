@@ -22,6 +22,7 @@ from fluxduel.training.base.int8_files import write_int8
 from fluxduel.training.base.layouts import single_file_layout
 from fluxduel.training.base.variants import variant
 from fluxduel.training.base.weights import read_weights
+from fluxduel.training.config import TINY_BASE
 
 PRECISIONS = ("int8", "int8_convrot")
 
@@ -145,3 +146,10 @@ def test_the_command_writes_it_and_says_so(tmp_path: Path, capsys: pytest.Captur
     plainly = [*arguments[:-1], str(tmp_path / "plain.safetensors"), "--precision", "int8"]
     assert command_line.main(plainly) == 0
     assert single_file_layout(tmp_path / "plain.safetensors").kind == "int8"
+
+
+def test_a_base_that_needs_no_file_is_told_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["convert", "--base", TINY_BASE, "--output", str(tmp_path / "int8.safetensors")]) == 2
+    told = capsys.readouterr().err
+    assert "tiny has not the sizes of FLUX.1" in told and "name it to train as it is (base.checkpoint)" in told
+    assert list(tmp_path.iterdir()) == []

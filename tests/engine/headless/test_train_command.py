@@ -252,9 +252,12 @@ def test_a_stage_that_fails_before_it_changed_anything_saves_no_lora_and_exits_w
     start = broken_lora(tmp_path / "broken.safetensors")
     done = run(
         "train", config_file, "--output.folder", tmp_path / "out", "--start.lora", start,
-        "--diffusion.validate_every", 0,
+        "--diffusion.validate_every", 0, "--rank", 16, "--lora.targets", "attention",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
+    # Of what the file settles, that is told which differs: of alpha the configuration says the same.
+    assert f"Going on from {start}: rank 4, alpha 4." in done.stdout
+    assert "Warning: lora.rank 16, lora.targets attention: not used, since" in done.stdout
     assert "diffusion stage, update 1 of 24" in done.stderr
     assert "The LoRA had not been changed by then, so none is saved." in done.stderr
     assert "Traceback" not in done.stderr
