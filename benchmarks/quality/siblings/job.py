@@ -33,18 +33,24 @@ from .taught import TaughtStage
 OWN = Setting("euler", distilled.STEPS, distilled.GUIDANCE)
 # Of the base itself.
 MANY = Setting("euler", styles.MANY, arms.GUIDANCE)
-# What the LoRA may practise on outside: styles of the base, without the one that it is measured in.
-OUTSIDE_STYLES = tuple(style.word for style in pictograms.BASE_STYLES if style.word != subjects.OLD_STYLE)
-OUTSIDE = 60
+# What the LoRA draws outside: styles of the base, without the one that it is measured in, and none the most, then words
+# for styles that the base has never seen.
+KNOWN_STYLES = tuple(style.word for style in pictograms.BASE_STYLES if style.word != subjects.OLD_STYLE)
+WORDS = (
+    "sketch", "watercolor", "pixel", "photo", "oil", "neon", "clay", "paper", "ink", "chalk", "vintage", "gothic",
+    "comic", "crayon", "steel", "wood", "glass", "fabric", "poster", "mosaic",
+)  # fmt: skip
+OUTSIDE = 240
 STAGE_2: dict[str, Any] = {
     **arms.SCALE, "target": "distilled", "target_steps": distilled.STEPS, "guidance": distilled.GUIDANCE,
-    "steps": arms.GENERATOR_STEPS, "validate_every": arms.VALIDATE_EVERY, "learning_rate": arms.LORA_RATE,
-    "adversarial_weight": 3.0,
+    "objective": "pure", "adversarial_weight": 3.0, "outside_share": 1.0, "outside_weight": 2.0,
+    "steps": 500, "learning_rate": 8e-4, "validate_every": arms.VALIDATE_EVERY,
 }  # fmt: skip
+HYBRID: dict[str, Any] = {"objective": "hybrid"}
 
 
 # What shows a part's worth, for the first seed of the first style alone.
-SHOWN_ONCE = ("unheld", "pure", "taught")
+SHOWN_ONCE = ("unheld", "hybrid", "taught")
 
 
 @dataclass(frozen=True)
@@ -69,20 +75,24 @@ ARMS = {
     "flow": Arm("trained on the distilled model by flow loss"),
     "stage2": Arm("stage 2 on the distilled model", {}),
     "unheld": Arm("stage 2, not held outside", {"outside_share": 0.0}),
-    "pure": Arm("stage 2, the adversarial loss alone", {"objective": "pure"}),
-    "taught": Arm("stage 2, held to the base with the LoRA", {}, stage=TaughtStage),
+    "hybrid": Arm("stage 2, held to the LoRA it starts from", HYBRID),
+    "taught": Arm("stage 2, held to the base with the LoRA", HYBRID, stage=TaughtStage),
 }
 # What a user has without stage 2.
 OTHERS = ("base", "strong", "stronger", "longer", "flow")
 
 
-def outside(data: RealLatents, seed: int) -> RealLatents:
-    """The same data with outside prompts: subjects in the base's own styles."""
-    names = subjects.taught()
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
-    captions = [subjects.caption(OUTSIDE_STYLES[i % len(OUTSIDE_STYLES)], names[k]) for i, k in enumerate(order)]
-    prompts = tuple(subjects.prompt(text) for text in captions[:OUTSIDE])
-    return dataclasses.replace(data, outside_prompts=prompts, outside_fingerprint=" ".join(captions[:OUTSIDE]))
+def outside(data: RealLatents, style: str, images: int, seed: int) -> RealLatents:
+    """The same data with outside prompts for a LoRA of ``style``: the subjects that it draws, in other styles and in
+    none, so that nothing but the style's word tells where it is for."""
+    others = tuple(each for each in subjects.STYLES if each != style)
+    words = (*KNOWN_STYLES * 4, *[""] * 3, *others, *WORDS)
+    names = [*subjects.split(style, images, seed)[0], *subjects.practice(style, images, seed)]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(words), (OUTSIDE,), generator=generator).tolist()
+    captions = [subjects.caption(words[k], names[i % len(names)]).strip() for i, k in enumerate(chosen)]
+    prompts = tuple(map(subjects.prompt, captions))
+    return dataclasses.replace(data, outside_prompts=prompts, outside_fingerprint=" ".join(captions))
 
 
 def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> FluxLoRA:
@@ -106,7 +116,7 @@ def trained(job: Job, folder: Path, sibling: BaseReference, reporter: Quiet) -> 
         place = start if job.arm == "flow" else dataclasses.replace(start, base=styles.BASE)
         found = train_diffusion_stage(place, data, settings, device="cpu", reporter=reporter).lora
     else:
-        data = outside(subjects.practising(data, job.style, job.images, job.seed), job.seed)
+        data = outside(subjects.practising(data, job.style, job.images, job.seed), job.style, job.images, job.seed)
         settings = AdversarialStageConfig(**{**STAGE_2, "seed": job.seed, **arm.changes})
         judge = DiscriminatorConfig(learning_rate=arms.DISCRIMINATOR_RATE, seed=job.seed)
         first = trained(job._replace(arm="base"), folder, sibling, reporter)
