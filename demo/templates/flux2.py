@@ -130,8 +130,8 @@ steps, and judged.
 **outside_prompts**, in *Encode Real Latents*, are of what the LoRA is not for: there it is held to klein without it. \
 Better are your own captions with other words in place of the style's or the subject's, and with none.
 
-For a LoRA that is weak on distilled klein. What this gains there was not measured. On small models \
-it nearly halved the Fréchet distance to the style where the two are far apart, and changed little where they are near. \
+For a LoRA that is weak on distilled klein. What this gains there was not measured. On small models it \
+nearly halved the Fréchet distance to the style where the two are far apart, and changed little where they are near. \
 The sheet shows before and after, and the watch delivers the start where no state is better.
 
 Needs ComfyUI 0.9.2 and diffusers 0.37. For 12 GB: bf16 at {SIDE} px; counted, not measured. Sample as in training: \
