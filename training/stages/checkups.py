@@ -83,7 +83,7 @@ class Checkups:
             self._lower()
             lines.append(
                 f"{_sentence('; '.join(warnings))} The adversarial weight is lowered to {self.weight_scale:.3g} "
-                "of its setting, so that the LoRA moves less and the flow loss holds it better."
+                "of its setting, so that what holds the LoRA counts for more."
             )
         elif self.weight_scale < 1:
             self.weight_scale = min(1.0, self.weight_scale * self.thresholds.recover)
